@@ -1,0 +1,145 @@
+"""What all commands share: flags, logging, and how a mistake is told to the user."""
+
+import difflib
+import errno
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from ldx.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+OUT_OF_MEMORY = """out of memory: {error}
+Lower one of these and run the same command again:
+  --config.train.microbatch_tokens  tokens that are in work at once
+  --config.model.passage_max_length  tokens of a passage
+  --config.data.batch_size           lists in a step"""
+
+
+class Interrupted(BaseException):
+    """The user or the machine asked the program to stop; what must be kept has been kept."""
+
+    def __init__(self, signum: int = signal.SIGINT):
+        super().__init__(signum)
+        self.signum = signum
+
+
+def define_config() -> None:
+    """Define --config=FILE.py[:arg], with --config.section.key=value for every key of it."""
+    config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/demo.py[:smoke]")
+
+
+def get_config() -> ConfigDict:
+    """The config of --config, overrides applied."""
+    if flags.FLAGS.config is None:
+        raise UserError("--config is missing; give one such as --config=configs/demo.py")
+    return flags.FLAGS.config
+
+
+def required(flag: str) -> str:
+    """The value of a flag that has no default."""
+    value = flags.FLAGS[flag].value
+    if not value:
+        raise UserError(f"--{flag} is missing; --help lists the flags")
+    return value
+
+
+def _missing_config_file(argv: list[str]) -> str | None:
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        path = value.partition(":")[0]
+        if name == "config" and path and not Path(path).is_file():
+            near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+            return (
+                f"--config={value}: no such file; {path} has beside it: {', '.join(near) or 'none'}"
+            )
+    return None
+
+
+def _config_keys(config: ConfigDict) -> list[str]:
+    keys: list[str] = []
+    for key, value in config.items():
+        keys += (
+            [f"{key}.{sub}" for sub in _config_keys(value)]
+            if isinstance(value, ConfigDict)
+            else [key]
+        )
+    return keys
+
+
+def _unknown_config_key(argv: list[str]) -> str | None:
+    """The message for the first --config.KEY that the config does not have."""
+    config_argument = next((a for a in argv if a.lstrip("-").startswith("config=")), None)
+    if config_argument is None:
+        return None
+    module = config_flags.DEFINE_config_file(
+        "config", None, "", flag_values=(probe := flags.FlagValues())
+    )
+    del module
+    probe([argv[0], config_argument])
+    keys = _config_keys(probe.config)
+    sections = {key.rpartition(".")[0] for key in keys}
+    for argument in argv[1:]:
+        name = argument.lstrip("-").partition("=")[0]
+        key = name.removeprefix("config.").removeprefix("no")
+        if name.startswith("config.") and key not in keys and key not in sections:
+            near = difflib.get_close_matches(key, keys, n=3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            return f"--{name}: the config has no key {key}{hint}"
+    return None
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    problem = _missing_config_file(argv) or _unknown_config_key(argv)
+    if problem:
+        raise UserError(problem)
+    try:
+        return app.parse_flags_with_usage(argv) if "--help" in argv else flags.FLAGS(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR
+
+
+def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Run `main`; the exit code, after one clear message where something went wrong."""
+    try:
+        main(_parse_flags(argv))
+        return 0
+    except UserError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, Interrupted) as stop:
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        return 128 + signum
+    except MemoryError as error:
+        return _fail(OUT_OF_MEMORY.format(error=error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _fail(
+            f"the disk is full ({error.filename or error}); make room, run the same command again"
+        )
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        text = str(error)
+        if "space left" in text.lower():
+            return _fail(f"the disk is full; make room and run the same command again\n{text}")
+        return _fail(OUT_OF_MEMORY.format(error=text.splitlines()[0]))
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parse the flags, run `main` and exit: 0 well, 2 a user's mistake, 130 interrupted."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    sys.exit(_guarded(main, sys.argv))

