@@ -1,0 +1,328 @@
+"""Losses: equal to the reference's numbers, to formulas, and to the invariants all losses share."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+import ldx.losses
+from ldx.losses import info_nce, list_scores, listwise_kl
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make_batch(seed=0, num_queries=5, list_size=4, num_passages=9, dim=6, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+
+    def unit(*shape):
+        x = rng.normal(size=shape)
+        return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
+
+    lists = [rng.permutation(num_passages)[:list_size] for _ in range(num_queries)]
+    return {
+        "query_embeddings": unit(num_queries, dim),
+        "passage_embeddings": unit(num_passages, dim),
+        "list_index": np.stack(lists),
+        "teacher_scores": -np.sort(-rng.uniform(size=(num_queries, list_size))).astype(dtype),
+        "where": np.ones((num_queries, list_size), bool),
+    }
+
+
+def info_nce_by_slots(batch, temperature, ratio, labels=None):
+    """InfoNCE over slots, by the words of the definition; one loss a query with a valid entry 0."""
+    q, p = batch["query_embeddings"].astype(np.float64), batch["passage_embeddings"]
+    index, where, scores = batch["list_index"], batch["where"], batch["teacher_scores"]
+    slots = [index[j, k] for j in range(len(q)) for k in range(index.shape[1]) if where[j, k]]
+    losses = []
+    for i in range(len(q)):
+        if not where[i, 0]:
+            losses.append(0.0)
+            continue
+        positive = index[i, 0]
+        false_negatives = {
+            index[i, k]
+            for k in range(index.shape[1])
+            if where[i, k]
+            and (
+                (ratio is not None and scores[i, k] > ratio * scores[i, 0])
+                or (labels is not None and labels[i, k] > 0)
+            )
+        }
+        kept = [s for s in slots if s != positive and s not in false_negatives]
+        logits = np.array([q[i] @ p[s] / temperature for s in [positive, *kept]])
+        top = logits.max()
+        losses.append(top + np.log(np.exp(logits - top).sum()) - logits[0])
+    return np.array(losses)
+
+
+def kl_by_formula(student, teacher, student_temperature, teacher_temperature):
+    p = np.exp(teacher / teacher_temperature)
+    q = np.exp(student / student_temperature)
+    p, q = p / p.sum(), q / q.sum()
+    return np.sum(p * np.log(p / q))
+
+
+# ---- reference numbers
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_golden_cadet(golden_dir, dtype, request):
+    """Values and gradients of CADET's own code, in the distinct form of the batch."""
+    if dtype is np.float64:
+        request.getfixturevalue("x64")
+    files = sorted(golden_dir.glob("cadet_*.npz"))
+    assert files
+    for file in files:
+        _check_golden(np.load(file), dtype, 1e-6 if dtype is np.float64 else 1e-3)
+
+
+def _check_golden(golden, dtype, tolerance):
+    ids, index = np.unique(golden["doc_ids"], return_inverse=True)
+    index = index.reshape(golden["doc_ids"].shape)
+    query = golden["query"].astype(dtype)
+    passages = np.zeros((len(ids), query.shape[1]), dtype)
+    passages[index] = golden["passage"]
+    teacher = jnp.asarray(golden["teacher_scores"].astype(dtype))
+
+    def contrastive(q, p):
+        return info_nce(
+            q, p, index, teacher,
+            temperature=float(golden["temperature"]),
+            false_negative_ratio=float(golden["false_negative_ratio"]),
+        )  # fmt: skip
+
+    def listwise(q, p):
+        return listwise_kl(
+            list_scores(q, p, index), teacher,
+            student_temperature=float(golden["student_temperature"]),
+            teacher_temperature=float(golden["teacher_temperature"]),
+        )  # fmt: skip
+
+    for name, loss in (("contrastive", contrastive), ("listwise", listwise)):
+        value, (grad_query, grad_passage) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(
+            jnp.asarray(query), jnp.asarray(passages)
+        )
+        np.testing.assert_allclose(value, golden[f"{name}_loss"], rtol=tolerance)
+        by_row = np.zeros_like(passages, dtype=np.float64)
+        np.add.at(by_row, index, golden[f"{name}_grad_passage"])
+        for ours, reference in ((grad_query, golden[f"{name}_grad_query"]), (grad_passage, by_row)):
+            largest = np.abs(reference).max()
+            np.testing.assert_allclose(ours, reference, rtol=0, atol=tolerance * largest)
+
+
+# ---- formulas
+
+
+@pytest.mark.parametrize("temperatures", [(0.05, 0.3), (1.0, 1.0)])
+def test_kl_equals_formula(temperatures):
+    rng = np.random.default_rng(0)
+    student, teacher = rng.uniform(size=(2, 7, 5)).astype(np.float32)
+    where = rng.uniform(size=(7, 5)) < 0.7
+    where[3] = False
+    names = {"student_temperature": temperatures[0], "teacher_temperature": temperatures[1]}
+    losses = listwise_kl(student, teacher, where=where, reduce_fn=None, **names)
+    for i in range(7):
+        kept = where[i]
+        pair = student[i, kept], teacher[i, kept]
+        expected = kl_by_formula(*pair, *temperatures) if kept.any() else 0
+        np.testing.assert_allclose(losses[i], expected, rtol=2e-5, atol=1e-6)
+    mean = listwise_kl(student, teacher, where=where, **names)
+    np.testing.assert_allclose(mean, np.delete(losses, 3).mean(), rtol=1e-6)
+
+
+def test_kl_is_zero_for_equal_distributions():
+    scores = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)
+    loss = listwise_kl(scores * 0.05, scores * 0.3, reduce_fn=None)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.6, 1.0, None])
+@pytest.mark.parametrize(
+    "case", ["plain", "masked", "no positive", "duplicates", "unsorted", "labels"]
+)
+def test_info_nce_equals_slots(case, ratio, x64):
+    """The distinct form equals the slots of the definition, whatever the batch looks like."""
+    batch = make_batch(num_queries=6, list_size=5, num_passages=8, dtype=np.float64)
+    rng = np.random.default_rng(2)
+    labels = None
+    if case == "masked":
+        batch["where"] = rng.uniform(size=(6, 5)) < 0.6
+    if case == "no positive":
+        batch["where"][2, 0] = False
+        batch["where"][4] = False
+    if case == "duplicates":
+        batch["list_index"][1] = [3, 3, 5, 5, 3]
+        batch["list_index"][2, 0] = 3
+    if case == "unsorted":
+        batch["teacher_scores"] = rng.uniform(size=(6, 5))
+    if case == "labels":
+        labels = rng.integers(-1, 3, size=(6, 5))
+        batch["where"][0, 2:] = False
+    losses = info_nce(
+        **batch, temperature=0.1, false_negative_ratio=ratio, labels=labels, reduce_fn=None
+    )
+    np.testing.assert_allclose(losses, info_nce_by_slots(batch, 0.1, ratio, labels), rtol=1e-9)
+
+
+def test_info_nce_threshold_is_strict(x64):
+    """A score of exactly ratio times the first stays a negative; one ulp more is dropped."""
+    batch = make_batch(num_queries=1, list_size=2, num_passages=2, dtype=np.float64)
+    batch["list_index"] = np.array([[0, 1]])
+    threshold = 0.6 * 1.0
+    for score, kept in ((threshold, True), (np.nextafter(threshold, 1), False)):
+        batch["teacher_scores"] = np.array([[1.0, score]])
+        loss = info_nce(**batch, false_negative_ratio=0.6, temperature=1.0)
+        assert (float(loss) > 1e-3) == kept
+
+
+def test_info_nce_without_teacher_scores_masks_rows_only(x64):
+    batch = make_batch(dtype=np.float64)
+    without = info_nce(**(batch | {"teacher_scores": None}))
+    np.testing.assert_allclose(without, info_nce(**batch, false_negative_ratio=None))
+
+
+# ---- invariants of every loss: each takes a batch and gives losses a list, or their mean
+
+
+def _kl(batch, reduce_fn=jnp.mean):
+    scores = list_scores(*(batch[k] for k in ("query_embeddings", "passage_embeddings")),
+                         batch["list_index"], batch["where"])  # fmt: skip
+    return listwise_kl(scores, batch["teacher_scores"], where=batch["where"], reduce_fn=reduce_fn)
+
+
+def _info_nce(batch, reduce_fn=jnp.mean):
+    return info_nce(**batch, temperature=0.05, reduce_fn=reduce_fn)
+
+
+every_loss = pytest.mark.parametrize("loss", [_kl, _info_nce], ids=["listwise_kl", "info_nce"])
+
+
+def _gradient(loss, batch):
+    embeddings = {k: batch[k] for k in ("query_embeddings", "passage_embeddings")}
+    return jax.grad(lambda e: loss(batch | e))(jax.tree.map(jnp.asarray, embeddings))
+
+
+@every_loss
+def test_jit_and_vmap_equal_eager(loss):
+    batches = [make_batch(seed) for seed in range(3)]
+    eager = jnp.stack([loss(b) for b in batches])
+    np.testing.assert_allclose(jax.jit(loss)(batches[0]), eager[0], rtol=1e-5)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
+    np.testing.assert_allclose(jax.vmap(loss)(stacked), eager, rtol=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_computes_in_float32_at_least(loss, dtype):
+    batch = make_batch()
+    low = batch | {
+        k: jnp.asarray(batch[k], dtype) for k in ("query_embeddings", "passage_embeddings")
+    }
+    same = low | {k: jnp.asarray(low[k], jnp.float32) for k in low if "embeddings" in k}
+    assert loss(low).dtype == jnp.float32
+    np.testing.assert_allclose(loss(low), loss(same), rtol=1e-6)
+
+
+@every_loss
+def test_keeps_float64(loss, x64):
+    assert loss(make_batch(dtype=np.float64)).dtype == jnp.float64
+
+
+@every_loss
+@pytest.mark.parametrize("junk", [7.0, np.nan, np.inf])
+def test_padding_enters_nothing(loss, junk):
+    """Padded lists, entries and passage rows change neither the loss nor any gradient."""
+    batch = make_batch()
+    batch["where"][1, 2:] = False
+    num_queries, num_passages, extra = 5, 9, 2
+
+    def pad(x, shape, fill):
+        out = np.full(shape, fill, x.dtype)
+        out[tuple(slice(n) for n in x.shape)] = x
+        return out
+
+    dim = batch["query_embeddings"].shape[1]
+    padded = {
+        "query_embeddings": pad(batch["query_embeddings"], (num_queries + extra, dim), junk),
+        "passage_embeddings": pad(batch["passage_embeddings"], (num_passages + extra, dim), junk),
+        "list_index": pad(batch["list_index"], (num_queries + extra, 6), num_passages),
+        "teacher_scores": pad(batch["teacher_scores"], (num_queries + extra, 6), junk),
+        "where": pad(batch["where"], (num_queries + extra, 6), False),
+    }
+    np.testing.assert_allclose(loss(padded), loss(batch), rtol=1e-5)
+    ours, expected = _gradient(loss, padded), _gradient(loss, batch)
+    for name, n in (("query_embeddings", num_queries), ("passage_embeddings", num_passages)):
+        np.testing.assert_allclose(ours[name][:n], expected[name], atol=1e-5)
+        np.testing.assert_array_equal(ours[name][n:], 0)
+    np.testing.assert_array_equal(loss(padded, reduce_fn=None)[num_queries:], 0)
+
+
+@every_loss
+def test_empty_batch_is_zero_with_finite_gradients(loss):
+    batch = make_batch()
+    batch["where"][:] = False
+    assert loss(batch) == 0
+    for gradient in jax.tree.leaves(_gradient(loss, batch)):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@every_loss
+def test_order_of_lists_and_of_negatives_does_not_matter(loss):
+    batch = make_batch()
+    rng = np.random.default_rng(3)
+    entries = np.array([0, *rng.permutation(np.arange(1, 4))])
+    lists = rng.permutation(5)
+    moved = batch | {"query_embeddings": batch["query_embeddings"][lists]}
+    for name in ("list_index", "teacher_scores", "where"):
+        moved[name] = batch[name][lists][:, entries]
+    np.testing.assert_allclose(
+        loss(moved, reduce_fn=None), loss(batch, reduce_fn=None)[lists], rtol=1e-5, atol=1e-6
+    )
+
+
+@every_loss
+def test_gradient_is_finite_at_extreme_scores(loss):
+    batch = make_batch()
+    batch["passage_embeddings"] *= 1e4
+    for gradient in jax.tree.leaves(_gradient(loss, batch)):
+        assert np.isfinite(gradient).all()
+
+
+@every_loss
+def test_gradient_equals_finite_differences(loss, x64):
+    batch = make_batch(dtype=np.float64)
+    jax.test_util.check_grads(
+        lambda q, p: loss(batch | {"query_embeddings": q, "passage_embeddings": p}),
+        (batch["query_embeddings"], batch["passage_embeddings"]), order=1, modes=["rev"], rtol=1e-5,
+    )  # fmt: skip
+
+
+@every_loss
+def test_reduce_fn_sees_lists_with_a_loss_only(loss):
+    batch = make_batch()
+    batch["where"][1] = False
+    each = loss(batch, reduce_fn=None)
+    np.testing.assert_allclose(loss(batch, reduce_fn=jnp.sum), each.sum(), rtol=1e-6)
+    np.testing.assert_allclose(loss(batch), each.sum() / 4, rtol=1e-6)
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(ldx.losses)
+    assert results.attempted
+    assert not results.failed
+
+
+def test_list_scores_equals_numpy():
+    batch = make_batch()
+    q, p, index = (batch[k] for k in ("query_embeddings", "passage_embeddings", "list_index"))
+    expected = np.einsum("qd,qld->ql", q, p[index])
+    np.testing.assert_allclose(functools.partial(list_scores, q)(p, index), expected, rtol=1e-5)
