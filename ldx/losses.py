@@ -56,7 +56,7 @@ def listwise_kl(
     without the factor $\tau^2$ of Hinton et al. Source: CADET (arXiv 2505.19274), section 3.
 
     >>> listwise_kl(jnp.array([0.9, 0.2]), jnp.array([1.0, 0.0])).round(4)
-    Array(0.1515, dtype=float32)
+    Array(0.3324, dtype=float32)
 
     Args:
       student_scores: the student's scores (cosines, or dot products).

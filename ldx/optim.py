@@ -1,0 +1,88 @@
+"""The optimiser, its schedule, and what "auto" means for small corpora."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from ldx.errors import UserError
+
+REFERENCE_BATCH_SIZE = 4096
+REFERENCE_LEARNING_RATE = 2e-4
+
+
+def auto_batch_size(num_lists: int) -> int:
+    """min(4096, lists / 8 rounded up to 32): at least eight steps an epoch on a small corpus."""
+    return min(REFERENCE_BATCH_SIZE, 32 * math.ceil(max(num_lists, 1) / 8 / 32))
+
+
+def auto_learning_rate(batch_size: int) -> float:
+    """CADET's 2e-4 at 4096 lists, scaled by the square root of the batch size.
+
+    The square root is Adam's scaling rule (Malladi et al., arXiv 2205.10287, definition 3).
+    """
+    return REFERENCE_LEARNING_RATE * math.sqrt(batch_size / REFERENCE_BATCH_SIZE)
+
+
+def auto_warmup_steps(steps_per_epoch: int, num_steps: int) -> int:
+    """CADET's max(10, half an epoch), but at most a fifth of a short run."""
+    return min(max(10, steps_per_epoch // 2), max(1, num_steps // 5))
+
+
+def warmup_linear(
+    learning_rate: float, warmup_steps: int, num_steps: int, final_factor: float
+) -> Callable[..., jnp.ndarray]:
+    """From 0 to `learning_rate` in `warmup_steps`, then down in a line, never under the floor.
+
+    CADET's schedule: the factor after warm-up w is max(final_factor, 1 - (t - w) / (T - w)).
+    """
+
+    def schedule(step):
+        warmup = step / max(warmup_steps, 1)
+        decay = 1 - (step - warmup_steps) / max(num_steps - warmup_steps, 1)
+        factor = jnp.where(step < warmup_steps, warmup, jnp.maximum(final_factor, decay))
+        return learning_rate * factor
+
+    return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The section `config.optim`; "auto" is already replaced by numbers."""
+
+    learning_rate: float
+    warmup_steps: int
+    schedule: str = "linear"
+    final_factor: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("linear", "constant"):
+            raise UserError(f"config.optim.schedule={self.schedule!r}: wanted linear or constant")
+
+
+def make_schedule(config: OptimConfig, num_steps: int) -> Callable[..., jnp.ndarray]:
+    """Step -> learning rate."""
+    if config.schedule == "constant":
+        return optax.constant_schedule(config.learning_rate)
+    return warmup_linear(config.learning_rate, config.warmup_steps, num_steps, config.final_factor)
+
+
+def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
+    """AdamW with decoupled decay on all parameters, after clipping to the global norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            make_schedule(config, num_steps),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        ),
+    )
