@@ -1,0 +1,149 @@
+"""The manifest: what a folder of records holds and how it was made.
+
+It is written last, so its presence means that the records are complete.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldx.data import tfds_layout
+from ldx.data.schema import FORMAT_VERSION, PASSAGE_SPLIT, PREPARE_COMMAND
+from ldx.errors import UserError, listing
+from ldx.files import read_json, write_json
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The description of a records folder, written last.
+
+    Attributes:
+      collection: the name of the collection, such as `scifact`.
+      num_passages: size of the passage set.
+      num_lists: lists by split and query type, as `write_lists` returns it.
+      fingerprints: of `passages` and `lists` (`records_fingerprint`).
+      passage_template: how title and text were joined for the teachers and are for training.
+      max_chars: where that text was cut; None for nowhere.
+      teachers: one dict a teacher with at least its `name`, in the order of raw_scores.
+      calibration: how teacher_scores came from raw_scores.
+      prompts: what teachers and generators were asked, by stage.
+      yields: what each stage got and let through, by stage.
+      versions: of ldx and of the libraries that made the records.
+    """
+
+    collection: str
+    num_passages: int
+    num_lists: dict[str, dict[str, int]]
+    fingerprints: dict[str, str]
+    passage_template: str
+    max_chars: int | None
+    teachers: list[dict[str, Any]]
+    seed: int
+    calibration: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    yields: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def write(self, records_dir: str | Path) -> None:
+        """Check against the sets in `records_dir` and write manifest.json atomically."""
+        path = Path(records_dir) / MANIFEST_NAME
+        self._check_counts(path)
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, records_dir: str | Path) -> "Manifest":
+        """Read manifest.json and check it against the sets beside it.
+
+        Raises:
+          UserError: folder, manifest or a set is missing; keys, types or counts are wrong.
+        """
+        path = Path(records_dir) / MANIFEST_NAME
+        if not path.is_file():
+            what = "incomplete records" if path.parent.is_dir() else "no records"
+            raise UserError(
+                f"{path}: no such file ({what}); make the records with\n  {PREPARE_COMMAND}"
+            )
+        values = read_json(path)
+        problems = _problems(values)
+        if problems:
+            raise UserError(
+                f"{path}: not a manifest of format {FORMAT_VERSION}\n{listing(problems)}\n"
+                f"make the records again with\n  {PREPARE_COMMAND}"
+            )
+        manifest = cls(**values)
+        manifest._check_counts(path)
+        return manifest
+
+    def _check_counts(self, path: Path) -> None:
+        found = {
+            name: {
+                split: sum(lengths)
+                for split, lengths in tfds_layout.read_shard_lengths(path.parent, name).items()
+            }
+            for name in ("passages", "lists")
+        }
+        told = {
+            "passages": {PASSAGE_SPLIT: self.num_passages},
+            "lists": {split: sum(types.values()) for split, types in self.num_lists.items()},
+        }
+        if found != told:
+            raise UserError(
+                f"{path}: the manifest tells of {told}, beside it are {found}; "
+                f"make the records again with\n  {PREPARE_COMMAND}"
+            )
+
+
+def remove_manifest(records_dir: str | Path) -> None:
+    """Remove the manifest, because what it describes is about to change."""
+    (Path(records_dir) / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "collection": str,
+    "num_passages": int,
+    "num_lists": dict,
+    "fingerprints": dict,
+    "passage_template": str,
+    "max_chars": (int, type(None)),
+    "teachers": list,
+    "seed": int,
+    "calibration": dict,
+    "prompts": dict,
+    "yields": dict,
+    "versions": dict,
+    "format_version": int,
+}
+
+
+def _problems(values: Any) -> list[str]:
+    if not isinstance(values, dict):
+        return [f"a {type(values).__name__} instead of an object"]
+    if values.get("format_version") != FORMAT_VERSION:
+        return [f"format_version is {values.get('format_version')!r}, not {FORMAT_VERSION}"]
+    problems = [f"the key {key} is missing" for key in _TYPES if key not in values]
+    problems += [f"the key {key} is unknown" for key in values if key not in _TYPES]
+    for key, wanted in _TYPES.items():
+        value = values.get(key)
+        if key in values and (not isinstance(value, wanted) or isinstance(value, bool)):
+            problems.append(f"{key} is {value!r}")
+    if not problems:
+        problems += _nested_problems(values)
+    return problems
+
+
+def _nested_problems(values: dict[str, Any]) -> list[str]:
+    problems = []
+    for split, types in values["num_lists"].items():
+        if not isinstance(types, dict) or not all(type(n) is int for n in types.values()):
+            problems.append(f"num_lists.{split} is {types!r}, not counts by query type")
+    for name in ("passages", "lists"):
+        if not isinstance(values["fingerprints"].get(name), str):
+            problems.append(f"fingerprints.{name} is missing")
+    for number, teacher in enumerate(values["teachers"]):
+        if not isinstance(teacher, dict) or not isinstance(teacher.get("name"), str):
+            problems.append(f"teachers[{number}] is {teacher!r}, without a name")
+    return problems
