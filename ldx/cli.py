@@ -11,23 +11,15 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ldx.errors import UserError
+from ldx.interrupt import Interrupted
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
   --config.train.microbatch_tokens  tokens that are in work at once
   --config.model.passage_max_length  tokens of a passage
   --config.data.batch_size           lists in a step"""
-
-
-class Interrupted(BaseException):
-    """The user or the machine asked the program to stop; what must be kept has been kept."""
-
-    def __init__(self, signum: int = signal.SIGINT):
-        super().__init__(signum)
-        self.signum = signum
 
 
 def define_config() -> None:

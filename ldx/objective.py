@@ -66,6 +66,11 @@ class Objective:
         return total, values | {"total": total}
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether a loss learns from teacher scores."""
+        return any(name == "listwise_kl" for name, _, _ in self.terms)
+
+    @property
     def needs_unit_scores(self) -> bool:
         """Whether a mask compares ratios of teacher scores, which are meant for [0, 1]."""
         return any(

@@ -63,53 +63,51 @@ class Encoder:
         Returns:
           float32 [len(texts), D], in the order of the texts.
         """
-        config = self.student.config
+        config, tokenizer = self.student.config, self.student.tokenizer
         is_query = kind == "query"
         prompt = config.query_prompt if is_query else config.passage_prompt
-        room = config.query_max_length if is_query else config.passage_max_length
-        room -= self._num_special
-        params = self.embedder.put_params(params)
-        output = np.zeros((len(texts), self.student.embedding_size), np.float32)
-        bar = tqdm(
-            total=len(texts), desc=description, unit=" texts", disable=not description, leave=False
-        )
-        with bar:
-            for start in range(0, len(texts), TEXTS_AT_ONCE):
-                block = texts[start : start + TEXTS_AT_ONCE]
-                ids = self.student.tokenizer.encode([prompt + text for text in block])
-                self._encode_ids(
-                    params,
-                    [x[:room] for x in ids],
-                    output[start : start + len(block)],
-                    bar,
-                    check,
-                )
-        return output
+        max_length = config.query_max_length if is_query else config.passage_max_length
+        blocks = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            ids = tokenizer.encode([prompt + t for t in texts[start : start + TEXTS_AT_ONCE]])
+            ids = [x[: max_length - self._num_special] for x in ids]
+            blocks.append(self.encode_ids(params, ids, description=description, check=check))
+        return np.concatenate(blocks) if blocks else self._empty(0)
 
-    def _encode_ids(
+    def encode_ids(
         self,
         params: Params,
-        ids: list[np.ndarray],
-        output: np.ndarray,
-        bar: tqdm,
-        check: Callable[[], None],
-    ) -> None:
-        lengths = np.array([len(x) for x in ids]) + self._num_special
+        ids: Sequence[np.ndarray],
+        *,
+        description: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Embeddings of texts given as token ids, prompt included, without special tokens."""
+        params = self.embedder.put_params(params)
+        output = self._empty(len(ids))
+        lengths = np.array([len(x) for x in ids], int) + self._num_special
         under_way: tuple[np.ndarray, jax.Array] | None = None
-        for batch in cut_microbatches(lengths, self.shapes):
-            check()
-            tokens = pad_tokens(
-                [ids[i] for i in batch.texts],
-                self.student.tokenizer,
-                max_length=batch.length,
-                padded_length=batch.length,
-                num_rows=batch.rows,
-            )
-            embeddings = self.embedder(params, *self.embedder.put_tokens(*tokens))
-            # The previous micro-batch is fetched while the device works on this one.
+        with tqdm(
+            total=len(ids), desc=description, unit=" texts", disable=not description, leave=False
+        ) as bar:
+            for batch in cut_microbatches(lengths, self.shapes):
+                check()
+                tokens = pad_tokens(
+                    [ids[i] for i in batch.texts],
+                    self.student.tokenizer,
+                    max_length=batch.length,
+                    padded_length=batch.length,
+                    num_rows=batch.rows,
+                )
+                embeddings = self.embedder(params, *self.embedder.put_tokens(*tokens))
+                # The previous micro-batch is fetched while the device works on this one.
+                self._fetch(under_way, output, bar)
+                under_way = batch.texts, embeddings
             self._fetch(under_way, output, bar)
-            under_way = batch.texts, embeddings
-        self._fetch(under_way, output, bar)
+        return output
+
+    def _empty(self, num_texts: int) -> np.ndarray:
+        return np.zeros((num_texts, self.student.embedding_size), np.float32)
 
     def _fetch(
         self, result: tuple[np.ndarray, jax.Array] | None, output: np.ndarray, bar: tqdm

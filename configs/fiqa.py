@@ -1,0 +1,26 @@
+"""CADET's recipe on FiQA: e5-base-unsupervised learns to search 57,638 financial answers.
+
+    python -m data_prep.run --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
+    python -m ldx.train --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
+
+FIQA is the collection's folder in BEIR layout. The settings are those of configs/base.py: 4096
+lists of 20 a step, KL plus a tenth of InfoNCE. It is meant for accelerators: days on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """FiQA; arg "smoke" runs two minutes on local data instead."""
+    base.check_arg(arg)
+    config = base.get_config()
+    config.data.root = "data/fiqa"
+    config.model.path = "intfloat/e5-base-unsupervised@main"  # put a commit here to pin it
+    config.model.query_prompt = "query: "
+    config.model.passage_prompt = "passage: "
+    config.model.pooling = "mean"
+    config.model.normalize = True
+    config.model.dtype = "bfloat16"
+    return base.apply_smoke(config) if arg == "smoke" else config

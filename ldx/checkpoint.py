@@ -1,0 +1,149 @@
+"""What a run keeps on disk to go on: Orbax checkpoints, and the progress that commits them.
+
+WORKDIR/checkpoints/STEP holds `params` and `opt_state`; WORKDIR/progress.json names the step to go
+on from and the best one. A checkpoint counts once progress.json names it, and nothing it names is
+deleted before a newer one is in place, so a kill at any moment leaves a run that goes on.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from ldx.embedder import Params
+from ldx.errors import UserError
+from ldx.files import read_json, write_json
+from ldx.train_step import TrainState
+
+PROGRESS_NAME = "progress.json"
+NUM_LAST = 2
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    evaluated_step: int = -1
+    best_step: int = 0
+    best_ndcg: float = -1.0
+    lowest_losses: dict[str, float] = dataclasses.field(default_factory=dict)
+    num_bad_evaluations: int = 0
+    stop_reason: str = ""
+    metrics_bytes: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended."""
+        return bool(self.stop_reason)
+
+
+def read_progress(workdir: Path) -> Progress | None:
+    """The progress of a run, or None where none was made.
+
+    Raises:
+      UserError: the file is not what a run wrote.
+    """
+    path = workdir / PROGRESS_NAME
+    if not path.exists():
+        return None
+    try:
+        return Progress(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not written by this version of ldx ({error})") from None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: the run's folder.
+    """
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False, cleanup_tmp_directories=True
+            ),
+            item_names=("params", "opt_state"),
+        )
+
+    def discard_uncommitted(self, progress: Progress | None) -> None:
+        """Delete what a kill left behind: checkpoints that the progress does not know yet."""
+        for step in self._manager.all_steps():
+            if progress is None or step > progress.step:
+                self._manager.delete(step)
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Save a state once, commit the progress, and delete what nobody needs any more."""
+        if progress.step not in self._manager.all_steps():
+            items = ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+            )
+            self._manager.save(progress.step, args=items)
+        write_json(self._workdir / PROGRESS_NAME, dataclasses.asdict(progress))
+        steps = sorted(self._manager.all_steps())
+        for step in set(steps) - {progress.best_step, *steps[-NUM_LAST:]}:
+            self._manager.delete(step)
+
+    def restore(self, state: TrainState, progress: Progress) -> TrainState:
+        """The state of `progress.step`, with the shapes and shardings of `state`.
+
+        Raises:
+          UserError: there is no such checkpoint, or it is of another model.
+        """
+        params = _restore(self._manager, progress.step, "params", state.params, self._workdir)
+        opt_state = _restore(
+            self._manager, progress.step, "opt_state", state.opt_state, self._workdir
+        )
+        step = jax.device_put(jax.numpy.full_like(state.step, progress.step), state.step.sharding)
+        return TrainState(step, params, opt_state)
+
+    def restore_best(self, params: Params, progress: Progress) -> Params:
+        """The best parameters, with the shapes and shardings of `params`."""
+        return _restore(self._manager, progress.best_step, "params", params, self._workdir)
+
+
+def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
+    """The best parameters of a run, with the shapes of `params`, and their step.
+
+    Raises:
+      UserError: the folder holds no run, or one of another model.
+    """
+    workdir = Path(workdir)
+    progress = read_progress(workdir)
+    if progress is None or progress.evaluated_step < 0:
+        raise UserError(
+            f"{workdir}: no checkpoint yet; run `python -m ldx.train --config=FILE.py "
+            f"--workdir={workdir}` first"
+        )
+    return Checkpoints(workdir).restore_best(params, progress), progress.best_step
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:
+    if step not in manager.all_steps():
+        raise UserError(
+            f"{workdir / PROGRESS_NAME} names step {step}, but checkpoints/{step} is missing; "
+            "restore that folder, or train again in a new --workdir"
+        )
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
+    logging.info("restoring %s of step %d", item, step)
+    try:
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+        restored = manager.restore(step, args=args)[item]
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise UserError(
+            f"{workdir}/checkpoints/{step}: not a checkpoint of this model and optimiser, or "
+            f"damaged; use the config of {workdir}/config.json\n{error}"
+        ) from None
+    shapes = jax.tree.map(lambda x: x.shape, restored)
+    assert shapes == jax.tree.map(lambda x: x.shape, like), "Orbax restored other shapes"
+    return restored

@@ -1,0 +1,144 @@
+"""How good the student is on the dev lists: their losses, and nDCG@10 in a pool of passages.
+
+Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from ldx.data.lists import pad_lists
+from ldx.data.plan import BatchPlanner
+from ldx.data.schema import ListRecord
+from ldx.embedder import Params
+from ldx.errors import UserError
+from ldx.eval.encode import Encoder
+from ldx.eval.metrics import score_run
+from ldx.eval.search import search
+from ldx.objective import Objective
+
+METRIC = "nDCG@10"
+
+
+class DevSet:
+    """Dev lists and the pool their queries are searched in.
+
+    The pool is the union of the dev lists' passages, filled up by a random sample that only
+    the seed decides. Where the union alone is over `pool_size`, lists are left out.
+
+    Args:
+      lists: the dev lists.
+      planner: tokens and padded sizes, those of training.
+      encoder: embeds tokens.
+      objective: the losses.
+      num_passages: the size of the passage set.
+      pool_size: the most passages in the pool.
+      seed: of the sample.
+
+    Raises:
+      UserError: there is no dev list.
+    """
+
+    def __init__(
+        self,
+        lists: Sequence[ListRecord],
+        planner: BatchPlanner,
+        encoder: Encoder,
+        objective: Objective,
+        *,
+        num_passages: int,
+        pool_size: int,
+        seed: int,
+    ):
+        if not len(lists):
+            raise UserError(
+                "there are no dev lists, and without them no best step; raise "
+                "--config.prep.dev_fraction and run data_prep again"
+            )
+        self._lists, self.pool = _choose(lists, num_passages, pool_size, seed)
+        self._planner = planner
+        self._encoder = encoder
+        self._loss = jax.jit(objective)
+        self._qrels = {record.list_id: _relevant(record) for record in self._lists}
+        self._query_ids = planner.query_ids([record.query for record in self._lists])
+        self._pool_ids = planner.passage_ids(self.pool)
+
+    def evaluate(
+        self, params: Params, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Losses, averaged over lists, and nDCG@10, all named dev/NAME."""
+        ids = self._query_ids + self._pool_ids
+        embeddings = self._encoder.encode_ids(params, ids, description="dev", check=check)
+        queries, passages = np.split(embeddings, [len(self._query_ids)])
+        values = self._losses(queries, passages)
+        values[METRIC] = self._ndcg(queries, passages)
+        return {f"dev/{name}": value for name, value in values.items()}
+
+    def _losses(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
+        size = self._planner.size
+        num_batches = -(-len(self._lists) // size.num_queries)
+        sums: dict[str, float] = {}
+        for part in np.array_split(np.arange(len(self._lists)), num_batches):
+            lists, rows = pad_lists([self._lists[i] for i in part], size)
+            batch_queries = np.zeros((size.num_queries, queries.shape[1]), queries.dtype)
+            batch_queries[: len(part)] = queries[part]
+            batch_passages = np.zeros((size.num_passages, queries.shape[1]), queries.dtype)
+            batch_passages[: len(rows)] = passages[np.searchsorted(self.pool, rows)]
+            _, losses = self._loss(batch_queries, batch_passages, lists)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(part)
+        return {name: value / len(self._lists) for name, value in sums.items()}
+
+    def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> float:
+        result = search(queries, passages, k=10, index="exact")
+        run = {
+            record.list_id: {
+                str(self.pool[row]): float(score)
+                for row, score in zip(result.rows[i], result.scores[i], strict=True)
+            }
+            for i, record in enumerate(self._lists)
+        }
+        return score_run(self._qrels, run, metrics=(METRIC,)).mean[METRIC]
+
+
+def _relevant(record: ListRecord) -> dict[str, int]:
+    """Entry 0, and what people graded as relevant."""
+    relevant = {
+        str(row): int(label)
+        for row, label in zip(record.rows, record.labels, strict=True)
+        if label > 0
+    }
+    relevant.setdefault(str(record.rows[0]), 1)
+    return relevant
+
+
+def _choose(
+    lists: Sequence[ListRecord], num_passages: int, pool_size: int, seed: int
+) -> tuple[list[ListRecord], np.ndarray]:
+    """The dev lists whose passages fit in the pool, in a random order, and the pool's rows."""
+    rng = np.random.default_rng([seed, 0])
+    chosen: list[ListRecord] = []
+    pool: set[int] = set()
+    for i in rng.permutation(len(lists)):
+        record = lists[int(i)]
+        union = pool.union(record.rows.tolist())
+        if len(union) <= pool_size:
+            pool = union
+            chosen.append(record)
+    if not chosen:
+        raise UserError(
+            f"config.train.dev_pool={pool_size} is less than one dev list has passages; raise it"
+        )
+    if len(chosen) < len(lists):
+        logging.info(
+            "dev: %d of %d lists fit in config.train.dev_pool=%d passages",
+            len(chosen),
+            len(lists),
+            pool_size,
+        )
+    others = rng.permutation(num_passages)
+    room = pool_size - len(pool)
+    pool.update(int(row) for row in others[~np.isin(others, list(pool))][:room])
+    return chosen, np.array(sorted(pool))

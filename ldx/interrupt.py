@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM as a request that the program answers at a safe place."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The program was asked to stop, and what must be kept has been kept."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM are noted; `check` raises `Interrupted` at a safe place.
+
+    A second signal stops at once.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        """Take over the signals."""
+        self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self._signum is not None:
+            raise Interrupted(self._signum)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            raise KeyboardInterrupt
+        self._signum = signum
+        print(f"\n{signal.Signals(signum).name}: stopping ...", file=sys.stderr, flush=True)

@@ -1,0 +1,217 @@
+"""The sections of a config as checked, typed values; "auto" becomes a number here."""
+
+import dataclasses
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from ldx.data.batching import default_microbatch_tokens
+from ldx.data.pipeline import num_batches
+from ldx.errors import UserError, listing
+from ldx.files import read_json, write_json
+from ldx.models.student import load_student
+from ldx.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
+
+T = TypeVar("T")
+
+CONFIG_NAME = "config.json"
+FINGERPRINTS_NAME = "fingerprints.json"
+MAY_DIFFER = ("checkpoint.", "logging.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The section `config.data`."""
+
+    root: str
+    records: str
+    passage_template: str
+    max_chars: int | None
+    batch_size: int
+    list_size: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The section `config.train`; `num_steps` and `eval_every` are already numbers."""
+
+    max_epochs: int
+    num_steps: int
+    eval_every: int
+    stop_on: str | None
+    patience: int
+    dev_pool: int
+    microbatch_tokens: int
+    bucket_lengths: tuple[int, ...] | None
+
+    def __post_init__(self) -> None:
+        if self.stop_on not in ("loss", "ndcg", None):
+            raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted loss, ndcg or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """The section `config.eval`."""
+
+    split: str
+    index: str
+    relevance_level: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """The section `config.checkpoint`."""
+
+    every_minutes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """The section `config.logging`."""
+
+    every_steps: int
+    tensorboard: bool
+    wandb_project: str
+
+
+def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
+    """`make(**section)`; a key that it does not take, or one it misses, is named.
+
+    Raises:
+      UserError: an unknown or a missing key.
+    """
+    parameters = inspect.signature(make).parameters
+    check_keys(section, list(parameters), name)
+    required = {k for k, p in parameters.items() if p.default is p.empty}
+    missing = sorted(required - set(section))
+    if missing:
+        raise UserError(f"config.{name}.{missing[0]} is missing; configs/base.py explains it")
+    return make(**section)
+
+
+def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
+    """Refuse keys that a section does not have, and name the nearest that it has."""
+    for key in section:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
+            raise UserError(
+                f"config.{name}.{key}: there is no such key; did you mean {' or '.join(near)}?"
+            )
+
+
+SECTIONS = ("seed", "model", "data", "loss", "optim", "train", "eval", "checkpoint", "logging")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A config, checked, with every "auto" replaced; `whole` is its plain form."""
+
+    seed: int
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+    whole: dict[str, Any]
+
+
+def check_model_section(section: Mapping[str, Any]) -> None:
+    """Refuse keys that a student does not have, before anything is loaded."""
+    check_keys(section, list(inspect.signature(load_student).parameters), "model")
+
+
+def resolve(config: Mapping[str, Any], num_lists: int) -> Settings:
+    """Check a config and replace every "auto", given the number of training lists.
+
+    Raises:
+      UserError: an unknown or missing key, or a value that cannot be.
+    """
+    whole: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    check_keys(whole, [*SECTIONS, "prep"], "")
+    missing = [name for name in SECTIONS if name not in whole]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
+    data, optim, train = whole["data"], whole["optim"], whole["train"]
+    _replace_auto(data, "batch_size", lambda: auto_batch_size(num_lists))
+    data["batch_size"] = _positive(data, "batch_size", "data")
+    steps_per_epoch = num_batches(num_lists, data["batch_size"])
+    if train.get("num_steps") is None:
+        train["num_steps"] = steps_per_epoch * _positive(train, "max_epochs", "train")
+    if train.get("eval_every") is None:
+        train["eval_every"] = steps_per_epoch
+    _replace_auto(
+        train, "microbatch_tokens", lambda: default_microbatch_tokens(jax.default_backend())
+    )
+    for key in ("num_steps", "eval_every", "patience", "dev_pool", "microbatch_tokens"):
+        _positive(train, key, "train")
+    _replace_auto(optim, "learning_rate", lambda: auto_learning_rate(data["batch_size"]))
+    _replace_auto(
+        optim, "warmup_steps", lambda: auto_warmup_steps(steps_per_epoch, train["num_steps"])
+    )
+    return Settings(
+        seed=whole["seed"],
+        data=build(DataConfig, data, "data"),
+        optim=build(OptimConfig, optim, "optim"),
+        train=build(TrainConfig, train, "train"),
+        eval=build(EvalConfig, whole["eval"], "eval"),
+        checkpoint=build(CheckpointConfig, whole["checkpoint"], "checkpoint"),
+        logging=build(LoggingConfig, whole["logging"], "logging"),
+        whole=whole,
+    )
+
+
+def _replace_auto(section: dict[str, Any], key: str, value: Callable[[], float]) -> None:
+    if section.get(key) == "auto":
+        section[key] = value()
+
+
+def _positive(section: Mapping[str, Any], key: str, name: str) -> int:
+    value = section.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"config.{name}.{key}={value!r}: wanted a whole number of at least 1")
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    """Refuse to go on with another config, model or data than the run began with.
+
+    Raises:
+      UserError: names every difference outside the sections checkpoint and logging.
+    """
+    before, now = flatten(read_json(workdir / CONFIG_NAME)), flatten(whole)
+    problems = [
+        f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
+    ]
+    for name, value in read_json(workdir / FINGERPRINTS_NAME).items():
+        if fingerprints.get(name) != value:
+            problems.append(f"the {name}: changed since the run began")
+    if problems:
+        raise UserError(
+            f"{workdir} holds a run of other settings:\n{listing(problems)}\n"
+            "Undo these changes, or give a new --workdir."
+        )
+
+
+def save_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    """Keep the config and what it was applied to, for `check_same_run`."""
+    write_json(workdir / FINGERPRINTS_NAME, fingerprints)
+    write_json(workdir / CONFIG_NAME, whole)

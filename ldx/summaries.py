@@ -1,0 +1,94 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and Weights & Biases if asked.
+
+metrics.jsonl holds only what the run's inputs determine (losses, not times), so a run that was
+killed and went on writes the same bytes as one that was not.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldx.errors import UserError
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Writes the numbers of a run.
+
+    Args:
+      workdir: the run's folder.
+      num_bytes: how much of metrics.jsonl counts; what a killed run wrote after it is cut off.
+      step: the step the run goes on from.
+      tensorboard: whether to write event files to WORKDIR/tensorboard.
+      wandb_project: the Weights & Biases project, or "" for none.
+      config: shown beside the run there.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        num_bytes: int = 0,
+        step: int = 0,
+        tensorboard: bool = True,
+        wandb_project: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
+        self._file = open(workdir / METRICS_NAME, "ab")  # noqa: SIM115 (closed in close)
+        self._file.truncate(num_bytes)
+        self._tensorboard = None
+        self._wandb = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            purge_step = step + 1 if step else None
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
+        if wandb_project:
+            self._wandb = _start_wandb(wandb_project, workdir, config or {})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers that the inputs determine."""
+        line = json.dumps({"step": step, **values})
+        self._file.write(line.encode() + b"\n")
+        self.write_times(step, values)
+
+    def write_times(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers that differ from run to run; metrics.jsonl does not get them."""
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def flush(self) -> int:
+        """Bring metrics.jsonl to the disk; its length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f"config.logging.wandb_project={project!r} needs wandb: pip install 'ldx[wandb]'"
+        ) from None
+    return wandb.init(project=project, dir=str(workdir), config=dict(config), resume="allow")
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl."""
+    text = (workdir / METRICS_NAME).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,71 @@
+"""The schedule and the numbers behind "auto", by the recipe's formulas."""
+
+import numpy as np
+import pytest
+
+from ldx.errors import UserError
+from ldx.optim import (
+    OptimConfig,
+    auto_batch_size,
+    auto_learning_rate,
+    auto_warmup_steps,
+    make_optimizer,
+    make_schedule,
+)
+
+
+@pytest.mark.parametrize(
+    ("num_lists", "expected"),
+    [(1, 32), (256, 32), (257, 64), (4000, 512), (32_768, 4096), (10**6, 4096)],
+)
+def test_auto_batch_size(num_lists, expected):
+    assert auto_batch_size(num_lists) == expected
+
+
+def test_auto_learning_rate_is_the_recipe_at_its_batch_size():
+    assert auto_learning_rate(4096) == pytest.approx(2e-4)
+    assert auto_learning_rate(1024) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "num_steps", "expected"), [(8, 240, 10), (100, 3000, 50), (8, 16, 3)]
+)
+def test_auto_warmup_steps(steps_per_epoch, num_steps, expected):
+    assert auto_warmup_steps(steps_per_epoch, num_steps) == expected
+
+
+def test_schedule_equals_formula():
+    config = OptimConfig(learning_rate=2e-4, warmup_steps=10)
+    schedule = make_schedule(config, 100)
+    for step in (0, 1, 9, 10, 11, 55, 90, 95, 99, 100, 120):
+        factor = step / 10 if step < 10 else max(0.1, 1 - (step - 10) / 90)
+        np.testing.assert_allclose(schedule(step), 2e-4 * factor, rtol=1e-6)
+
+
+def test_adamw_equals_torch():
+    """Clipped to norm 1, then AdamW with decay on everything, against torch's."""
+    import jax.numpy as jnp
+    import optax
+    import torch
+
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(7, 3)).astype(np.float32)
+    gradients = rng.normal(size=(5, 7, 3)).astype(np.float32)
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
+    optimizer = make_optimizer(config, 5)
+    params = {"w": jnp.asarray(start)}
+    state = optimizer.init(params)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    reference = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.01)
+    for gradient in gradients:
+        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        theirs.grad = torch.tensor(gradient)
+        torch.nn.utils.clip_grad_norm_([theirs], 1.0)
+        reference.step()
+    np.testing.assert_allclose(params["w"], theirs.detach().numpy(), atol=1e-6)
+
+
+def test_unknown_schedule_is_named():
+    with pytest.raises(UserError, match="cosine"):
+        OptimConfig(learning_rate=1.0, warmup_steps=1, schedule="cosine")
