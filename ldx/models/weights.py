@@ -1,0 +1,204 @@
+"""Weights in safetensors files, read into and written from NNX parameters by one table of names.
+
+Parameters are a nested dict of arrays, as `flax.nnx.to_pure_dict` gives; the elements of an
+`nnx.List` have integer keys. A path is its keys joined by dots: layers.0.attention.query.kernel.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ldx.errors import UserError, listing
+from ldx.files import read_json
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Rule(NamedTuple):
+    """One tensor (or one of every layer: "{i}") in both worlds."""
+
+    hf_name: str
+    path: str
+    transpose: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyTable:
+    """How a family's tensors are named.
+
+    Args:
+      rules: every tensor of the model.
+      prefix: some checkpoints put this before every name.
+      renames: old endings of names, and today's.
+      ignored: surplus tensors whose names start so are of no use here, and no mistake.
+    """
+
+    rules: tuple[Rule, ...]
+    prefix: str = ""
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def expand(self, num_layers: int) -> list[Rule]:
+        """The rules of a model with so many layers."""
+        expanded = []
+        for rule in self.rules:
+            numbers = range(num_layers) if "{i}" in rule.path else [0]
+            expanded += [
+                Rule(rule.hf_name.format(i=i), rule.path.format(i=i), rule.transpose)
+                for i in numbers
+            ]
+        return expanded
+
+    def today(self, name: str) -> str:
+        """A checkpoint's name for a tensor as the rules have it."""
+        name = name.removeprefix(self.prefix)
+        for old, new in self.renames.items():
+            if name.endswith(old):
+                return name.removesuffix(old) + new
+        return name
+
+
+def flatten(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by path."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """Parameters by path, nested again."""
+    params: dict[Any, Any] = {}
+    for path, value in flat.items():
+        *parents, name = (int(key) if key.isdigit() else key for key in path.split("."))
+        node = params
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[name] = value
+    return params
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a folder: one, or the shards that its index names.
+
+    Raises:
+      UserError: there is none, or a shard is missing.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        raise UserError(_no_weights(folder))
+    weight_map = read_json(index).get("weight_map")
+    names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise UserError(f"{index}: has no usable weight_map of tensor names to file names")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{index}: names files that are missing:\n{listing(missing)}")
+    return [folder / name for name in names]
+
+
+def load_weights(
+    folder: str | Path, table: KeyTable, num_layers: int, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Read a folder's weights, float32, by path.
+
+    Args:
+      folder: holds model.safetensors, or shards and their index.
+      table: the family's names.
+      num_layers: how many layers the rules with "{i}" stand for.
+      shapes: the parameters' shapes by path.
+
+    Raises:
+      UserError: tensors are missing, surplus, misshapen or not finite; all are named.
+    """
+    rules = {rule.hf_name: rule for rule in table.expand(num_layers)}
+    assert {rule.path for rule in rules.values()} == set(shapes), "key table and model differ"
+    found: dict[str, np.ndarray] = {}
+    problems: list[str] = []
+    seen: set[str] = set()
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, "np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    today = table.today(name)
+                    if today not in rules:
+                        if today.startswith(table.ignored):
+                            logging.debug("%s: %s is not used", file, name)
+                        else:
+                            problems.append(f"surplus: {name}")
+                        continue
+                    if today in seen:
+                        problems.append(f"twice: {today} (once as {name})")
+                    seen.add(today)
+                    rule = rules[today]
+                    array, problem = _read(tensors, name, rule, shapes[rule.path])
+                    problems += [problem] if problem else []
+                    found[rule.path] = array
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged safetensors file ({error}); get it again") from None
+    problems += [f"missing: {name}" for name in rules if name not in seen]
+    if problems:
+        raise UserError(
+            f"{weight_files(folder)[0]}: the weights do not fit config.json beside them:\n"
+            f"{listing(sorted(problems))}"
+        )
+    return found
+
+
+def save_weights(
+    path: str | Path, table: KeyTable, num_layers: int, params: Mapping[Any, Any]
+) -> None:
+    """Write parameters as a safetensors file, float32, under HF's names."""
+    flat = flatten(params)
+    tensors = {}
+    for rule in table.expand(num_layers):
+        array = np.asarray(flat.pop(rule.path), np.float32)
+        tensors[rule.hf_name] = np.ascontiguousarray(array.T if rule.transpose else array)
+    assert not flat, f"not in the key table: {sorted(flat)}"
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _read(
+    tensors: Any, name: str, rule: Rule, shape: tuple[int, ...]
+) -> tuple[np.ndarray, str | None]:
+    """A tensor as the model has it, and what is wrong with it."""
+    wanted = list(reversed(shape)) if rule.transpose else list(shape)
+    info = tensors.get_slice(name)
+    empty = np.zeros(0, np.float32)
+    if info.get_shape() != wanted:
+        return empty, f"misshapen: {name} is {info.get_shape()}, config.json wants {wanted}"
+    if info.get_dtype() not in FLOATS:
+        return empty, f"not floats: {name} is {info.get_dtype()}; supported: {', '.join(FLOATS)}"
+    array = tensors.get_tensor(name).astype(np.float32)
+    if not np.isfinite(array).all():
+        return empty, f"not finite: {name} has NaN or infinite values"
+    return np.ascontiguousarray(array.T) if rule.transpose else array, None
+
+
+def _no_weights(folder: Path) -> str:
+    others: Iterable[Path] = sorted([*folder.glob("*.bin"), *folder.glob("*.h5")])
+    found = f"only {', '.join(p.name for p in others)}" if others else "none"
+    if (folder / "modules.json").exists():
+        code = f"from sentence_transformers import SentenceTransformer as S; S('{folder}').save('NEW')"
+    else:
+        code = (
+            f"from transformers import AutoModel as M, AutoTokenizer as T; "
+            f"M.from_pretrained('{folder}').save_pretrained('NEW'); "
+            f"T.from_pretrained('{folder}').save_pretrained('NEW')"
+        )
+    return (
+        f"{folder}: has no {WEIGHTS_NAME} ({found}); only safetensors are read. Where PyTorch is "
+        f'installed, convert with\n  python -c "{code}"\nand use the folder NEW'
+    )
