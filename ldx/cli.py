@@ -1,7 +1,7 @@
 """What all commands share: flags, logging, and how a mistake is told to the user."""
 
-import difflib
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -48,53 +48,33 @@ def _missing_config_file(argv: list[str]) -> str | None:
         path = value.partition(":")[0]
         if name == "config" and path and not Path(path).is_file():
             near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-            return (
-                f"--config={value}: no such file; {path} has beside it: {', '.join(near) or 'none'}"
-            )
+            return f"--config={value}: no such file; beside it: {', '.join(near) or 'no config'}"
     return None
 
 
-def _config_keys(config: ConfigDict) -> list[str]:
-    keys: list[str] = []
-    for key, value in config.items():
-        keys += (
-            [f"{key}.{sub}" for sub in _config_keys(value)]
-            if isinstance(value, ConfigDict)
-            else [key]
-        )
-    return keys
-
-
-def _unknown_config_key(argv: list[str]) -> str | None:
-    """The message for the first --config.KEY that the config does not have."""
-    config_argument = next((a for a in argv if a.lstrip("-").startswith("config=")), None)
-    if config_argument is None:
-        return None
-    module = config_flags.DEFINE_config_file(
-        "config", None, "", flag_values=(probe := flags.FlagValues())
-    )
-    del module
-    probe([argv[0], config_argument])
-    keys = _config_keys(probe.config)
-    sections = {key.rpartition(".")[0] for key in keys}
+def _unknown_config_key(argv: list[str], error: Exception) -> str | None:
+    """The message for an override of a key that the config does not have, if `error` is that."""
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
-        key = name.removeprefix("config.").removeprefix("no")
-        if name.startswith("config.") and key not in keys and key not in sections:
-            near = difflib.get_close_matches(key, keys, n=3, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            return f"--{name}: the config has no key {key}{hint}"
+        for part in name.split(".")[1:]:
+            if name.startswith("config.") and re.search(rf"\b{re.escape(part)}\b", str(error)):
+                near = re.search(r'Did you mean "(\w+)"', str(error))
+                hint = f"; did you mean {name.replace(part, near[1])}?" if near else ""
+                return f"--{name}: the config has no key {part}{hint}"
     return None
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    problem = _missing_config_file(argv) or _unknown_config_key(argv)
-    if problem:
+    if problem := _missing_config_file(argv):
         raise UserError(problem)
     try:
         return app.parse_flags_with_usage(argv) if "--help" in argv else flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from None
+    except (AttributeError, KeyError) as error:
+        if problem := _unknown_config_key(argv, error):
+            raise UserError(problem) from None
+        raise
 
 
 def _fail(message: str) -> int:

@@ -1,0 +1,73 @@
+"""What a user sees when a command is called wrongly: one message, exit code 2."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config(arg=""):
+    return ConfigDict({"seed": 0, "optim": {"learning_rate": 1e-4, "on": True}})
+"""
+
+PROGRAM = """
+import errno
+from ldx import cli
+def main(argv):
+    what = cli.get_config().optim.learning_rate
+    if what == 2.0:
+        raise OSError(errno.ENOSPC, "No space left on device", "file.bin")
+    if what == 3.0:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes")
+    if what == 4.0:
+        raise KeyboardInterrupt
+    print("rate", what)
+cli.define_config()
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def call(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+
+    def run(*flags):
+        command = [sys.executable, str(tmp_path / "program.py"), *flags]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    return run
+
+
+def test_an_override_arrives(call):
+    result = call("--config=config.py", "--config.optim.learning_rate=0.5")
+    assert result.stdout == "rate 0.5\n"
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is missing"),
+        (["--config=absent.py"], "no such file; beside it: config.py"),
+        (["--config=config.py", "--config.optim.learning_rat=1"], "mean config.optim.learning_rate?"),
+        (["--config=config.py", "--config.optim.learning_rate=fast"], "learning_rate"),
+        (["--config=config.py", "--konfig=1"], "konfig"),
+        (["--config=config.py", "--config.optim.learning_rate=2.0"], "disk is full (file.bin)"),
+        (["--config=config.py", "--config.optim.learning_rate=3.0"], "microbatch_tokens"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(call, flags, message):
+    result = call(*flags)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: ")
+
+
+def test_ctrl_c_is_130(call):
+    result = call("--config=config.py", "--config.optim.learning_rate=4.0")
+    assert result.returncode == 130
+    assert "Traceback" not in result.stderr
