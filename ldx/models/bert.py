@@ -1,6 +1,6 @@
 """BERT (Devlin et al., arXiv 1810.04805) as an encoder in Flax NNX, without pooler or dropout.
 
-Shapes: B texts, T tokens (padded), D hidden size, N heads, H = D / N head size, F feed-forward size.
+Shapes: B texts, T tokens (padded), D hidden size; attention works on [B, T, heads, D / heads].
 Parameters are float32; `dtype` bfloat16 computes matrix products in bfloat16, LayerNorm and softmax
 stay in float32.
 """
@@ -140,9 +140,10 @@ class Embeddings(nnx.Module):
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         """[B, T] to [B, T, D]."""
+        words = self.word.embedding[token_ids]
         positions = self.position.embedding[: token_ids.shape[1]]
         constant = positions + self.token_type.embedding[:1]
-        return _cast(self.norm(self.word(token_ids) + constant[None]), self.dtype)
+        return _cast(self.norm(words + constant[None]), self.dtype)
 
 
 class SelfAttention(nnx.Module):

@@ -191,7 +191,9 @@ def _no_weights(folder: Path) -> str:
     others: Iterable[Path] = sorted([*folder.glob("*.bin"), *folder.glob("*.h5")])
     found = f"only {', '.join(p.name for p in others)}" if others else "none"
     if (folder / "modules.json").exists():
-        code = f"from sentence_transformers import SentenceTransformer as S; S('{folder}').save('NEW')"
+        code = (
+            f"from sentence_transformers import SentenceTransformer as S; S('{folder}').save('NEW')"
+        )
     else:
         code = (
             f"from transformers import AutoModel as M, AutoTokenizer as T; "

@@ -1,0 +1,131 @@
+"""What a sentence-transformers folder declares: pooling, normalisation, prompts, maximum length."""
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from absl import logging
+
+from ldx.errors import UserError
+from ldx.files import read_json
+from ldx.models.pooling import POOLINGS
+
+POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+SUPPORTED = "supported: Transformer, Pooling (mean or cls) and, if wanted, Normalize, in this order"
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What a folder says about its model."""
+
+    transformer: Path  # the folder of config.json, weights and tokenizer
+    poolings: tuple[str, ...] = ("mean",)
+    normalize: bool = True
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    max_length: int | None = None
+    lower_case: bool = False
+
+
+def read_st_folder(folder: Path) -> Declared:
+    """Read modules.json and what it names; a plain HF folder has none and gets the defaults.
+
+    Raises:
+      UserError: a module or a setting that is not supported.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: not a model folder (no modules.json and no config.json)")
+        logging.info("%s: no modules.json: mean pooling, unit norm, no prompts", folder)
+        return Declared(folder, max_length=_tokenizer_max_length(folder))
+    names, folders = _modules(path)
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise UserError(f"{path}: has the modules {', '.join(names)}; {SUPPORTED}")
+    transformer, pooling = folders[:2]
+    settings = _read_optional(transformer / "sentence_bert_config.json")
+    task = settings.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise UserError(
+            f"{transformer}/sentence_bert_config.json: transformer_task is {task!r}; "
+            "supported is 'feature-extraction'"
+        )
+    query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
+    return Declared(
+        transformer,
+        poolings=_poolings(pooling / "config.json"),
+        normalize=len(names) == 3,
+        query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
+        max_length=settings.get("max_seq_length") or _tokenizer_max_length(transformer),
+        lower_case=bool(settings.get("do_lower_case")),
+    )
+
+
+def declared_pooling(declared: Declared) -> str:
+    """The one pooling of a folder.
+
+    Raises:
+      UserError: it is another than mean or cls, or several.
+    """
+    if len(declared.poolings) == 1 and declared.poolings[0] in POOLINGS:
+        return declared.poolings[0]
+    raise UserError(
+        f"{declared.transformer}: its pooling is {' + '.join(declared.poolings) or 'none'}; "
+        f"supported: {' or '.join(POOLINGS)} (set one as model.pooling to use it all the same)"
+    )
+
+
+def _modules(path: Path) -> tuple[list[str], list[Path]]:
+    """Names and folders of the modules; sentence-transformers has moved its classes over time."""
+    modules = read_json(path)
+    try:
+        types = [module["type"] for module in modules]
+        places = [PurePosixPath(module.get("path", "")) for module in modules]
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{path}: not a list of modules with type and path") from None
+    for kind, place in zip(types, places, strict=True):
+        if not kind.startswith("sentence_transformers."):
+            raise UserError(f"{path}: module {kind} is code of its own; {SUPPORTED}")
+        if place.is_absolute() or ".." in place.parts:
+            raise UserError(f"{path}: path {str(place)!r} leads out of the folder")
+    return [kind.rpartition(".")[2] for kind in types], [path.parent / place for place in places]
+
+
+def _poolings(path: Path) -> tuple[str, ...]:
+    config = read_json(path)
+    if config.get("include_prompt") is False:
+        raise UserError(f"{path}: include_prompt=false is not supported")
+    if "pooling_mode" in config:
+        mode = config["pooling_mode"]
+        return (mode,) if isinstance(mode, str) else tuple(mode)
+    return tuple(mode for mode, key in POOLING_KEYS.items() if config.get(key))
+
+
+def _prompts(path: Path) -> tuple[str, str]:
+    """Query and passage prompt; a passage's may be filed under several names."""
+    config = _read_optional(path)
+    prompts = config.get("prompts") or {}
+    default = prompts.get(config.get("default_prompt_name")) or ""
+
+    def pick(*names: str) -> str:
+        declared = [prompts[name] or "" for name in names if name in prompts]
+        return next(filter(None, declared), "") if declared else default
+
+    return pick("query"), pick("passage", "document", "corpus")
+
+
+def _tokenizer_max_length(folder: Path) -> int | None:
+    length = _read_optional(folder / "tokenizer_config.json").get("model_max_length")
+    return int(length) if isinstance(length, int | float) else None
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

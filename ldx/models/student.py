@@ -1,0 +1,168 @@
+"""The model that learns: an encoder, its pooling, its prompts and its tokenizer.
+
+`params` is a nested dict of arrays (`flax.nnx.to_pure_dict`), what optax, Orbax and jax.tree take.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import nnx
+
+from ldx.errors import UserError
+from ldx.files import fingerprint
+from ldx.models.bert import KEY_TABLE, Attention, Bert, BertConfig
+from ldx.models.locate import resolve_model_path
+from ldx.models.pooling import POOLINGS, Pooling, normalize, pool
+from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
+from ldx.models.tokenizer import Tokenizer
+from ldx.models.weights import flatten, load_weights, unflatten, weight_files
+
+__all__ = ["Student", "StudentConfig", "load_student", "resolve_model_path"]
+
+Params = dict[Any, Any]
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+ATTENTIONS = ("auto", "xla", "cudnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """How texts become embeddings around the encoder; lengths in tokens, special ones included."""
+
+    pooling: str
+    normalize: bool
+    query_prompt: str
+    passage_prompt: str
+    query_max_length: int
+    passage_max_length: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Student:
+    """A model read from a folder; `params` are those it came with."""
+
+    folder: Path
+    config: StudentConfig
+    tokenizer: Tokenizer
+    graphdef: Any
+    params: Params = dataclasses.field(repr=False)
+    fingerprint: str  # of weights, sizes, tokenizer and config
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the size of an embedding."""
+        return self.params["embeddings"]["word"]["embedding"].shape[1]
+
+    def embed(self, params: Params, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
+        """Embeddings [B, D], at least float32, of token_ids int32 [B, T] and mask bool [B, T]."""
+        encoder = nnx.merge(self.graphdef, params)
+        hidden = encoder(token_ids, mask)
+        embeddings = pool(hidden, mask, cast(Pooling, self.config.pooling))
+        return normalize(embeddings) if self.config.normalize else embeddings
+
+
+def load_student(
+    path: str | Path,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
+    query_max_length: int | None = None,
+    passage_max_length: int | None = None,
+    attention: str = "auto",
+    dtype: str = "float32",
+) -> Student:
+    """Read a sentence-transformers or plain HF folder; None means as the folder declares.
+
+    Args:
+      path: a folder, a package or a model of the hub (`resolve_model_path`).
+      pooling: mean or cls.
+      normalize: whether embeddings have norm 1.
+      query_prompt: goes before every query.
+      passage_prompt: goes before every passage.
+      query_max_length: tokens of a query, special tokens and prompt included.
+      passage_max_length: likewise of a passage.
+      attention: auto, xla or cudnn (a GPU and bfloat16).
+      dtype: of matrix products, float32 or bfloat16; parameters are float32.
+
+    Raises:
+      UserError: the model is missing, damaged or not supported.
+    """
+    _check_choices(pooling, attention, dtype)
+    folder = resolve_model_path(path)
+    declared = read_st_folder(folder)
+    hf_config = declared.transformer / "config.json"
+    bert_config = BertConfig.from_hf(hf_config)
+    tokenizer = Tokenizer(declared.transformer, lower_case=declared.lower_case)
+    if tokenizer.vocab_size > bert_config.vocab_size:
+        raise UserError(
+            f"{declared.transformer}: tokenizer.json has {tokenizer.vocab_size} tokens, the model "
+            f"{bert_config.vocab_size}; they are not of one model"
+        )
+    max_length = min(declared.max_length or bert_config.max_length, bert_config.max_length)
+    config = StudentConfig(
+        pooling=declared_pooling(declared) if pooling is None else pooling,
+        normalize=declared.normalize if normalize is None else normalize,
+        query_prompt=declared.query_prompt if query_prompt is None else query_prompt,
+        passage_prompt=declared.passage_prompt if passage_prompt is None else passage_prompt,
+        query_max_length=query_max_length or max_length,
+        passage_max_length=passage_max_length or max_length,
+    )
+    _check_lengths(config, bert_config, tokenizer, hf_config)
+    graphdef, params = _load_bert(declared, bert_config, attention, dtype)
+    student_fingerprint = fingerprint(
+        *weight_files(declared.transformer), repr(bert_config), tokenizer.fingerprint, repr(config)
+    )
+    logging.info("student %s: %s", folder, config)
+    return Student(folder, config, tokenizer, graphdef, params, student_fingerprint)
+
+
+def _load_bert(
+    declared: Declared, config: BertConfig, attention: str, dtype: str
+) -> tuple[Any, Params]:
+    def make() -> Bert:
+        return Bert(
+            config,
+            attention=cast(Attention, attention),
+            dtype=DTYPES[dtype],
+            rngs=nnx.Rngs(0),
+        )
+
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    shapes = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(state)).items()}
+    flat = load_weights(declared.transformer, KEY_TABLE, config.num_layers, shapes)
+    return graphdef, jax.tree.map(jnp.asarray, unflatten(flat))
+
+
+def _check_choices(pooling: str | None, attention: str, dtype: str) -> None:
+    for key, value, choices in (
+        ("pooling", pooling, (*POOLINGS, None)),
+        ("attention", attention, ATTENTIONS),
+        ("dtype", dtype, tuple(DTYPES)),
+    ):
+        if value not in choices:
+            raise UserError(
+                f"model.{key} is {value!r}; it is one of {', '.join(map(str, choices))}"
+            )
+    if attention == "cudnn" and (dtype != "bfloat16" or jax.default_backend() != "gpu"):
+        raise UserError(
+            "model.attention=cudnn needs an NVIDIA GPU and model.dtype=bfloat16 (here: "
+            f"{jax.default_backend()}, {dtype}); use auto"
+        )
+
+
+def _check_lengths(
+    config: StudentConfig, bert_config: BertConfig, tokenizer: Tokenizer, path: Path
+) -> None:
+    least = len(tokenizer.prefix) + len(tokenizer.suffix) + 1
+    for key in ("query_max_length", "passage_max_length"):
+        length = getattr(config, key)
+        if not least <= length <= bert_config.max_length:
+            raise UserError(
+                f"model.{key} is {length}; this model takes {least} to {bert_config.max_length} "
+                f"tokens (max_position_embeddings in {path})"
+            )
