@@ -47,7 +47,7 @@ class Student:
     folder: Path
     config: StudentConfig
     tokenizer: Tokenizer
-    graphdef: Any
+    graphdef: Any = dataclasses.field(repr=False)
     params: Params = dataclasses.field(repr=False)
     fingerprint: str  # of weights, sizes, tokenizer and config
 
