@@ -6,6 +6,7 @@ RECORDS/{manifest.json, passages/1.0.0, lists/1.0.0}; `tfds.builder_from_directo
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import SupportsIndex
 
 from ldx.data import tfds_layout
 from ldx.data.manifest import Manifest, remove_manifest
@@ -129,9 +130,13 @@ class PassageSource:
         """The number of passages."""
         return len(self._records)
 
-    def __getitem__(self, row: int) -> Passage:
+    def __getitem__(self, row: SupportsIndex) -> Passage:
         """The passage of a row."""
         return decode_passage(*self._records.read(row))
+
+    def __iter__(self) -> Iterator[Passage]:
+        """The passages in the order of their rows."""
+        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         """The folder, and nothing that changes between processes."""
@@ -157,7 +162,7 @@ class PassageTexts:
         """The number of passages."""
         return len(self._source)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: SupportsIndex) -> str:
         """The text of a row."""
         passage = self._source[row]
         text = passage_text(passage.title, passage.text, self._template, self._max_chars)
@@ -181,12 +186,16 @@ class ListSource:
         """The number of lists."""
         return len(self._records)
 
-    def __getitem__(self, number: int) -> ListRecord:
+    def __getitem__(self, number: SupportsIndex) -> ListRecord:
         """The list of a number."""
         data, where = self._records.read(number)
         record = decode_list(data, where)
         validate_list(record, self._num_passages, where)
         return record
+
+    def __iter__(self) -> Iterator[ListRecord]:
+        """The lists in order."""
+        return (self[number] for number in range(len(self)))
 
     def __repr__(self) -> str:
         """Folder and split, and nothing that changes between processes."""

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from ldx.data.schema import PREPARE_COMMAND, Feature, tfds_features
 from ldx.data.tfrecord import TFRecordFile, TFRecordWriter
@@ -170,7 +170,7 @@ class SplitReader:
         """The number of records."""
         return self._starts[-1]
 
-    def read(self, number: int) -> tuple[bytes, str]:
+    def read(self, number: SupportsIndex) -> tuple[bytes, str]:
         """The data of a record, and where it stands, for errors."""
         number = range(len(self))[operator.index(number)]
         shard = bisect.bisect_right(self._starts, number) - 1

@@ -9,7 +9,7 @@ import os
 import struct
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import google_crc32c
 import numpy as np
@@ -86,7 +86,7 @@ class TFRecordFile:
         """The number of records."""
         return len(self._offsets) - 1
 
-    def __getitem__(self, number: int) -> bytes:
+    def __getitem__(self, number: SupportsIndex) -> bytes:
         """The data of one record, its checksum verified."""
         number = range(len(self))[operator.index(number)]
         start, end = int(self._offsets[number]), int(self._offsets[number + 1])

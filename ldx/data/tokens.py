@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from absl import logging
@@ -124,7 +124,7 @@ class TokenStore:
         """The number of texts."""
         return len(self.lengths)
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    def __getitem__(self, row: SupportsIndex) -> np.ndarray:
         """The token ids of one text, a view into the mapped file."""
         row = range(len(self))[operator.index(row)]
         return self._ids[self._offsets[row] : self._offsets[row + 1]]
