@@ -221,3 +221,14 @@ def test_killed_build_goes_on_where_it_was(tmp_path):
     assert sorted(set(encoded), key=int) == [str(number) for number in range(0, 200, 10)]
     assert len(encoded) <= 21
     assert not [f for f in tmp_path.iterdir() if "building" in f.name]
+
+
+def test_with_the_tokenizer_of_a_model(tmp_path, minilm):
+    from ldx.models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(minilm)
+    texts = ["solve a banded linear system " * 200, "", "naïve 漢字 \N{PILE OF POO}"]
+    store = open_or_build(tmp_path, texts, tokenizer)
+    assert_right(store, texts, tokenizer)
+    assert store[0].dtype == np.uint16
+    assert store.lengths[0] > 512
