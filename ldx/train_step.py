@@ -99,7 +99,8 @@ class TrainStep:
             jax.block_until_ready(buffer)  # at most two micro-batches under way: a stop is prompt
             buffer = self._place(buffer, embeddings, start)
         lists = self._put_lists(plan)
-        buffer_gradient, losses = self._loss(buffer, *lists)
+        with jax.set_mesh(self._mesh):
+            buffer_gradient, losses = self._loss(buffer, *lists)
         for (token_ids, mask), start in zip(tokens, starts, strict=True):
             check()
             jax.block_until_ready(buffer_gradient)
@@ -182,7 +183,7 @@ def _place(buffer: jax.Array, embeddings: jax.Array, start: jax.Array) -> jax.Ar
 def _sum_gradients(gradients: Params) -> tuple[Params, jax.Array]:
     """The devices' gradients summed, the one time gradients cross devices, and the global norm."""
     total = jax.tree.map(lambda g: jnp.sum(g, axis=0), gradients)
-    return total, optax.global_norm(total)
+    return total, optax.tree.norm(total)
 
 
 def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> str:
