@@ -168,6 +168,13 @@ class PassageTexts:
         text = passage_text(passage.title, passage.text, self._template, self._max_chars)
         return self._prompt + text
 
+    def __repr__(self) -> str:
+        """How the texts are made of the passages; part of the key of a token store."""
+        return (
+            f"PassageTexts(prompt={self._prompt!r}, template={self._template!r}, "
+            f"max_chars={self._max_chars!r})"
+        )
+
 
 class ListSource:
     """The lists of a split by number, each validated; for `grain.MapDataset.source`.

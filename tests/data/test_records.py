@@ -166,6 +166,9 @@ def test_passage_texts(records):
     assert len(texts) == NUM_PASSAGES
     assert texts[0] == "passage: Títle"
     assert texts[1] == "passage: text\n1"
+    again = PassageTexts(PassageSource(records), prompt="passage: ", max_chars=6)
+    assert repr(again) == repr(texts)
+    assert repr(again) != repr(PassageTexts(PassageSource(records), prompt="passage: "))
 
 
 def test_fingerprint_is_that_of_the_content(records, tmp_path):
