@@ -4,7 +4,7 @@ RECORDS/{manifest.json, passages/1.0.0, lists/1.0.0}; `tfds.builder_from_directo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -114,7 +114,7 @@ def records_fingerprint(records_dir: str | Path, name: str) -> str:
     return fingerprint(*tfds_layout.record_files(records_dir, name))
 
 
-class PassageSource:
+class PassageSource(Sequence[Passage]):
     """The passage set by row: `len(source)`, `source[row]`; for `grain.MapDataset.source`.
 
     Raises:
@@ -130,13 +130,9 @@ class PassageSource:
         """The number of passages."""
         return len(self._records)
 
-    def __getitem__(self, row: SupportsIndex) -> Passage:
+    def __getitem__(self, row: SupportsIndex) -> Passage:  # type: ignore[override]
         """The passage of a row."""
         return decode_passage(*self._records.read(row))
-
-    def __iter__(self) -> Iterator[Passage]:
-        """The passages in the order of their rows."""
-        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         """The folder, and nothing that changes between processes."""
@@ -176,7 +172,7 @@ class PassageTexts:
         )
 
 
-class ListSource:
+class ListSource(Sequence[ListRecord]):
     """The lists of a split by number, each validated; for `grain.MapDataset.source`.
 
     Raises:
@@ -193,16 +189,12 @@ class ListSource:
         """The number of lists."""
         return len(self._records)
 
-    def __getitem__(self, number: SupportsIndex) -> ListRecord:
+    def __getitem__(self, number: SupportsIndex) -> ListRecord:  # type: ignore[override]
         """The list of a number."""
         data, where = self._records.read(number)
         record = decode_list(data, where)
         validate_list(record, self._num_passages, where)
         return record
-
-    def __iter__(self) -> Iterator[ListRecord]:
-        """The lists in order."""
-        return (self[number] for number in range(len(self)))
 
     def __repr__(self) -> str:
         """Folder and split, and nothing that changes between processes."""
