@@ -1,0 +1,57 @@
+"""The model to evaluate or to search with: a folder, a package, a hub name, or a run's workdir."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from ldx.checkpoint import best_params
+from ldx.embedder import Params
+from ldx.errors import UserError
+from ldx.files import fingerprint, read_json
+from ldx.models.student import Student, load_student
+
+CONFIG_NAME = "config.json"
+CHECKPOINTS_NAME = "checkpoints"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A student with the parameters to use, and a fingerprint of both."""
+
+    student: Student
+    params: Params
+    fingerprint: str
+
+
+def load_model(path: str, **overrides: Any) -> Model:
+    """Load what `path` names; of a run's workdir, the best checkpoint.
+
+    Args:
+      path: a folder in HF or sentence-transformers form, "package:...", "org/name@REVISION", or
+        a workdir of ldx.train.
+      **overrides: arguments of `load_student` that differ from what the model, or the config of
+        the run, declares; None changes nothing.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    workdir = Path(path)
+    if not (workdir / CHECKPOINTS_NAME).is_dir():
+        student = load_student(path, **overrides)
+        return Model(student, student.params, student.fingerprint)
+    config = read_json(workdir / CONFIG_NAME)
+    if not isinstance(config, dict) or "model" not in config:
+        raise UserError(f"{workdir / CONFIG_NAME} has no section model; it is no config of ldx")
+    student = load_student(**(config["model"] | overrides))
+    params, step = best_params(workdir, student.params)
+    logging.info("%s: the parameters of step %d, the best", workdir, step)
+    return Model(student, params, fingerprint(student.fingerprint, *_content(params)))
+
+
+def _content(params: Params) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]

@@ -1,0 +1,121 @@
+"""Evaluate: `python -m ldx.evaluate --model=DIR --dataset=BEIR_DIR --split=test --output=DIR`.
+
+Searches the collection with a model (or reads a run by --run=FILE), scores it as trec_eval does,
+and leaves OUTPUT/metrics.json, per_query.tsv and run.trec; --baseline=RUN adds a paired test.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from absl import flags, logging
+
+from ldx import cli
+from ldx.errors import UserError
+from ldx.eval.beir import Dataset, load_dataset
+from ldx.eval.metrics import Run, read_run
+from ldx.eval.model import load_model
+from ldx.eval.report import (
+    DEFAULT_TEMPLATE,
+    DEPTH,
+    MetricValues,
+    check_output,
+    check_template,
+    drop_self,
+    excludes_self,
+    format_table,
+    make_report,
+    retrieve,
+    write_report,
+)
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("model", None, "Model folder, package:NAME==VERSION, hub name, or workdir")
+    flags.DEFINE_string("run", None, "TREC run file to score, instead of a model")
+    flags.DEFINE_string("dataset", None, "Folder in BEIR layout")
+    flags.DEFINE_string("split", "test", "Split of its qrels")
+    flags.DEFINE_string("output", None, "Folder for metrics.json, per_query.tsv and run.trec")
+    flags.DEFINE_enum("index", "auto", ["auto", "exact", "scann"], "How to search")
+    flags.DEFINE_string("baseline", None, "TREC run file to compare with")
+    flags.DEFINE_integer(
+        "relevance_level", 1, "Least grade that is relevant to R, RR and AP", lower_bound=1
+    )
+    flags.DEFINE_integer("k", DEPTH, "Results a query, in run.trec", lower_bound=DEPTH)
+    flags.DEFINE_bool("exclude_self", False, "Remove passages that have their query's own id")
+    flags.DEFINE_string("passage_template", DEFAULT_TEMPLATE, "Joins title and text")
+    flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
+    flags.DEFINE_integer("passage_max_length", None, "Tokens of a passage, if not as declared")
+    for name in ("relevance_level", "exclude_self"):
+        flags.DEFINE_alias(name.replace("_", "-"), name)
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate a model or a run."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
+    if bool(FLAGS.model) == bool(FLAGS.run):
+        raise UserError("give one of --model=DIR and --run=FILE")
+    output = Path(cli.required("output"))
+    check_output(output)
+    check_template(FLAGS.passage_template)
+    dataset = load_dataset(cli.required("dataset"), FLAGS.split)
+    baseline = _read_run(FLAGS.baseline, dataset) if FLAGS.baseline else None
+    if FLAGS.run:
+        run, facts = _read_run(FLAGS.run, dataset), {"run": FLAGS.run}
+    else:
+        run, facts = _retrieve(dataset)
+    if FLAGS.baseline:
+        facts["baseline"] = FLAGS.baseline
+    report = make_report(
+        dataset, run, facts, relevance_level=FLAGS.relevance_level, baseline=baseline
+    )
+    write_report(output, run, report)
+    print(format_table(report))
+    print(f"{len(dataset.queries)} queries of {dataset.root}, {FLAGS.split}; all in {output}")
+
+
+def _retrieve(dataset: Dataset) -> tuple[Run, MetricValues]:
+    model = load_model(
+        FLAGS.model,
+        query_max_length=FLAGS.query_max_length,
+        passage_max_length=FLAGS.passage_max_length,
+    )
+    run, facts = retrieve(
+        dataset,
+        model.student,
+        model.params,
+        index=FLAGS.index,
+        k=FLAGS.k,
+        exclude_self=FLAGS.exclude_self,
+        template=FLAGS.passage_template,
+    )
+    return run, {"model": FLAGS.model, **facts}
+
+
+def _read_run(path: str, dataset: Dataset) -> Run:
+    """A run file, after a look at whether it is of this dataset."""
+    run = read_run(path)
+    judged = [query_id for query_id in dataset.queries if query_id in run]
+    if not judged:
+        raise UserError(
+            f"{path} has no query of {dataset.root}, split {dataset.split}; the first is "
+            f"{next(iter(run))!r}, there {next(iter(dataset.queries))!r}"
+        )
+    known = set(dataset.corpus.doc_ids)
+    _warn(path, "judged queries have no results and count 0", set(dataset.queries) - run.keys())
+    _warn(path, "queries are not judged and do not count", run.keys() - set(dataset.queries))
+    _warn(path, "passages are not in the corpus", {d for q in judged for d in run[q]} - known)
+    return drop_self(run) if excludes_self(dataset, FLAGS.exclude_self) else run
+
+
+def _warn(path: str, what: str, ids: Iterable[str]) -> None:
+    if ids := sorted(ids):
+        logging.warning("%s: %d %s, such as %r", path, len(ids), what, ids[0])
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

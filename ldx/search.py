@@ -1,0 +1,147 @@
+"""Search by hand: `python -m ldx.search --model=DIR --corpus=FILE_OR_BEIR_DIR "query"`.
+
+Prints the best passages of each query; without a query, reads them line by line. The passages'
+embeddings are kept in a cache, so that the next call answers at once.
+"""
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags, logging
+
+from ldx import cli
+from ldx.data.schema import passage_text
+from ldx.eval.beir import Corpus, corpus_fingerprint, read_corpus
+from ldx.eval.encode import encode_texts
+from ldx.eval.model import Model, load_model
+from ldx.eval.report import DEFAULT_TEMPLATE, check_template
+from ldx.eval.search import search
+from ldx.files import atomic_write, fingerprint
+
+FLAGS = flags.FLAGS
+SNIPPET_LINES = 2
+MAX_WIDTH = 120
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("model", None, "Model folder, package:NAME==VERSION, hub name, or workdir")
+    flags.DEFINE_string("corpus", None, "Folder in BEIR layout, or a .jsonl or .jsonl.gz file")
+    flags.DEFINE_integer("k", 5, "Passages a query", lower_bound=1)
+    flags.DEFINE_string("cache", None, "Folder for embeddings (default: ~/.cache/ldx)")
+    flags.DEFINE_string("passage_template", DEFAULT_TEMPLATE, "Joins title and text")
+    flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
+    flags.DEFINE_integer("passage_max_length", None, "Tokens of a passage, if not as declared")
+
+
+def main(argv: list[str]) -> None:
+    """Answer the queries of the command line, or those typed."""
+    check_template(FLAGS.passage_template)
+    corpus = read_corpus(cli.required("corpus"))
+    model = load_model(
+        cli.required("model"),
+        query_max_length=FLAGS.query_max_length,
+        passage_max_length=FLAGS.passage_max_length,
+    )
+    cache = Path(FLAGS.cache) if FLAGS.cache else default_cache()
+    passages = embed_corpus(model, corpus, FLAGS.passage_template, cache)
+    if argv[1:]:
+        print(answer(model, corpus, passages, argv[1:], FLAGS.k))
+        return
+    for query in typed_queries():
+        print(answer(model, corpus, passages, [query], FLAGS.k), flush=True)
+
+
+def default_cache() -> Path:
+    """Where embeddings are kept: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldx"
+
+
+def embed_corpus(model: Model, corpus: Corpus, template: str, cache: Path) -> np.ndarray:
+    """Embeddings float32 [N, D] of a corpus, memory-mapped, made once for a model and a corpus."""
+
+    def embed() -> np.ndarray:
+        pairs = zip(corpus.titles, corpus.texts, strict=True)
+        texts = [passage_text(title, text, template) for title, text in pairs]
+        return encode_texts(
+            model.student, model.params, texts, kind="passage", description="passages"
+        )
+
+    key = fingerprint(model.fingerprint, corpus_fingerprint(corpus), template)
+    shape = (len(corpus), model.student.embedding_size)
+    return cached(cache / f"passages-{key}.npy", shape, embed)
+
+
+def cached(path: Path, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, memory-mapped; made where the file is missing or damaged."""
+    if not path.exists():
+        logging.info("embedding the corpus once, for %s", path)
+        _save(path, make())
+    try:
+        array = np.load(path, mmap_mode="r")
+        if array.shape == shape:
+            return array
+        problem = f"its shape is {array.shape}"
+    except (ValueError, EOFError, OSError) as error:
+        problem = str(error)
+    logging.warning("%s is damaged (%s) and is made again", path, problem)
+    _save(path, make())
+    return np.load(path, mmap_mode="r")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path, "wb") as file:
+        np.save(file, array)
+
+
+def typed_queries() -> Iterator[str]:
+    """Lines of standard input, with a prompt where a person types them; blank ones are skipped."""
+    interactive = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("query> ") if interactive else sys.stdin.readline()
+        except EOFError:
+            return
+        if not line and not interactive:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def answer(model: Model, corpus: Corpus, passages: np.ndarray, queries: list[str], k: int) -> str:
+    """The best passages of each query, as text for a terminal."""
+    embeddings = encode_texts(model.student, model.params, queries, kind="query")
+    result = search(embeddings, passages, k, index="exact")
+    width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
+    blocks = []
+    for i, query in enumerate(queries):
+        found = zip(result.rows[i].tolist(), result.scores[i].tolist(), strict=True)
+        entries = [_entry(corpus, r, s, place, width) for place, (r, s) in enumerate(found, 1)]
+        blocks.append("\n".join([f"query: {query}", *entries]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _entry(corpus: Corpus, row: int, score: float, place: int, width: int) -> str:
+    """Rank, score, id and title on a line, and the beginning of the passage under it."""
+    title = " ".join(corpus.titles[row].split())
+    head = f"{place:3d}  {score:.4f}  {corpus.doc_ids[row]}" + (f"  {title}" if title else "")
+    text = " ".join(corpus.texts[row].split())
+    snippet = textwrap.wrap(
+        text,
+        width=max(width, 40),
+        initial_indent=" " * 5,
+        subsequent_indent=" " * 5,
+        max_lines=SNIPPET_LINES,
+        placeholder=" ...",
+    )
+    return "\n".join([head, *snippet])
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)
