@@ -109,8 +109,8 @@ def load_student(
         normalize=declared.normalize if normalize is None else normalize,
         query_prompt=declared.query_prompt if query_prompt is None else query_prompt,
         passage_prompt=declared.passage_prompt if passage_prompt is None else passage_prompt,
-        query_max_length=query_max_length or max_length,
-        passage_max_length=passage_max_length or max_length,
+        query_max_length=max_length if query_max_length is None else query_max_length,
+        passage_max_length=max_length if passage_max_length is None else passage_max_length,
     )
     _check_lengths(config, bert_config, tokenizer, hf_config)
     graphdef, params = _load_bert(declared, bert_config, attention, dtype)

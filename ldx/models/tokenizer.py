@@ -79,7 +79,7 @@ def pad_tokens(
     assert num_special <= max_length, (num_special, max_length)
     cut = [x[: max_length - num_special] for x in ids]
     ends = np.full((num_rows, 1), len(prefix))  # where the suffix of each row begins
-    ends[: len(cut), 0] += [len(x) for x in cut]
+    ends[: len(cut), 0] += np.fromiter(map(len, cut), int, len(cut))
     assert ends.max(initial=0) + len(suffix) <= padded_length, (ends.max(), padded_length)
     columns = np.arange(padded_length)[None]
     token_ids = np.full((num_rows, padded_length), tokenizer.pad_id, np.int32)
