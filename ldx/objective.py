@@ -43,7 +43,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 BATCH_ARGUMENTS = {"where", "labels", "reduce_fn"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """A weighted sum of losses: call it with embeddings and lists."""
 

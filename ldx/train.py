@@ -8,7 +8,7 @@ at any moment, the same command goes on; a finished run prints its report again.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def train(config: Mapping[str, Any], workdir: Path, check: Callable[[], None]) -
         run = _Run(settings, workdir, student, objective, check)
         run.prepare(PassageSource(records), manifest, train_lists, dev_lists, list_size)
         run.train()
-    final_report.make(workdir, settings.whole, student, manifest, check)
+    final_report.make(workdir, settings.whole, student, check)
 
 
 def _check_texts(data: Mapping[str, Any], manifest: Manifest, records: Path) -> None:
@@ -257,7 +257,7 @@ class _Run:
 
     def _loop(self) -> None:
         progress, train = self.progress, self.settings.train
-        batches = read_ahead(self.batches, progress.step)
+        batches: Iterator[BatchPlan] = read_ahead(self.batches, progress.step)
         while not progress.finished:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last

@@ -1,0 +1,200 @@
+"""How a run ends: base and trained model on human judgments, a table, a plot, results.json.
+
+WORKDIR/report holds a TREC run of every system, so a report that was killed goes on where it was;
+runs that data_prep left in WORKDIR/baselines (BM25, the teacher) are scored beside them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from ldx.checkpoint import Progress, best_params, read_progress
+from ldx.dev import METRIC as DEV_METRIC
+from ldx.embedder import Params
+from ldx.eval.beir import Dataset, load_dataset
+from ldx.eval.metrics import (
+    Run,
+    Scores,
+    compare,
+    confidence_interval,
+    read_run,
+    score_run,
+    write_run,
+)
+from ldx.eval.report import retrieve
+from ldx.files import atomic_write, write_json
+from ldx.models.student import Student
+from ldx.summaries import read_metrics
+
+REPORT_NAME = "report.txt"
+RESULTS_NAME = "results.json"
+SHOWN = ("nDCG@10", "R@100")
+
+
+def make(
+    workdir: Path,
+    config: Mapping[str, Any],
+    student: Student,
+    check: Callable[[], None],
+) -> None:
+    """Print the report of a finished run, made first where it is missing.
+
+    Raises:
+      UserError: the collection cannot be read.
+    """
+    path = workdir / REPORT_NAME
+    if not path.exists():
+        progress = read_progress(workdir)
+        assert progress is not None
+        plot_curves(workdir, progress)
+        text = _training_text(workdir, progress)
+        dataset = _dataset(workdir, config)
+        if dataset is None:
+            text += "No human judgments were given (config.data.root), so nothing else is known.\n"
+        else:
+            params, _ = best_params(workdir, student.params)
+            runs = _runs(workdir, config, dataset, student, params, progress, check)
+            text += _results(workdir, config, dataset, runs)
+        with atomic_write(path) as file:
+            file.write(text)
+    logging.info("%s", path)
+    print(path.read_text(encoding="utf-8"), end="", flush=True)
+
+
+def _dataset(workdir: Path, config: Mapping[str, Any]) -> Dataset | None:
+    """The judged collection, where there is one."""
+    if not config["eval"]["split"]:
+        return None
+    root = Path(config["data"]["root"] or workdir / "dataset")
+    if not root.is_dir():
+        logging.warning("%s: no such folder; the report goes without it", root)
+        return None
+    return load_dataset(root, config["eval"]["split"])
+
+
+def _training_text(workdir: Path, progress: Progress) -> str:
+    """What training did, in a few lines."""
+    values = {line["step"]: line[f"dev/{DEV_METRIC}"] for line in _dev_lines(workdir)}
+    before, best = values[0], values[progress.best_step]
+    lines = [f"training ended at step {progress.step}: {progress.stop_reason}"]
+    if progress.best_step == 0:
+        lines.append(
+            f"no step was better than the base model on dev ({DEV_METRIC} {before:.4f}): "
+            "the base model is what is kept"
+        )
+    else:
+        lines.append(f"best step {progress.best_step}: dev {DEV_METRIC} {before:.4f} -> {best:.4f}")
+    return "\n".join(lines) + "\n"
+
+
+def _dev_lines(workdir: Path) -> list[dict[str, float]]:
+    return [line for line in read_metrics(workdir) if f"dev/{DEV_METRIC}" in line]
+
+
+def _runs(
+    workdir: Path,
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    student: Student,
+    best: Params,
+    progress: Progress,
+    check: Callable[[], None],
+) -> dict[str, Run]:
+    """The runs of base, trained and baselines; each is made once."""
+    runs: dict[str, Run] = {}
+    for name, params in (("base", student.params), ("trained", best)):
+        path = workdir / "report" / f"{name}.trec"
+        if name == "trained" and progress.best_step == 0:
+            runs[name] = runs["base"]
+            continue
+        if not path.exists():
+            logging.info("evaluating the %s model on %s", name, dataset.root)
+            run, facts = retrieve(
+                dataset,
+                student,
+                params,
+                index=config["eval"]["index"],
+                template=config["data"]["passage_template"],
+                check=check,
+            )
+            write_run(path, run, tag=name)
+            write_json(path.with_suffix(".json"), facts)
+        runs[name] = read_run(path)
+    for path in sorted((workdir / "baselines").glob("*.trec"), reverse=True):
+        runs[path.stem] = read_run(path)
+    return runs
+
+
+def _results(
+    workdir: Path, config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
+) -> str:
+    """Score all runs, write results.json, and return the table."""
+    level = config["eval"]["relevance_level"]
+    scores = {
+        name: score_run(dataset.qrels, run, relevance_level=level) for name, run in runs.items()
+    }
+    results: dict[str, Any] = {name: _facts(s, scores["base"]) for name, s in scores.items()}
+    write_json(workdir / RESULTS_NAME, results)
+    title = (
+        f"{dataset.root.name} {dataset.split}: {len(dataset.qrels)} queries, "
+        f"{len(dataset.corpus)} passages"
+    )
+    return f"\n{title}\n{_table(results)}\n"
+
+
+def _facts(scores: Scores, base: Scores) -> dict[str, Any]:
+    """Metrics of a system, its interval, and how it differs from the base model."""
+    metric = SHOWN[0]
+    facts: dict[str, Any] = dict(scores.mean)
+    facts[f"{metric}_interval"] = confidence_interval(scores.per_query[metric].values())
+    if scores is not base:
+        result = compare(scores.per_query[metric], base.per_query[metric])
+        facts[f"{metric}_difference"] = result.difference
+        facts[f"{metric}_difference_interval"] = (result.low, result.high)
+        facts["p_value"] = result.p_value
+        facts |= {"wins": result.wins, "losses": result.losses, "ties": result.ties}
+    return facts
+
+
+def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Systems by row; intervals are 95%, p is of the paired permutation test against base."""
+    metric = SHOWN[0]
+    head = f"{'':8}  {metric:7}  {'95% interval':16}  {SHOWN[1]:6}  {'against base':24}  p"
+    lines = [head]
+    for name, facts in results.items():
+        low, high = facts[f"{metric}_interval"]
+        line = f"{name:8}  {facts[metric]:.4f}   [{low:.4f}, {high:.4f}]  {facts[SHOWN[1]]:.4f}"
+        if "p_value" in facts:
+            low, high = facts[f"{metric}_difference_interval"]
+            change = f"{facts[f'{metric}_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+            line += f"  {change:24}  {facts['p_value']:.4f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def plot_curves(workdir: Path, progress: Progress) -> None:
+    """WORKDIR/report/curves.png: losses and dev nDCG@10 by step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    train = [line for line in read_metrics(workdir) if "learning_rate" in line]
+    dev = _dev_lines(workdir)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot([x["step"] for x in train], [x["total"] for x in train], label="train", alpha=0.6)
+    left.plot([x["step"] for x in dev], [x["dev/total"] for x in dev], "o-", label="dev")
+    left.set(xlabel="step", ylabel="loss", title="Total loss")
+    left.legend()
+    values = [x[f"dev/{DEV_METRIC}"] for x in dev]
+    right.plot([x["step"] for x in dev], values, "o-", color="C1")
+    right.axhline(values[0], color="grey", linestyle=":", label="base model")
+    right.plot(progress.best_step, progress.best_ndcg, "*", color="C2", markersize=14, label="best")
+    right.set(xlabel="step", ylabel=DEV_METRIC, title=f"Dev {DEV_METRIC}")
+    right.legend()
+    path = workdir / "report" / "curves.png"
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, dpi=120, format="png")
+    plt.close(figure)

@@ -1,0 +1,245 @@
+"""The training command: a whole run, kills and resumes to the bit, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ldx.data.records import ListSource, Manifest, records_fingerprint, write_lists
+from tests import toy
+
+CONFIG = """
+from configs import base
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.model.path = {model!r}
+    config.model.query_max_length = 16
+    config.model.passage_max_length = 32
+    config.data.root = {root!r}
+    config.data.records = {records!r}
+    config.data.batch_size = 8
+    config.optim.learning_rate = 1e-3
+    config.train.num_steps = 14
+    config.train.eval_every = 5
+    config.train.stop_on = None
+    config.train.dev_pool = 38
+    config.train.microbatch_tokens = 256
+    config.checkpoint.every_minutes = 0.0
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tiny_bert, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    text = CONFIG.format(
+        model=str(tiny_bert),
+        root=str(toy.make_collection(folder / "collection")),
+        records=str(toy.make_records(folder / "records")),
+    )
+    (folder / "config.py").write_text(text)
+    return folder / "config.py"
+
+
+def command(config: Path, workdir: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "ldx.train", f"--config={config}", f"--workdir={workdir}", *flags
+    ]  # fmt: skip
+
+
+def train(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(config, workdir, *flags), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory) -> Path:
+    """The workdir of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    result = train(config, workdir)
+    assert result.returncode == 0, result.stderr
+    (workdir / "stdout").write_text(result.stdout)
+    (workdir / "stderr").write_text(result.stderr)
+    return workdir
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves(finished):
+    lines = metrics(finished)
+    dev = {line["step"]: line for line in lines if "dev/nDCG@10" in line}
+    assert sorted(dev) == [0, 5, 10, 14]
+    assert [line["step"] for line in lines if "total" in line] == list(range(1, 15))
+    progress = json.loads((finished / "progress.json").read_text())
+    best = max(dev.values(), key=lambda line: (line["dev/nDCG@10"], -line["step"]))
+    assert progress["best_step"] == best["step"]
+    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    assert kept == {13, 14, best["step"]}
+    assert dev[14]["dev/total"] < dev[0]["dev/total"]
+    whole = json.loads((finished / "config.json").read_text())
+    assert whole["optim"]["warmup_steps"] == 2
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results) == {"base", "trained"}
+    report = (finished / "report.txt").read_text()
+    assert (finished / "stdout").read_text() == report
+    assert "nDCG@10" in report
+    assert (finished / "report" / "curves.png").stat().st_size > 10_000
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_finished_run_prints_its_report_again(config, finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    result = train(config, finished)
+    assert result.returncode == 0
+    assert result.stdout == (finished / "report.txt").read_text()
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def last_state(workdir: Path) -> list[np.ndarray]:
+    step = json.loads((workdir / "progress.json").read_text())["step"]
+    folder = (workdir / "checkpoints" / str(step)).absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        items = [checkpointer.restore(folder / item) for item in ("params", "opt_state")]
+    return [np.asarray(x) for x in jax.tree.leaves(items)]
+
+
+def start_and_kill(config: Path, workdir: Path, signum: int, num_lines: int) -> str:
+    """Start a run and send it a signal once metrics.jsonl has so many lines."""
+    log = workdir.with_name(f"{workdir.name}.log")
+    with open(log, "w") as file:
+        process = subprocess.Popen(command(config, workdir), stderr=file, stdout=file)
+        deadline = time.monotonic() + 120
+        path = workdir / "metrics.jsonl"
+        while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signum)
+        code = process.wait(timeout=60)
+    assert code == (-signum if signum == signal.SIGKILL else 128 + signum), log.read_text()
+    return log.read_text()
+
+
+def test_killed_runs_end_as_if_they_had_not_been(config, finished, tmp_path):
+    """SIGKILL, SIGTERM and ctrl-C at several places; parameters, optimiser, metrics to the bit."""
+    workdir = tmp_path / "killed"
+    start_and_kill(config, workdir, signal.SIGKILL, 2)
+    for signum, num_lines in ((signal.SIGTERM, 4), (signal.SIGINT, 9), (signal.SIGKILL, 12)):
+        log = start_and_kill(config, workdir, signum, num_lines)
+        assert "going on from step" in log
+        if signum != signal.SIGKILL:
+            assert "is saved" in log
+            assert "Traceback" not in log
+    result = train(config, workdir)
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.jsonl", "progress.json", "results.json", "report.txt"):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
+    for ours, undisturbed in zip(last_state(workdir), last_state(finished), strict=True):
+        np.testing.assert_array_equal(ours, undisturbed)
+
+
+def test_going_on_with_other_settings_is_refused_by_name(config, finished):
+    result = train(config, finished, "--config.optim.b1=0.5", "--config.seed=3")
+    assert result.returncode == 2
+    assert "config.optim.b1: the run has 0.9, now 0.5" in result.stderr
+    assert "config.seed" in result.stderr
+    assert "new --workdir" in result.stderr
+    result = train(config, finished, "--config.logging.every_steps=3")
+    assert result.returncode == 0
+
+
+def test_an_unhelpful_training_returns_the_base_model(config, tmp_path):
+    flags = ["--config.optim.learning_rate=1.0", "--config.train.num_steps=3"]
+    result = train(config, tmp_path, *flags, "--config.train.eval_every=1")
+    assert result.returncode == 0, result.stderr
+    assert "the base model is what is kept" in result.stdout
+    assert json.loads((tmp_path / "progress.json").read_text())["best_step"] == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["trained"]["nDCG@10"] == results["base"]["nDCG@10"]
+
+
+def test_stopping_on_the_recipe(config, tmp_path):
+    """A run that makes every dev loss worse stops after two evaluations."""
+    flags = ["--config.optim.learning_rate=1.0", "--config.train.eval_every=1"]
+    flags += ["--config.train.stop_on=loss", "--config.train.num_steps=9", "--config.eval.split="]
+    result = train(config, tmp_path, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "no dev loss improved 2 times in a row" in result.stdout
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 2
+
+
+def damage_lists(records: Path) -> None:
+    (file,) = (records / "lists" / "1.0.0").glob("*train*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def triple_scores(records: Path) -> None:
+    """A list with scores outside [0, 1]."""
+    manifest = Manifest.read(records)
+    lists = {split: list(ListSource(records, split)) for split in ("train", "dev")}
+    first = lists["train"][0]
+    lists["train"][0] = dataclasses.replace(first, teacher_scores=first.teacher_scores * 3)
+    write_lists(records, lists)
+    fingerprints = {s: records_fingerprint(records, s) for s in ("passages", "lists")}
+    dataclasses.replace(manifest, fingerprints=fingerprints).write(records)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda records: os.rename(records, records.with_name("gone")), "data_prep.run"),
+        (damage_lists, "tfrecord"),
+        (triple_scores, "teacher scores from 1"),
+    ],
+    ids=["missing", "corrupted", "scores outside [0, 1]"],
+)
+def test_bad_records(config, tmp_path, damage, message):
+    records = toy.make_records(tmp_path / "records")
+    damage(records)
+    result = train(config, tmp_path / "run", f"--config.data.records={records}")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.model.path=absent", "absent"),
+        ("--config.data.batch_size=0", "config.data.batch_size=0"),
+        ("--config.train.stop_on=never", "config.train.stop_on='never'"),
+        ("--config.model.passage_max_length=4096", "passage_max_length"),
+        ("--config.data.passage_template={title}", "config.data.passage_template"),
+        ("--config.loss.listwise_kl.student_temperature=0.0", "student_temperature"),
+        ("--config.train.bucket_lengths=(8,16)", "bucket_lengths"),
+        ("--config.train.dev_pool=1", "dev_pool"),
+    ],
+)
+def test_bad_settings(config, tmp_path, flag, message):
+    result = train(config, tmp_path / "run", flag)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_import_is_light():
+    """Importing the trainer loads nothing that only data_prep or tests need."""
+    code = "import sys, ldx.train; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    loaded = set(result.stdout.split())
+    assert "jax" in loaded
+    assert not loaded & {"torch", "tensorflow", "vllm", "scann", "transformers"}

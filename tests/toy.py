@@ -1,0 +1,65 @@
+"""A small collection with records, for tests of whole commands."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ldx.data.records import Manifest, records_fingerprint, write_lists, write_passages
+from ldx.data.schema import ListRecord, Passage
+from ldx.eval.beir import Corpus, write_dataset
+
+WORDS = ["solve", "solver", "matrix", "linear", "banded", "system", "array", "sum", "mean", "cell", "protein", "blood", "drug", "trial", "random", "sample", "sort", "index", "query", "wing", "lift", "drag", "flow", "air"]
+
+
+def make_texts(rng: np.random.Generator, num_texts: int, num_words: int) -> list[str]:
+    return [" ".join(rng.choice(WORDS, size=num_words)) for _ in range(num_texts)]
+
+
+def make_collection(root: Path, num_passages: int = 40, num_queries: int = 10) -> Path:
+    """A BEIR folder with a test split: query i asks for three words of passage i."""
+    rng = np.random.default_rng(0)
+    texts = make_texts(rng, num_passages, 12)
+    ids = [f"d{i}" for i in range(num_passages)]
+    queries = {f"q{i}": " ".join(texts[i].split()[:3]) for i in range(num_queries)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(num_queries)}
+    write_dataset(root, Corpus(ids, [""] * num_passages, texts), queries, {"test": qrels})
+    return root
+
+
+def make_list(rng: np.random.Generator, i: int, texts: list[str], list_size: int) -> ListRecord:
+    own = i % len(texts)
+    others = rng.permutation([row for row in range(len(texts)) if row != own])[: list_size - 1]
+    scores = np.concatenate([[1.0], -np.sort(-rng.uniform(0, 0.9, size=list_size - 1))])
+    return ListRecord(
+        list_id=f"list-{i}",
+        query_id=f"g{i}",
+        query=" ".join(texts[own].split()[3:6]),
+        query_type="sentence",
+        source="toy",
+        source_row=own,
+        rows=np.array([own, *others]),
+        labels=np.full(list_size, -1, np.int32),
+        teacher_scores=scores.astype(np.float32),
+        raw_scores=np.zeros(0, np.float32),
+        order_key=own,
+    )
+
+
+def make_records(folder: Path, *, num_passages: int = 40, num_train: int = 48) -> Path:
+    """Records of lists about the passages of `make_collection`."""
+    rng = np.random.default_rng(0)
+    texts = make_texts(rng, num_passages, 12)
+    lists = [make_list(rng, i, texts, 3 + i % 3) for i in range(num_train + 12)]
+    write_passages(folder, (Passage(f"d{i}", "", text) for i, text in enumerate(texts)))
+    counts = write_lists(folder, {"train": lists[:num_train], "dev": lists[num_train:]})
+    Manifest(
+        collection="toy",
+        num_passages=num_passages,
+        num_lists=counts,
+        fingerprints={s: records_fingerprint(folder, s) for s in ("passages", "lists")},
+        passage_template="{text}",
+        max_chars=2048,
+        teachers=[],
+        seed=0,
+    ).write(folder)
+    return folder
