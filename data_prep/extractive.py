@@ -1,0 +1,182 @@
+"""Queries that are cut out of a passage: a sentence, its keywords, or a title-like phrase.
+
+They need no language model; whatever is chosen is a function of (seed, passage, type).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from bm25s.stopwords import STOPWORDS_EN
+
+from data_prep.bm25 import Bm25
+from data_prep.choice import pick
+
+SENTENCE_WORDS = (5, 30)
+KEYWORDS = (3, 6)
+TITLE_WORDS = (3, 9)
+MIN_PROSE = 0.7
+
+_WORD = re.compile(r"\w[\w'-]*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(`*])")
+_ABBREVIATION = re.compile(r"\b(e\.g|i\.e|cf|etc|vs|Fig|Eq|al|resp|[A-Z])\.$")
+_MARKUP = [
+    (re.compile(r":[\w:.-]+:`~?([^`<]*)(<[^`>]*>)?`"), r"\1"),
+    (re.compile(r"`+_*|\*\*|\[\d+\]_?"), ""),
+    (re.compile(r"::$"), ":"),
+]
+# Console sessions, tables, parameter lists, field lists, directives, headings of sections.
+_NO_PROSE = re.compile(
+    r"^(>>>|\.\.\.|\.\. |:\w+|[-=~^+|#\d\[({]|array\("
+    r"|\*{0,2}\w+(, \*{0,2}\w+)*\s*:(\s|$)|[\w ]+:?$)"
+)
+_BULLET = re.compile(r"^[*•-]\s+")
+_CLAUSE_END = re.compile(
+    r"[,;:()]|\b(which|that|when|where|if|because|while|so|but|and then|such as|unless|since|as)\b",
+    re.IGNORECASE,
+)
+_MORE_EMPTY_WORDS = """
+    we our us it its you your this these those he she they them his her their there here who
+    can could may might should would must has have had do does did been being also thus however
+    therefore hence moreover furthermore returns return returned note see given use used using
+    uses function method class object e.g i.e from than then how what whether any all each some
+    only more most between into over under about after before both such"""
+_EMPTY_WORDS = frozenset(STOPWORDS_EN) | frozenset(_MORE_EMPTY_WORDS.split())
+
+
+class Extractor:
+    """Cuts queries of several types out of the passages of one corpus."""
+
+    def __init__(self, bm25: Bm25, seed: int):
+        """Rarity of words is judged by the corpus that `bm25` was made of."""
+        self._seed = seed
+        self._rarity = dict(zip(bm25.vocabulary, bm25.idf.tolist(), strict=True))
+        self._makers: dict[str, Callable[[list[str], tuple[str, ...]], tuple[str, str]]] = {
+            "sentence": self._sentence,
+            "keywords": self._keywords,
+            "title": self._title,
+        }
+
+    def make(self, query_type: str, doc_id: str, text: str) -> tuple[str, str]:
+        """One query of a type in TYPES for a passage, and the sentence it was cut from.
+
+        Keywords come from no single sentence. Where the passage has nothing to give, both are "".
+        """
+        sentences = split_sentences(text)
+        if not sentences:
+            return "", ""
+        return self._makers[query_type](sentences, (doc_id, query_type))
+
+    def _sentence(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
+        """One of the three sentences next above the passage's middle information.
+
+        The least informative are boilerplate, the most informative lists of names.
+        """
+        low, high = SENTENCE_WORDS
+        fitting = [s for s in sentences if low <= len(_WORD.findall(s)) <= high]
+        if not fitting:
+            return "", ""
+        information = np.array([self._information(s) for s in fitting])
+        order = np.argsort(information, kind="stable")
+        nearest = order[len(order) // 2 :][:3]
+        sentence = fitting[nearest[pick(len(nearest), self._seed, *names)]]
+        return sentence.rstrip(" .:;,"), sentence
+
+    def _keywords(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
+        """The words of the highest TF-IDF, in order of appearance."""
+        words = [w for w in _terms(" ".join(sentences)) if w in self._rarity]
+        counts = {word: words.count(word) for word in dict.fromkeys(words)}
+        low, high = KEYWORDS
+        if len(counts) < low:
+            return "", ""
+        best = sorted(counts, key=lambda w: -(counts[w] ** 0.5) * self._rarity[w])
+        chosen = set(best[: low + pick(high - low + 1, self._seed, *names)])
+        return " ".join(word for word in counts if word in chosen), ""
+
+    def _title(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
+        """The head of one of the two sentences that say most of what the passage says."""
+        terms = _terms(" ".join(sentences))
+        heads = [(head, s) for s in sentences if (head := _head_phrase(s))]
+        if not heads:
+            return "", ""
+        weight = {w: terms.count(w) * self._rarity.get(w, 0.0) for w in set(terms)}
+        central = [sum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
+        order = np.argsort(-np.array(central), kind="stable")[:2]
+        return heads[order[pick(len(order), self._seed, *names)]]
+
+    def _information(self, sentence: str) -> float:
+        terms = _terms(sentence)
+        return sum(self._rarity.get(w, 0.0) for w in terms) / max(len(terms), 1)
+
+
+TYPES = ("sentence", "keywords", "title")
+
+
+def split_sentences(text: str) -> list[str]:
+    """The prose of a passage, sentence by sentence: no code, tables or lists of parameters."""
+    sentences = []
+    for block in _prose_blocks(text.splitlines()):
+        for pattern, replacement in _MARKUP:
+            block = pattern.sub(replacement, block)
+        merged = ""
+        for part in _SENTENCE_END.split(" ".join(block.split())):
+            merged = f"{merged} {part}".strip()
+            if not _ABBREVIATION.search(merged):
+                sentences.append(merged)
+                merged = ""
+        sentences += [merged] if merged else []
+    return [sentence for sentence in sentences if _is_prose(sentence)]
+
+
+def remove_sentence(text: str, sentence: str) -> str:
+    """`text` without `sentence`, which may be broken over lines and stand in markup there.
+
+    Returns `text` unchanged where it does not hold the sentence.
+    """
+    words = _WORD.findall(sentence)
+    if not words:
+        return text
+    pattern = r"[\W_]*".join(re.escape(word) for word in words)
+    return re.sub(pattern, " ", text, count=1)
+
+
+def _prose_blocks(lines: Sequence[str]) -> list[str]:
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        line = line.strip()
+        if _BULLET.match(line):
+            blocks.append([_BULLET.sub("", line)])
+        elif line and not _NO_PROSE.match(line):
+            blocks[-1].append(line)
+        elif line and blocks[-1] and not line.startswith(">>>") and line[-1:] in ".,":
+            blocks[-1].append(line)  # a wrapped line that merely looks like a heading
+        else:
+            blocks.append([])
+    return [" ".join(block) for block in blocks if block]
+
+
+def _is_prose(sentence: str) -> bool:
+    tokens = sentence.split()
+    plain = sum(bool(re.fullmatch(r"[\"'(]*[A-Za-z][A-Za-z'-]*[\"'),.;:!?]*", x)) for x in tokens)
+    return len(tokens) >= 3 and plain >= MIN_PROSE * len(tokens)
+
+
+def _terms(text: str) -> list[str]:
+    words = (word.strip("'-_") for word in _WORD.findall(text.lower()))
+    return [w for w in words if len(w) > 1 and w not in _EMPTY_WORDS and not w.isdigit()]
+
+
+def _head_phrase(sentence: str) -> str:
+    """The first clause, without the empty words around it, cut to the length of a title."""
+    low, high = TITLE_WORDS
+    clauses = [clause for clause in _CLAUSE_END.split(sentence) if clause]
+    for clause in clauses:
+        words = _WORD.findall(clause)
+        while words and words[0].lower() in _EMPTY_WORDS:
+            del words[0]
+        del words[high:]
+        while words and words[-1].lower() in _EMPTY_WORDS:
+            del words[-1]
+        if len(words) >= low:
+            return " ".join(words)
+    return ""
