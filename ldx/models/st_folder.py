@@ -18,6 +18,7 @@ POOLING_KEYS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+EXPORT_NAME = "ldx_export.json"  # what ldx adds to folders it writes
 SUPPORTED = "supported: Transformer, Pooling (mean or cls) and, if wanted, Normalize, in this order"
 
 
@@ -31,6 +32,7 @@ class Declared:
     query_prompt: str = ""
     passage_prompt: str = ""
     max_length: int | None = None
+    query_max_length: int | None = None  # only ldx declares one
     lower_case: bool = False
 
 
@@ -65,6 +67,7 @@ def read_st_folder(folder: Path) -> Declared:
         query_prompt=query_prompt,
         passage_prompt=passage_prompt,
         max_length=settings.get("max_seq_length") or _tokenizer_max_length(transformer),
+        query_max_length=_read_optional(folder / EXPORT_NAME).get("query_max_length"),
         lower_case=bool(settings.get("do_lower_case")),
     )
 

@@ -104,12 +104,13 @@ def load_student(
             f"{bert_config.vocab_size}; they are not of one model"
         )
     max_length = min(declared.max_length or bert_config.max_length, bert_config.max_length)
+    declared_query = min(declared.query_max_length or max_length, max_length)
     config = StudentConfig(
         pooling=declared_pooling(declared) if pooling is None else pooling,
         normalize=declared.normalize if normalize is None else normalize,
         query_prompt=declared.query_prompt if query_prompt is None else query_prompt,
         passage_prompt=declared.passage_prompt if passage_prompt is None else passage_prompt,
-        query_max_length=max_length if query_max_length is None else query_max_length,
+        query_max_length=declared_query if query_max_length is None else query_max_length,
         passage_max_length=max_length if passage_max_length is None else passage_max_length,
     )
     _check_lengths(config, bert_config, tokenizer, hf_config)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ldx.errors import UserError, listing
 from ldx.files import read_json
@@ -157,17 +157,41 @@ def load_weights(
     return found
 
 
+def load_unused(folder: str | Path, table: KeyTable, prefix: str) -> dict[str, np.ndarray]:
+    """The tensors of a folder that the model has no use for, float32, by HF's name of today."""
+    unused = {}
+    for file in weight_files(folder):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if table.today(name).startswith(prefix):
+                    unused[table.today(name)] = tensors.get_tensor(name).astype(np.float32)
+    return unused
+
+
 def save_weights(
-    path: str | Path, table: KeyTable, num_layers: int, params: Mapping[Any, Any]
+    path: str | Path,
+    table: KeyTable,
+    num_layers: int,
+    params: Mapping[Any, Any],
+    unused: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write parameters as a safetensors file, float32, under HF's names."""
+    """Write parameters as a safetensors file, float32, under HF's names.
+
+    Args:
+      path: the file.
+      table: the family's names.
+      num_layers: how many layers the rules with "{i}" stand for.
+      params: nested parameters.
+      unused: tensors that go in as they are (`load_unused`).
+    """
     flat = flatten(params)
-    tensors = {}
+    tensors = dict(unused or {})
     for rule in table.expand(num_layers):
         array = np.asarray(flat.pop(rule.path), np.float32)
         tensors[rule.hf_name] = np.ascontiguousarray(array.T if rule.transpose else array)
     assert not flat, f"not in the key table: {sorted(flat)}"
-    save_file(tensors, path, metadata={"format": "pt"})
+    # Written here, so that a full disk is an OSError.
+    Path(path).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def _read(

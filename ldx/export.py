@@ -1,0 +1,104 @@
+"""Export: `python -m ldx.export --workdir=DIR --output=DIR`.
+
+Writes the best checkpoint of a run as a folder for SentenceTransformer(DIR) and
+AutoModel.from_pretrained(DIR), and checks that the folder embeds as the trained model does.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ldx import cli
+from ldx.checkpoint import best_params
+from ldx.data.records import Manifest, PassageSource, PassageTexts
+from ldx.embedder import Params
+from ldx.errors import UserError
+from ldx.files import read_json
+from ldx.models.card import model_card
+from ldx.models.export import check_output, save_student
+from ldx.models.student import Student, load_student
+
+NUM_CHECK_TEXTS = 100
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("workdir", None, "Folder of a run of ldx.train")
+    flags.DEFINE_string("output", None, "Folder to write: absent, empty, or an earlier export")
+
+
+def main(argv: list[str]) -> None:
+    """Export the best parameters of a run."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
+    workdir, output = Path(cli.required("workdir")), Path(cli.required("output"))
+    check_output(output)
+    config = read_json(workdir / "config.json")
+    if not isinstance(config, dict) or "model" not in config:
+        raise UserError(f"{workdir / 'config.json'}: not the config of a run of ldx.train")
+    # The folder is read back in float32, so that is what it is compared with.
+    student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
+    params, step = best_params(workdir, student.params)
+    records = Path(config["data"]["records"] or workdir / "records")
+    results = workdir / "results.json"
+    facts = {
+        **_data_facts(records),
+        "base": config["model"]["path"],
+        "losses": config["loss"],
+        "step": step,
+        "config": config,
+        "results": read_json(results) if results.is_file() else {},
+        "output": str(output),
+    }
+    export(student, params, output, card_facts=facts, texts=_check_texts(records))
+    print(
+        f"The model is in {output}; load it with\n"
+        f'  SentenceTransformer("{output}")\n'
+        f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"'
+    )
+
+
+def export(
+    student: Student,
+    params: Params,
+    output: str | Path,
+    *,
+    card_facts: Mapping[str, Any],
+    texts: Sequence[str],
+) -> None:
+    """Write, check and put in place a folder with these parameters.
+
+    Args:
+      student: the model.
+      params: its parameters.
+      output: absent, empty, or an earlier export.
+      card_facts: for the model card, see `ldx.models.card.model_card`.
+      texts: what the check embeds.
+
+    Raises:
+      UserError: the folder is something else, or the check fails.
+    """
+    save_student(student, params, output, card=model_card(student, card_facts), texts=texts)
+
+
+def _data_facts(records: Path) -> dict[str, Any]:
+    manifest = Manifest.read(records)
+    num_lists = sum(manifest.num_lists.get("train", {}).values())
+    return {"collection": manifest.collection, "num_lists": num_lists}
+
+
+def _check_texts(records: Path) -> list[str]:
+    """Passages spread over the set."""
+    manifest = Manifest.read(records)
+    texts = PassageTexts(
+        PassageSource(records), template=manifest.passage_template, max_chars=manifest.max_chars
+    )
+    count = min(NUM_CHECK_TEXTS, len(texts))
+    return [texts[i * len(texts) // count] for i in range(count)]
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

