@@ -61,7 +61,7 @@ def queries_are_passages(dataset: Dataset) -> bool:
 
 
 def excludes_self(dataset: Dataset, requested: bool = False) -> bool:
-    """Whether the passage with a query's own id is removed: on request, or where it is the query."""
+    """Whether passages with their query's own id go: on request, or where they are the query."""
     if requested:
         return True
     detected = queries_are_passages(dataset)
