@@ -1,6 +1,7 @@
 """What all commands share: flags, logging, and how a mistake is told to the user."""
 
 import errno
+import logging as std_logging
 import re
 import signal
 import sys
@@ -14,6 +15,7 @@ from ldx.errors import UserError
 from ldx.interrupt import Interrupted
 
 EXIT_USER_ERROR = 2
+NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
@@ -95,23 +97,30 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return _fail(
-            f"the disk is full ({error.filename or error}); make room, run the same command again"
-        )
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
         text = str(error)
-        if "space left" in text.lower():
-            return _fail(f"the disk is full; make room and run the same command again\n{text}")
-        return _fail(OUT_OF_MEMORY.format(error=text.splitlines()[0]))
+        if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+            text = NO_SPACE
+        if NO_SPACE in text:
+            where = getattr(error, "filename", None) or text.splitlines()[0]
+            return _fail(f"the disk is full ({where}); make room, then run the same command again")
+        if "RESOURCE_EXHAUSTED" in text:
+            return _fail(OUT_OF_MEMORY.format(error=text.splitlines()[0]))
+        raise
+
+
+def set_up_logging() -> None:
+    """Log lines with the time of day; Orbax's own are for its developers, but for warnings."""
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(
+        lambda record: record.levelno >= std_logging.WARNING or "/orbax/" not in record.pathname
+    )
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parse the flags, run `main` and exit: 0 well, 2 a user's mistake, 130 interrupted."""
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    set_up_logging()
     sys.exit(_guarded(main, sys.argv))

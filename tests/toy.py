@@ -8,7 +8,8 @@ from ldx.data.records import Manifest, records_fingerprint, write_lists, write_p
 from ldx.data.schema import ListRecord, Passage
 from ldx.eval.beir import Corpus, write_dataset
 
-WORDS = ["solve", "solver", "matrix", "linear", "banded", "system", "array", "sum", "mean", "cell", "protein", "blood", "drug", "trial", "random", "sample", "sort", "index", "query", "wing", "lift", "drag", "flow", "air"]
+WORDS = """solve solver matrix linear banded system array sum mean cell protein blood drug trial
+random sample sort index query wing lift drag flow air""".split()  # noqa: SIM905
 
 
 def make_texts(rng: np.random.Generator, num_texts: int, num_words: int) -> list[str]:
