@@ -1,0 +1,103 @@
+"""The command `python -m ldx.search`, run as a user runs it, and its cache."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldx.eval.beir import Corpus
+from ldx.eval.encode import encode_texts
+from ldx.eval.model import load_model
+from ldx.models.student import load_student
+from ldx.search import cached, embed_corpus
+
+TEXTS = ["banded linear solver " * 20, "mean of an array", "random sample", "drag of the wing"]
+
+
+def search(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "ldx.search", *arguments],
+        capture_output=True,
+        text=True,
+        input=stdin,
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    lines = [{"_id": f"d{i}", "title": f"T{i}", "text": t} for i, t in enumerate(TEXTS)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_answers_and_keeps_the_embeddings(tiny_bert: Path, corpus: Path, tmp_path: Path) -> None:
+    flags = [f"--model={tiny_bert}", f"--corpus={corpus}", f"--cache={tmp_path / 'c'}", "--k=3"]
+    first = search(*flags, "random sample", "wing drag")
+    assert first.returncode == 0, first.stderr
+    blocks = first.stdout.strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [
+        "query: random sample",
+        "query: wing drag",
+    ]
+    student = load_student(tiny_bert)
+    texts = [f"T{i} {text}".strip() for i, text in enumerate(TEXTS)]
+    passages = encode_texts(student, student.params, texts, kind="passage")
+    queries = encode_texts(student, student.params, ["random sample"], kind="query")
+    scores = (queries @ passages.T)[0]
+    found = [line.split() for line in blocks[0].splitlines() if not line.startswith("     ")][1:]
+    best = np.argsort(-scores)[:3]
+    assert [fields[2] for fields in found] == [f"d{row}" for row in best]
+    assert [fields[3] for fields in found] == [f"T{row}" for row in best]
+    np.testing.assert_allclose([float(fields[1]) for fields in found], scores[best], atol=2e-4)
+    assert all(len(line) <= 120 for line in first.stdout.splitlines())
+
+    files = list((tmp_path / "c").iterdir())
+    assert len(files) == 1
+    before = files[0].stat().st_mtime_ns
+    second = search(*flags, stdin="random sample\n\nwing drag\n")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.split() == first.stdout.split()
+    assert [p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()] == [before]
+
+
+def test_the_cache_knows_model_corpus_and_template(tiny_bert: Path, tmp_path: Path) -> None:
+    corpus = Corpus(["a", "b"], ["T", "U"], ["wing", "drag"])
+    model = load_model(str(tiny_bert))
+    first = embed_corpus(model, corpus, "{title} {text}", tmp_path)
+    assert isinstance(first, np.memmap)
+    others = [
+        (model, corpus, "{text}"),
+        (model, Corpus(["a", "b"], ["T", "U"], ["wing", "lift"]), "{title} {text}"),
+        (load_model(str(tiny_bert), passage_max_length=3), corpus, "{title} {text}"),
+    ]
+    for number, (other, texts, template) in enumerate(others, 2):
+        assert not np.array_equal(embed_corpus(other, texts, template, tmp_path), first)
+        assert len(list(tmp_path.iterdir())) == number
+
+
+def test_a_mistake_ends_with_2(tiny_bert: Path, tmp_path: Path) -> None:
+    result = search(f"--model={tiny_bert}", f"--corpus={tmp_path / 'nowhere'}", "query")
+    assert result.returncode == 2
+    assert "no such file or folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"other"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "x.npy"
+    array = np.ones((3, 2), np.float32)
+    path.write_bytes(damage)
+    np.testing.assert_array_equal(cached(path, (3, 2), lambda: array), array)
+    np.testing.assert_array_equal(cached(path, (3, 2), lambda: array * 2), array)
+
+
+def test_a_cut_cache_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    array = np.ones((300, 2), np.float32)
+    cached(path, (300, 2), lambda: array)
+    path.write_bytes(path.read_bytes()[:500])
+    np.testing.assert_array_equal(cached(path, (300, 2), lambda: array), array)
