@@ -1,0 +1,96 @@
+"""Dev values: losses of the dev lists, nDCG@10 in a pool, both by the definition."""
+
+import numpy as np
+import pytest
+
+from ldx.data.batching import Shapes
+from ldx.data.lists import BatchSize
+from ldx.data.plan import BatchPlanner
+from ldx.dev import DevSet
+from ldx.errors import UserError
+from ldx.eval.encode import Encoder
+from ldx.models.student import load_student
+from ldx.objective import make_objective
+from ldx.sharding import make_mesh
+from tests import toy
+
+NUM_PASSAGES = 30
+OBJECTIVE = make_objective({"listwise_kl": {"weight": 1.0}, "info_nce": {"weight": 0.1}})
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_bert):
+    rng = np.random.default_rng(0)
+    texts = toy.make_texts(rng, NUM_PASSAGES, 8)
+    lists = [toy.make_list(rng, i, texts, 4) for i in range(6)]
+    student = load_student(str(tiny_bert))
+    planner = BatchPlanner(
+        student.tokenizer,
+        student.tokenizer.encode(texts),
+        query_prompt="",
+        query_max_length=32,
+        passage_max_length=32,
+        shapes=Shapes.make(32, 256),
+        size=BatchSize(8, 4, NUM_PASSAGES),
+        num_devices=1,
+    )
+    encoder = Encoder(student, mesh=make_mesh(1), microbatch_tokens=256)
+    return student, texts, lists, planner, encoder
+
+
+def make_dev(parts, lists=None, pool_size=20, seed=0):
+    _, _, all_lists, planner, encoder = parts
+    return DevSet(
+        all_lists if lists is None else lists,
+        planner,
+        encoder,
+        OBJECTIVE,
+        num_passages=NUM_PASSAGES,
+        pool_size=pool_size,
+        seed=seed,
+    )
+
+
+def test_values_equal_the_definition(parts):
+    student, texts, lists, _, encoder = parts
+    dev = make_dev(parts, pool_size=28)
+    values = dev.evaluate(student.params)
+    queries = encoder.encode(student.params, [r.query for r in lists], kind="query")
+    passages = encoder.encode(student.params, texts, kind="passage")
+    divergences, gains = [], []
+    for query, record in zip(queries, lists, strict=True):
+        student_logs = passages[record.rows] @ query / 0.05
+        student_logs -= np.log(np.exp(student_logs).sum())
+        teacher = np.exp(record.teacher_scores / 0.3)
+        teacher /= teacher.sum()
+        divergences.append(np.sum(teacher * (np.log(teacher) - student_logs)))
+        scores = passages[dev.pool] @ query
+        own = scores[list(dev.pool).index(record.rows[0])]
+        place = 1 + int((scores > own).sum())
+        gains.append(1 / np.log2(place + 1) if place <= 10 else 0)
+    np.testing.assert_allclose(values["dev/listwise_kl"], np.mean(divergences), rtol=1e-4)
+    np.testing.assert_allclose(values["dev/nDCG@10"], np.mean(gains), rtol=1e-6)
+    total = values["dev/listwise_kl"] + 0.1 * values["dev/info_nce"]
+    np.testing.assert_allclose(values["dev/total"], total, rtol=1e-5)
+
+
+def test_pool_is_the_union_filled_up_by_seed(parts):
+    rows = {int(row) for record in parts[2] for row in record.rows}
+    pools = [make_dev(parts, pool_size=len(rows) + 3, seed=seed).pool for seed in (0, 0, 1)]
+    for pool in pools:
+        assert rows <= set(pool.tolist())
+        assert len(pool) == len(rows) + 3
+    np.testing.assert_array_equal(pools[0], pools[1])
+    assert set(pools[0]) != set(pools[2])
+
+
+def test_lists_that_do_not_fit_are_left_out(parts):
+    dev = make_dev(parts, pool_size=9)
+    assert len(dev.pool) == 9
+    with pytest.raises(UserError, match="dev_pool=3"):
+        make_dev(parts, pool_size=3)
+
+
+def test_no_dev_list_is_an_error(parts):
+    with pytest.raises(UserError, match="dev_fraction"):
+        make_dev(parts, lists=[])

@@ -1,0 +1,75 @@
+"""Configs are checked at the door, and every experiment of configs/ passes."""
+
+import importlib
+
+import pytest
+
+from configs import base
+from ldx.errors import UserError
+from ldx.files import write_json
+from ldx.settings import check_model_section, check_same_run, resolve, save_run
+
+EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa")
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_resolves(name, variant):
+    config = importlib.import_module(f"configs.{name}").get_config(variant).to_dict()
+    settings = resolve(config, num_lists=3000)
+    check_model_section(config["model"])
+    batch_size = config["data"]["batch_size"]
+    assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
+    assert "auto" not in str(settings.whole["optim"])
+    assert settings.train.num_steps >= 1
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="there is smoke"):
+        base.check_arg("smok")
+
+
+def test_auto_follows_the_recipe():
+    settings = resolve(base.get_config().to_dict(), num_lists=100_000)
+    assert settings.data.batch_size == 4096
+    assert settings.optim.learning_rate == pytest.approx(2e-4)
+    assert settings.train.num_steps == 30 * 25
+    assert settings.train.eval_every == 25
+    assert settings.optim.warmup_steps == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["train"].update(batchsize=3), r"config.train.batchsize: .* no such key"),
+        (lambda c: c["optim"].update(learning_ratio=3), r"did you mean learning_rate"),
+        (lambda c: c["data"].pop("root"), r"config.data.root is missing"),
+        (lambda c: c.pop("eval"), r"config.eval is missing"),
+        (lambda c: c["train"].update(num_steps=0), r"config.train.num_steps=0"),
+        (lambda c: c["train"].update(dev_pool="many"), r"config.train.dev_pool='many'"),
+        (lambda c: c["data"].update(batch_size=-1), r"config.data.batch_size=-1"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    config = base.get_config().to_dict()
+    change(config)
+    with pytest.raises(UserError, match=message):
+        resolve(config, num_lists=100)
+
+
+def test_unknown_model_key_is_named():
+    with pytest.raises(UserError, match=r"config.model.poolin.*did you mean pooling"):
+        check_model_section({"path": "x", "poolin": "mean"})
+
+
+def test_only_logging_and_checkpoint_may_differ(tmp_path):
+    whole = {"seed": 0, "logging": {"every_steps": 1}, "train": {"num_steps": 5}}
+    save_run(tmp_path, whole, {"model": "a", "lists": "b"})
+    check_same_run(tmp_path, whole | {"logging": {"every_steps": 9}}, {"model": "a", "lists": "b"})
+    with pytest.raises(UserError, match=r"config.train.num_steps: the run has 5, now 6"):
+        check_same_run(tmp_path, whole | {"train": {"num_steps": 6}}, {"model": "a", "lists": "b"})
+    with pytest.raises(UserError, match="the model: changed"):
+        check_same_run(tmp_path, whole, {"model": "other", "lists": "b"})
+    write_json(tmp_path / "config.json", whole | {"seed": 1})
+    with pytest.raises(UserError, match=r"config\.seed"):
+        check_same_run(tmp_path, whole, {"model": "a", "lists": "b"})
