@@ -100,6 +100,8 @@ class BertConfig:
           UserError: another model type or a setting that is not supported; all are named.
         """
         hf = read_json(path)
+        if not isinstance(hf, dict):
+            raise UserError(f"{path}: not a JSON object; it should be HF's config of a model")
         if hf.get("model_type") != "bert":
             raise UserError(
                 f"{path}: model_type is {hf.get('model_type')!r}; supported is 'bert' alone"
@@ -109,7 +111,7 @@ class BertConfig:
             for key, values in _SUPPORTED.items()
             if hf.get(key, values[0]) not in values
         ]
-        sizes = {name: hf.get(key) for key, name in _SIZES.items()}
+        sizes: dict[str, Any] = {name: hf.get(key) for key, name in _SIZES.items()}
         for key, name in _SIZES.items():
             if not isinstance(sizes[name], int) or sizes[name] < 1:
                 problems.append(f"{key} is {sizes[name]!r}; it has to be a positive integer")

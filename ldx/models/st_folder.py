@@ -103,7 +103,7 @@ def _modules(path: Path) -> tuple[list[str], list[Path]]:
 
 
 def _poolings(path: Path) -> tuple[str, ...]:
-    config = read_json(path)
+    config = _read_dict(path)
     if config.get("include_prompt") is False:
         raise UserError(f"{path}: include_prompt=false is not supported")
     if "pooling_mode" in config:
@@ -130,5 +130,12 @@ def _tokenizer_max_length(folder: Path) -> int | None:
     return int(length) if isinstance(length, int | float) else None
 
 
+def _read_dict(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return value
+
+
 def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return _read_dict(path) if path.is_file() else {}

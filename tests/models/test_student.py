@@ -195,6 +195,16 @@ def test_choices_that_do_not_exist(tiny_bert: Path, key: str, value: str) -> Non
         load_student(tiny_bert, **{key: value})
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "sentence_bert_config.json", "1_Pooling/config.json", "modules.json"]
+)
+@pytest.mark.parametrize("content", ["[1", "7"])
+def test_damaged_settings_are_named(st_folder: Path, name: str, content: str) -> None:
+    (st_folder / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}: not"):
+        load_student(st_folder)
+
+
 def test_folder_that_holds_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a model folder"):
         load_student(tmp_path)
