@@ -85,11 +85,12 @@ def _run_files(workspace: Workspace) -> list[Path]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
+    passages = passages_inputs(workspace)
     root = workspace.dataset
     paths = {path.name: path for path in root.glob("queries.jsonl*")} | qrels_files(root)
     paths["scores"] = needed(workspace.prep / "scores.npz", "score")
     model = {"model": model_fingerprint(workspace.config.model)}
-    return passages_inputs(workspace) | file_fingerprints(paths) | model
+    return passages | file_fingerprints(paths) | model
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

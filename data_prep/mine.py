@@ -117,9 +117,10 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
+    passages = passages_inputs(workspace)
     paths = {"queries": needed(workspace.prep / "queries.jsonl", "generate_queries")}
     model = {"model": model_fingerprint(workspace.config.model)}
-    return passages_inputs(workspace) | file_fingerprints(paths) | model
+    return passages | file_fingerprints(paths) | model
 
 
 STAGE = Stage(

@@ -5,6 +5,7 @@
 A stage whose config and inputs are unchanged is skipped, so the same command goes on after a kill.
 """
 
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
     del argv
     workspace_from_flags()
+    # Asked to end, end the stage that is under way as well.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     for name in STAGES:
         _run_stage(name, sys.argv[1:])
 

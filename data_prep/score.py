@@ -105,12 +105,13 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
+    passages = passages_inputs(workspace)
     paths = {
         "queries": needed(workspace.prep / "queries.jsonl", "generate_queries"),
         "candidates": needed(workspace.prep / "candidates.npz", "mine"),
         "cloze": needed(workspace.prep / "cloze.npz", "mine"),
     }
-    return passages_inputs(workspace) | file_fingerprints(paths)
+    return passages | file_fingerprints(paths)
 
 
 STAGE = Stage(

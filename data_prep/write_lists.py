@@ -188,12 +188,13 @@ def _write_manifest(
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
+    passages = passages_inputs(workspace)
     paths = {
         "queries": needed(workspace.prep / "queries.jsonl", "generate_queries"),
         "candidates": needed(workspace.prep / "candidates.npz", "mine"),
         "scores": needed(workspace.prep / "scores.npz", "score"),
     }
-    return passages_inputs(workspace) | file_fingerprints(paths)
+    return passages | file_fingerprints(paths)
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

@@ -1,0 +1,74 @@
+"""Tests of data_prep/extractive.py."""
+
+import pytest
+
+from data_prep.bm25 import Bm25
+from data_prep.extractive import TYPES, Extractor, remove_sentence, split_sentences
+
+PASSAGE = """The banded matrix is stored in diagonal ordered form, upper diagonals first.
+Each column of the right-hand side, i.e. every vector, is solved with a :func:`lapack.gbsv` call.
+
+Parameters
+ab : array_like
+Banded matrix.
+
+- Overwriting the input may improve performance of large problems.
+
+>>> solve_banded((1, 1), ab, b)
+array([1., 2.])
+"""
+
+
+def test_prose_is_told_from_code_and_parameters():
+    assert split_sentences(PASSAGE) == [
+        "The banded matrix is stored in diagonal ordered form, upper diagonals first.",
+        "Each column of the right-hand side, i.e. every vector, is solved with a lapack.gbsv call.",
+        "Overwriting the input may improve performance of large problems.",
+    ]
+
+
+def test_one_long_line_is_prose_too():
+    text = "Cells divide. The drug slows cell division in mice (P < 0.05). It has no side effects."
+    assert len(split_sentences(text)) >= 2
+
+
+def test_remove_sentence_over_lines_and_markup():
+    first = split_sentences(PASSAGE)[0]
+    rest = remove_sentence(PASSAGE, first)
+    assert "diagonal" not in rest
+    assert "Each column" in rest
+    assert remove_sentence(PASSAGE, "not in there at all") == PASSAGE
+    assert remove_sentence(PASSAGE, "...") == PASSAGE
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    texts = [PASSAGE, "Sort an array in place along its last axis, in ascending order of values."]
+    return Extractor(Bm25(texts), seed=0)
+
+
+@pytest.mark.parametrize("query_type", TYPES)
+def test_queries_come_from_the_passage(extractor, query_type):
+    text, excerpt = extractor.make(query_type, "solve", PASSAGE)
+    assert text
+    words = text.lower().split()
+    assert 3 <= len(words) <= 30
+    assert all(word.strip(",.") in PASSAGE.lower() for word in words)
+    if query_type == "keywords":
+        assert excerpt == ""
+        places = [PASSAGE.lower().index(word) for word in words]
+        assert places == sorted(places)
+    else:
+        assert excerpt in split_sentences(PASSAGE)
+        assert text in excerpt
+    assert extractor.make(query_type, "solve", PASSAGE) == (text, excerpt)
+
+
+def test_titles_have_no_empty_words_around(extractor):
+    text, _ = extractor.make("title", "x", "This is the solver of a very large banded system.")
+    assert text == "solver of a very large banded system"
+
+
+@pytest.mark.parametrize("text", ["", ">>> x = 1\n2", "Short.", "a : int\nb : int"])
+def test_a_passage_without_prose_gives_nothing(extractor, text):
+    assert all(extractor.make(name, "x", text) == ("", "") for name in TYPES)
