@@ -21,11 +21,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prep.list_size = 8
     config.model.query_max_length = 32
     config.model.passage_max_length = 96
-    config.data.batch_size = 32
+    config.data.batch_size = 24
+    base.use_hybrid_teacher(config)
     config.loss.info_nce.weight = 0.0
     config.optim.learning_rate = 3e-5
-    config.train.num_steps = 16
+    config.train.num_steps = 12
     config.train.eval_every = 4
     config.train.stop_on = None
-    config.train.dev_pool = 400
+    config.train.dev_pool = 1000
     return base.apply_smoke(config) if arg == "smoke" else config

@@ -19,5 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.root = "data/nfcorpus"
     config.data.passage_template = "{title} {text}"
     config.model.passage_max_length = 256
+    base.use_hybrid_teacher(config)
     config.prep.queries = "human"
     return base.apply_smoke(config) if arg == "smoke" else config

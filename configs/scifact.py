@@ -18,4 +18,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.root = "data/scifact"
     config.data.passage_template = "{title} {text}"
     config.model.passage_max_length = 256
+    base.use_hybrid_teacher(config)
     return base.apply_smoke(config) if arg == "smoke" else config

@@ -26,7 +26,8 @@ class DevSet:
     """Dev lists and the pool their queries are searched in.
 
     The pool is the union of the dev lists' passages, filled up by a random sample that only
-    the seed decides. Where the union alone is over `pool_size`, lists are left out.
+    the seed decides. Where the union alone would be over `pool_size`, it is that of a random sample
+    of the lists, and the others are left out.
 
     Args:
       lists: the dev lists.
@@ -124,9 +125,10 @@ def _choose(
     for i in rng.permutation(len(lists)):
         record = lists[int(i)]
         union = pool.union(record.rows.tolist())
-        if len(union) <= pool_size:
-            pool = union
-            chosen.append(record)
+        if len(union) > pool_size:  # no later list is tried: those that fit would not be a sample
+            break
+        pool = union
+        chosen.append(record)
     if not chosen:
         raise UserError(
             f"config.train.dev_pool={pool_size} is less than one dev list has passages; raise it"

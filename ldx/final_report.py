@@ -23,7 +23,7 @@ from ldx.eval.metrics import (
     score_run,
     write_run,
 )
-from ldx.eval.report import retrieve
+from ldx.eval.report import drop_self, excludes_self, retrieve
 from ldx.files import atomic_write, write_json
 from ldx.models.student import Student
 from ldx.summaries import read_metrics
@@ -123,7 +123,8 @@ def _runs(
             write_json(path.with_suffix(".json"), facts)
         runs[name] = read_run(path)
     for path in sorted((workdir / "baselines").glob("*.trec"), reverse=True):
-        runs[path.stem] = read_run(path)
+        run = read_run(path)
+        runs[path.stem] = drop_self(run) if excludes_self(dataset) else run
     return runs
 
 

@@ -99,9 +99,8 @@ def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
     for key in section:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
-            raise UserError(
-                f"config.{name}.{key}: there is no such key; did you mean {' or '.join(near)}?"
-            )
+            where = f"config.{name}.{key}" if name else f"config.{key}"
+            raise UserError(f"{where}: there is no such key; did you mean {' or '.join(near)}?")
 
 
 SECTIONS = ("seed", "model", "data", "loss", "optim", "train", "eval", "checkpoint", "logging")

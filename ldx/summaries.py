@@ -59,7 +59,7 @@ class MetricsWriter:
         """Write numbers that differ from run to run; metrics.jsonl does not get them."""
         if self._tensorboard is not None:
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.add_scalar(name.replace("@", "_at_"), value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 

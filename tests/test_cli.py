@@ -52,7 +52,10 @@ def test_an_override_arrives(call):
     [
         ([], "--config is missing"),
         (["--config=absent.py"], "no such file; beside it: config.py"),
-        (["--config=config.py", "--config.optim.learning_rat=1"], "mean config.optim.learning_rate?"),
+        (
+            ["--config=config.py", "--config.optim.learning_rat=1"],
+            "mean config.optim.learning_rate?",
+        ),
         (["--config=config.py", "--config.optim.learning_rate=fast"], "learning_rate"),
         (["--config=config.py", "--konfig=1"], "konfig"),
         (["--config=config.py", "--config.optim.learning_rate=2.0"], "disk is full (file.bin)"),

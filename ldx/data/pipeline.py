@@ -69,9 +69,7 @@ class BatchSource:
         return f"BatchSource({self._num_steps} steps of at most {self._batch_size} lists)"
 
 
-def read_ahead(
-    source: RandomAccessDataSource[T], start: int, num_threads: int = 2
-) -> Iterator[T]:
+def read_ahead(source: RandomAccessDataSource[T], start: int, num_threads: int = 2) -> Iterator[T]:
     """The items of a source from `start` on, planned in threads while the device works."""
     dataset = grain.MapDataset.source(source)[start:]
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
