@@ -6,7 +6,7 @@ serves every batch. Pure numpy, a pure function of the batch.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class BatchPlanner:
         encoded = self._tokenizer.encode([self._query_prompt + query for query in queries])
         return [ids[: self._query_room] for ids in encoded]
 
-    def passage_ids(self, rows: Sequence[int]) -> list[np.ndarray]:
+    def passage_ids(self, rows: Iterable[int]) -> list[np.ndarray]:
         """Token ids of passages, cut to their maximum length, without special tokens."""
         return [self._passages[int(row)][: self._passage_room] for row in rows]
 
