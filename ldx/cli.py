@@ -109,13 +109,18 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         raise
 
 
+def _is_worth_showing(record: std_logging.LogRecord) -> bool:
+    """Our own lines; of other libraries only warnings."""
+    root = Path(__file__).parents[1]
+    ours = str(root / "ldx"), str(root / "data_prep")
+    return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
+
+
 def set_up_logging() -> None:
-    """Log lines with the time of day; Orbax's own are for its developers, but for warnings."""
+    """Log lines begin with the time of day."""
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(
-        lambda record: record.levelno >= std_logging.WARNING or "/orbax/" not in record.pathname
-    )
+    handler.addFilter(_is_worth_showing)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
 
