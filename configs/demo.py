@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.info_nce.weight = 0.0
     config.optim.learning_rate = 3e-5
     config.train.num_steps = 12
-    config.train.eval_every = 4
+    config.train.eval_every = 6
     config.train.stop_on = None
-    config.train.dev_pool = 1000
+    config.train.dev_pool = 2000  # all of the corpus: fewer dev lists cannot tell steps apart
     return base.apply_smoke(config) if arg == "smoke" else config

@@ -37,17 +37,15 @@ class MetricsWriter:
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
     ):
+        self._wandb = _start_wandb(wandb_project, workdir, config) if wandb_project else None
         self._file = open(workdir / METRICS_NAME, "ab")  # noqa: SIM115 (closed in close)
         self._file.truncate(num_bytes)
         self._tensorboard = None
-        self._wandb = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
             purge_step = step + 1 if step else None
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
-        if wandb_project:
-            self._wandb = _start_wandb(wandb_project, workdir, config or {})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers that the inputs determine."""
@@ -78,14 +76,14 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) -> Any:
     try:
         import wandb
     except ImportError:
         raise UserError(
             f"config.logging.wandb_project={project!r} needs wandb: pip install 'ldx[wandb]'"
         ) from None
-    return wandb.init(project=project, dir=str(workdir), config=dict(config), resume="allow")
+    return wandb.init(project=project, dir=str(workdir), config=dict(config or {}), resume="allow")
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

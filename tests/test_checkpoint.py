@@ -1,0 +1,84 @@
+"""Checkpoints count once progress.json names them, and what it names is always there."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ldx.checkpoint import Checkpoints, Progress, best_params, read_progress
+from ldx.errors import UserError
+from ldx.train_step import TrainState, init_state
+
+OPTIMIZER = optax.adam(1e-3)
+
+
+def state_at(step: int, size: int = 3) -> TrainState:
+    state = init_state({"w": np.full(size, float(step), np.float32)}, OPTIMIZER)
+    return dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
+
+
+def save_all(workdir, steps, best_step):
+    checkpoints = Checkpoints(workdir)
+    for step in steps:
+        best = best_step if step >= best_step else 0
+        progress = Progress(step=step, evaluated_step=step, best_step=best)
+        checkpoints.save(state_at(step), progress)
+    return checkpoints
+
+
+def steps_on_disk(workdir):
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+
+
+def test_best_and_last_two_are_kept(tmp_path):
+    save_all(tmp_path, range(7), best_step=2)
+    assert steps_on_disk(tmp_path) == {2, 5, 6}
+
+
+def test_restore_gives_the_state_back(tmp_path):
+    save_all(tmp_path, range(4), best_step=1)
+    progress = read_progress(tmp_path)
+    state = Checkpoints(tmp_path).restore(state_at(0), progress)
+    assert state.step == 3
+    np.testing.assert_array_equal(state.params["w"], 3.0)
+    params, step = best_params(tmp_path, state_at(0).params)
+    assert step == 1
+    np.testing.assert_array_equal(params["w"], 1.0)
+
+
+def test_what_progress_does_not_name_is_discarded(tmp_path):
+    """As after a kill between a checkpoint and its progress."""
+    save_all(tmp_path, range(3), best_step=0)
+    before = (tmp_path / "progress.json").read_bytes()
+    Checkpoints(tmp_path).save(state_at(9), Progress(step=3, evaluated_step=3))
+    (tmp_path / "progress.json").write_bytes(before)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.discard_uncommitted(read_progress(tmp_path))
+    assert steps_on_disk(tmp_path) == {0, 2}
+    checkpoints.save(state_at(3), Progress(step=3, evaluated_step=3))
+    restored = checkpoints.restore(state_at(0), read_progress(tmp_path))
+    np.testing.assert_array_equal(restored.params["w"], 3.0)
+
+
+def test_checkpoints_before_the_first_progress_are_discarded(tmp_path):
+    save_all(tmp_path, [0], best_step=0)
+    (tmp_path / "progress.json").unlink()
+    Checkpoints(tmp_path).discard_uncommitted(read_progress(tmp_path))
+    assert steps_on_disk(tmp_path) == set()
+
+
+def test_faults_are_named(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        best_params(tmp_path, state_at(0).params)
+    save_all(tmp_path, [0], best_step=0)
+    with pytest.raises(UserError, match="not a checkpoint of this model"):
+        Checkpoints(tmp_path).restore(state_at(0, size=5), read_progress(tmp_path))
+    (tmp_path / "progress.json").write_text(json.dumps({"step": 4, "evaluated_step": 4}))
+    with pytest.raises(UserError, match=r"checkpoints/4 is missing"):
+        Checkpoints(tmp_path).restore(state_at(0), read_progress(tmp_path))
+    (tmp_path / "progress.json").write_text(json.dumps({"stage": 4}))
+    with pytest.raises(UserError, match="not written by this version"):
+        read_progress(tmp_path)

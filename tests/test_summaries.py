@@ -1,0 +1,44 @@
+"""metrics.jsonl holds what the inputs determine, and goes on from where a run is known to be."""
+
+import json
+
+import pytest
+
+from ldx.errors import UserError
+from ldx.summaries import MetricsWriter, read_metrics
+
+
+def test_a_resumed_file_is_cut_to_what_counts(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"total": 0.1})
+    num_bytes = writer.flush()
+    writer.write(2, {"total": 0.2})
+    writer.write_times(2, {"seconds_per_step": 3.0})
+    writer.close()
+    again = MetricsWriter(tmp_path, num_bytes=num_bytes, step=1, tensorboard=False)
+    again.write(2, {"total": 0.3})
+    again.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "total": 0.1}, {"step": 2, "total": 0.3}]
+    first = (tmp_path / "metrics.jsonl").read_text().splitlines()[0]
+    assert first == json.dumps({"step": 1, "total": 0.1})
+
+
+def test_tensorboard_gets_numbers_and_times(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"dev/nDCG@10": 0.5})
+    writer.write_times(1, {"seconds_per_step": 3.0})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"dev/nDCG_at_10", "seconds_per_step"}
+    (value,) = events.Scalars("dev/nDCG_at_10")
+    assert (value.step, value.value) == (1, 0.5)
+
+
+def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'ldx\[wandb\]'"):
+        MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")
