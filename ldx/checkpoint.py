@@ -6,6 +6,7 @@ deleted before a newer one is in place, so a kill at any moment leaves a run tha
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,13 @@ class Checkpoints:
                 self._manager.delete(step)
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Save a state once, commit the progress, and delete what nobody needs any more."""
+        """Save a state once, commit the progress, and delete what nobody needs any more.
+
+        Raises:
+          UserError: the disk is full.
+        """
         if progress.step not in self._manager.all_steps():
+            self._check_room(state)
             items = ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
                 opt_state=ocp.args.StandardSave(state.opt_state),
@@ -91,6 +97,21 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps())
         for step in set(steps) - {progress.best_step, *steps[-NUM_LAST:]}:
             self._manager.delete(step)
+
+    def _check_room(self, state: TrainState) -> None:
+        """Refuse to begin a checkpoint that the disk has no room for.
+
+        Raises:
+          UserError: names the sizes.
+        """
+        arrays = jax.tree.leaves((state.params, state.opt_state))
+        needed = sum(x.nbytes for x in arrays) / 2**20
+        free = shutil.disk_usage(self._workdir).free / 2**20
+        if free < needed:
+            raise UserError(
+                f"the disk is full: a checkpoint takes {needed:.0f} MiB, {self._workdir} has "
+                f"{free:.0f} MiB free; make room, then run the same command again"
+            )
 
     def restore(self, state: TrainState, progress: Progress) -> TrainState:
         """The state of `progress.step`, with the shapes and shardings of `state`.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +83,13 @@ def test_faults_are_named(tmp_path):
     (tmp_path / "progress.json").write_text(json.dumps({"stage": 4}))
     with pytest.raises(UserError, match="not written by this version"):
         read_progress(tmp_path)
+
+
+def test_a_full_disk_is_met_before_anything_is_written(tmp_path, monkeypatch):
+    save_all(tmp_path, [0], best_step=0)
+    usage = type(shutil.disk_usage(tmp_path))(100, 99, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="the disk is full"):
+        Checkpoints(tmp_path).save(state_at(1), Progress(step=1))
+    assert steps_on_disk(tmp_path) == {0}
+    assert read_progress(tmp_path).step == 0
