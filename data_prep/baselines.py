@@ -1,6 +1,6 @@
 """Stage 6: what BM25 and the hybrid teacher find for the test queries, to compare with.
 
-Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection has a test split.
+Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split.
 """
 
 from pathlib import Path
@@ -20,7 +20,6 @@ from ldx.eval import beir
 from ldx.eval.metrics import Run, write_run
 
 DEPTH = 100
-EVALUATION_TEMPLATE = "{title} {text}"  # as in ldx.evaluate: title and text, not cut
 
 
 def _runs(
@@ -47,29 +46,29 @@ def _runs(
 
 
 def _passage_embeddings(store: EmbeddingStore, texts: list[str], mined: list[str]) -> np.ndarray:
-    """Embeddings of the texts that are evaluated, those of mining again where they will do.
-
-    A text that was only cut for mining was cut beyond what the model reads.
-    """
+    """Embeddings of the texts as they are evaluated, not cut; mining's where it did not cut."""
     embeddings = store.get(mined, "passage", "passages").copy()
     pairs = enumerate(zip(texts, mined, strict=True))
-    others = [row for row, (text, cut) in pairs if not text.startswith(cut)]
+    others = [row for row, (text, cut) in pairs if text != cut]
     if others:
         other_texts = [texts[row] for row in others]
-        embeddings[others] = store.get(other_texts, "passage", "passages with titles")
+        embeddings[others] = store.get(other_texts, "passage", "passages that mining cut")
     return embeddings
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    if "test" not in qrels_files(workspace.dataset):
+    split = workspace.config.eval.split
+    if split not in qrels_files(workspace.dataset):
         for path in _run_files(workspace):
             path.unlink(missing_ok=True)
         return {"test queries": 0}
-    dataset = beir.load_dataset(workspace.dataset, "test")
+    dataset = beir.load_dataset(workspace.dataset, split)
     corpus = dataset.corpus
     pairs = zip(corpus.titles, corpus.texts, strict=True)
-    texts = [passage_text(title, text, EVALUATION_TEMPLATE) for title, text in pairs]
-    store = open_store(workspace.prep / "embeddings", workspace.config.model)
+    texts = [
+        passage_text(title, text, workspace.config.data.passage_template) for title, text in pairs
+    ]
+    store = open_store(workspace.prep / "embeddings", workspace.config)
     passage_embeddings = _passage_embeddings(store, texts, load_passage_texts(workspace)[1])
     queries = dict(dataset.queries)
     query_embeddings = store.get(list(queries.values()), "query", "test queries")
@@ -94,12 +93,13 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
-    return _run_files(workspace) if "test" in qrels_files(workspace.dataset) else []
+    is_judged = workspace.config.eval.split in qrels_files(workspace.dataset)
+    return _run_files(workspace) if is_judged else []
 
 
 STAGE = Stage(
     name="baselines",
-    keys=("data.root", "data.passage_template", "data.max_chars"),
+    keys=("data.root", "data.passage_template", "data.max_chars", "eval.split"),
     inputs=_inputs,
     outputs=_outputs,
     work=_work,

@@ -64,6 +64,12 @@ def _collection_files(root: Path) -> dict[str, Path]:
 def _inputs(workspace: Workspace) -> Mapping[str, Any]:
     prep = workspace.config.prep
     if prep.collection == "api_docs":
+        if workspace.config.data.root:
+            raise UserError(
+                f"config.data.root={workspace.config.data.root!r}, but prep.collection=api_docs "
+                "makes a collection of its own in WORKDIR/dataset; leave data.root empty, or set "
+                "--config.prep.collection=beir"
+            )
         return api_docs.package_versions(prep.packages)
     if prep.collection != "beir":
         raise UserError(f"prep.collection is {prep.collection!r}; known are 'beir' and 'api_docs'")
@@ -100,7 +106,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     counts = _make_api_docs(workspace) if config.prep.collection == "api_docs" else {}
     corpus = beir.read_corpus(workspace.dataset)
     # The other files are checked now: a broken one must not be found after hours of mining.
-    queries = beir.read_queries(workspace.dataset)
+    has_queries = any(workspace.dataset.glob("queries.jsonl*")) or config.prep.queries == "human"
+    queries = beir.read_queries(workspace.dataset) if has_queries else {}
     for path in qrels_files(workspace.dataset).values():
         beir.read_qrels(path)
     triples = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
@@ -120,6 +127,7 @@ STAGE = Stage(
         "prep.packages",
         "prep.max_passages",
         "prep.num_held_out",
+        "prep.queries",
     ),
     inputs=_inputs,
     outputs=_outputs,

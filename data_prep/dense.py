@@ -16,7 +16,7 @@ Encode = Callable[[Sequence[str], Kind, str], np.ndarray]
 """encode(texts, kind, description) → float32 [num_texts, D]."""
 
 
-def load_encoder(model: ConfigDict) -> Encode:
+def load_encoder(model: ConfigDict, microbatch_tokens: int | None) -> Encode:
     """The base model as a function."""
     from ldx.eval.encode import encode_texts
     from ldx.models.student import load_student
@@ -24,7 +24,14 @@ def load_encoder(model: ConfigDict) -> Encode:
     student = load_student(**model)
 
     def encode(texts: Sequence[str], kind: Kind, description: str) -> np.ndarray:
-        return encode_texts(student, student.params, texts, kind=kind, description=description)
+        return encode_texts(
+            student,
+            student.params,
+            texts,
+            kind=kind,
+            microbatch_tokens=microbatch_tokens,
+            description=description,
+        )
 
     return encode
 
@@ -67,6 +74,9 @@ class EmbeddingStore:
         return embeddings
 
 
-def open_store(folder: Path, model: ConfigDict) -> EmbeddingStore:
-    """The embeddings of the base model in a folder."""
-    return EmbeddingStore(folder, lambda: load_encoder(model), model_fingerprint(model))
+def open_store(folder: Path, config: ConfigDict) -> EmbeddingStore:
+    """The embeddings of the config's base model in a folder."""
+    tokens = config.train.microbatch_tokens
+    tokens = None if tokens == "auto" else tokens
+    model = config.model
+    return EmbeddingStore(folder, lambda: load_encoder(model, tokens), model_fingerprint(model))

@@ -89,11 +89,11 @@ def normalized(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def test_query_texts(root: Path) -> list[str]:
-    """The texts of the collection's test queries; none where it has no test split."""
-    if "test" not in qrels_files(root):
+def test_query_texts(root: Path, split: str) -> list[str]:
+    """The texts of the queries of `split`, config.eval.split; none where it has no qrels."""
+    if split not in qrels_files(root):
         return []
-    return list(beir.load_dataset(root, "test").queries.values())
+    return list(beir.load_dataset(root, split).queries.values())
 
 
 def extract_queries(
@@ -182,7 +182,8 @@ def _make(workspace: Workspace, dropped: Counter[str]) -> Iterator[Query]:
 def _work(workspace: Workspace) -> dict[str, Any]:
     config, dropped = workspace.config, Counter[str]()
     made = _make(workspace, dropped)
-    queries = clean(made, TestQueries(test_query_texts(workspace.dataset)), dropped)
+    test_texts = test_query_texts(workspace.dataset, config.eval.split)
+    queries = clean(made, TestQueries(test_texts), dropped)
     queries = _sample(queries, config.prep.max_queries, config.seed)
     if not queries:
         raise UserError(

@@ -47,8 +47,11 @@ def load_cloze(path: Path) -> Cloze:
 
 
 def split_name(query: Query, doc_ids: list[str]) -> str:
-    """The name that decides a query's split: its source passage, or itself when a human's."""
-    return doc_ids[query.row] if query.row >= 0 else query.query_id
+    """The passage that decides a query's split: its source, or a human's best (ties: the first)."""
+    if query.row >= 0:
+        return doc_ids[query.row]
+    best = max(query.relevant.values())
+    return doc_ids[min(row for row, grade in query.relevant.items() if grade == best)]
 
 
 def make_cloze(
@@ -88,7 +91,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     doc_ids, texts = load_passage_texts(workspace)
     queries = load_queries(workspace)
     bm25 = Bm25(texts)
-    store = open_store(workspace.prep / "embeddings", config.model)
+    store = open_store(workspace.prep / "embeddings", config)
     passage_embeddings = store.get(texts, "passage", "passages")
     query_texts = [query.text for query in queries]
     query_embeddings = store.get(query_texts, "query", "queries")

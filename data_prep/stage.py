@@ -10,8 +10,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ldx import cli
+from ldx.data.schema import check_template
 from ldx.errors import UserError
 from ldx.files import fingerprint, read_json, write_json
+from ldx.settings import build, check_model_section, check_seed
 
 VERSION = 1
 """Raised when the same config and inputs give other outputs than before."""
@@ -72,10 +74,7 @@ class Stage:
         """Run as a command."""
         del argv
         workspace = workspace_from_flags()
-        try:
-            self.run(workspace)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"{error.filename}: {error.strerror}") from None
+        self.run(workspace)
 
     def run(self, workspace: Workspace) -> dict[str, Any]:
         """Do the work unless it is done already for the same config and inputs."""
@@ -121,9 +120,47 @@ def run_as_command(main: Callable[[list[str]], None]) -> None:
     cli.run(main)
 
 
+@dataclass(frozen=True)
+class PrepConfig:
+    """The section `config.prep`; configs/base.py explains its keys."""
+
+    collection: str
+    packages: tuple[str, ...]
+    max_passages: int | None
+    queries: str
+    query_types: tuple[str, ...]
+    max_queries: int | None
+    num_held_out: int
+    candidate_depth: int
+    list_size: int
+    teacher_weight: float | None
+    rank_limit: int | None
+    require_own_first: bool
+    min_top_score_percentile: float | None
+    dev_fraction: float
+
+    def __post_init__(self) -> None:
+        for key, least in (("list_size", 2), ("candidate_depth", 2), ("num_held_out", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted at least {least}")
+        if not 0 <= self.dev_fraction < 1:
+            raise UserError(
+                f"config.prep.dev_fraction={self.dev_fraction}: wanted from 0 to under 1"
+            )
+
+
 def workspace_from_flags() -> Workspace:
-    """The workspace that the flags name."""
-    return Workspace(cli.get_config(), Path(cli.required("workdir")))
+    """The workspace that the flags name, its config checked.
+
+    Raises:
+      UserError: an unknown or missing key, or a value that cannot be.
+    """
+    config = cli.get_config()
+    build(PrepConfig, config.prep.to_dict(), "prep")
+    check_model_section(config.model)
+    check_template(config.data.passage_template)
+    check_seed(config.seed)
+    return Workspace(config, Path(cli.required("workdir")))
 
 
 def stage_counts(workspace: Workspace, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -62,21 +62,35 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
+      read_only: whether to look only; a run in progress is then not disturbed.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, *, read_only: bool = False):
         self._workdir = workdir
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, cleanup_tmp_directories=True
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
             item_names=("params", "opt_state"),
         )
 
     def discard_uncommitted(self, progress: Progress | None) -> None:
-        """Delete what a kill left behind: checkpoints that the progress does not know yet."""
-        for step in self._manager.all_steps():
+        """Delete what a kill left behind: checkpoints that the progress does not know yet.
+
+        Raises:
+          UserError: there are later checkpoints than a kill can leave, but no progress.
+        """
+        steps = self._manager.all_steps()
+        if progress is None and any(steps):
+            raise UserError(
+                f"{self._workdir}/checkpoints has steps {sorted(steps)}, but {PROGRESS_NAME} is "
+                "missing beside it; restore that file, or give a new --workdir"
+            )
+        for step in steps:
             if progress is None or step > progress.step:
                 self._manager.delete(step)
 
@@ -144,7 +158,7 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
             f"{workdir}: no checkpoint yet; run `python -m ldx.train --config=FILE.py "
             f"--workdir={workdir}` first"
         )
-    return Checkpoints(workdir).restore_best(params, progress), progress.best_step
+    return Checkpoints(workdir, read_only=True).restore_best(params, progress), progress.best_step
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:

@@ -1,6 +1,7 @@
 """What all commands share: flags, logging, and how a mistake is told to the user."""
 
 import errno
+import itertools
 import logging as std_logging
 import re
 import signal
@@ -19,7 +20,8 @@ NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
-  --config.train.microbatch_tokens  tokens that are in work at once
+  --config.train.microbatch_tokens   tokens that are in work at once (in ldx.evaluate:
+                                     --microbatch_tokens)
   --config.model.passage_max_length  tokens of a passage
   --config.data.batch_size           lists in a step"""
 
@@ -45,10 +47,11 @@ def required(flag: str) -> str:
 
 
 def _missing_config_file(argv: list[str]) -> str | None:
-    for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        value = value if equals else following
         path = value.partition(":")[0]
-        if name == "config" and path and not Path(path).is_file():
+        if name == "config" and argument.startswith("-") and path and not Path(path).is_file():
             near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
             return f"--config={value}: no such file; beside it: {', '.join(near) or 'no config'}"
     return None
@@ -69,8 +72,9 @@ def _unknown_config_key(argv: list[str], error: Exception) -> str | None:
 def _parse_flags(argv: list[str]) -> list[str]:
     if problem := _missing_config_file(argv):
         raise UserError(problem)
+    app.define_help_flags()
     try:
-        return app.parse_flags_with_usage(argv) if "--help" in argv else flags.FLAGS(argv)
+        return flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     except (AttributeError, KeyError) as error:
@@ -93,10 +97,12 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _fail(str(error))
     except (KeyboardInterrupt, Interrupted) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        print("stopped", file=sys.stderr, flush=True)
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        return _fail(f"{error.filename}: {error.strerror}")
     except Exception as error:
         text = str(error)
         if isinstance(error, OSError) and error.errno == errno.EDQUOT:

@@ -1,4 +1,4 @@
-"""How good the student is on the dev lists: their losses, and nDCG@10 in a pool of passages.
+"""How good the student is on the dev lists: the losses of all, and nDCG@10 in a pool of passages.
 
 Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
 """
@@ -27,7 +27,7 @@ class DevSet:
 
     The pool is the union of the dev lists' passages, filled up by a random sample that only
     the seed decides. Where the union alone would be over `pool_size`, it is that of a random sample
-    of the lists, and the others are left out.
+    of the lists, and the queries of the others are not searched; their losses count all the same.
 
     Args:
       lists: the dev lists.
@@ -58,19 +58,21 @@ class DevSet:
                 "there are no dev lists, and without them no best step; raise "
                 "--config.prep.dev_fraction and run data_prep again"
             )
-        self._lists, self.pool = _choose(lists, num_passages, pool_size, seed)
+        self._lists = [lists[i] for i in range(len(lists))]
+        self.searched, self.pool = _choose(self._lists, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
         self._loss = jax.jit(objective)
-        self._qrels = {record.list_id: _relevant(record) for record in self._lists}
+        self._qrels = {self._lists[i].list_id: _relevant(self._lists[i]) for i in self.searched}
+        self._rows = np.union1d(np.concatenate([r.rows for r in self._lists]), self.pool)
         self._query_ids = planner.query_ids([record.query for record in self._lists])
-        self._pool_ids = planner.passage_ids(self.pool)
+        self._passage_ids = planner.passage_ids(self._rows)
 
     def evaluate(
         self, params: Params, check: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         """Losses, averaged over lists, and nDCG@10, all named dev/NAME."""
-        ids = self._query_ids + self._pool_ids
+        ids = self._query_ids + self._passage_ids
         embeddings = self._encoder.encode_ids(params, ids, description="dev", check=check)
         queries, passages = np.split(embeddings, [len(self._query_ids)])
         values = self._losses(queries, passages)
@@ -86,20 +88,21 @@ class DevSet:
             batch_queries = np.zeros((size.num_queries, queries.shape[1]), queries.dtype)
             batch_queries[: len(part)] = queries[part]
             batch_passages = np.zeros((size.num_passages, queries.shape[1]), queries.dtype)
-            batch_passages[: len(rows)] = passages[np.searchsorted(self.pool, rows)]
+            batch_passages[: len(rows)] = passages[np.searchsorted(self._rows, rows)]
             _, losses = self._loss(batch_queries, batch_passages, lists)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(part)
         return {name: value / len(self._lists) for name, value in sums.items()}
 
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> float:
-        result = search(queries, passages, k=10, index="exact")
+        pool = passages[np.searchsorted(self._rows, self.pool)]
+        result = search(queries[self.searched], pool, k=10, index="exact")
         run = {
-            record.list_id: {
+            self._lists[number].list_id: {
                 str(self.pool[row]): float(score)
                 for row, score in zip(result.rows[i], result.scores[i], strict=True)
             }
-            for i, record in enumerate(self._lists)
+            for i, number in enumerate(self.searched)
         }
         return score_run(self._qrels, run, metrics=(METRIC,)).mean[METRIC]
 
@@ -117,25 +120,24 @@ def _relevant(record: ListRecord) -> dict[str, int]:
 
 def _choose(
     lists: Sequence[ListRecord], num_passages: int, pool_size: int, seed: int
-) -> tuple[list[ListRecord], np.ndarray]:
-    """The dev lists whose passages fit in the pool, in a random order, and the pool's rows."""
+) -> tuple[list[int], np.ndarray]:
+    """A random sample of the lists whose passages fit in the pool, and the pool's rows."""
     rng = np.random.default_rng([seed, 0])
-    chosen: list[ListRecord] = []
+    chosen: list[int] = []
     pool: set[int] = set()
     for i in rng.permutation(len(lists)):
-        record = lists[int(i)]
-        union = pool.union(record.rows.tolist())
+        union = pool.union(lists[int(i)].rows.tolist())
         if len(union) > pool_size:  # no later list is tried: those that fit would not be a sample
             break
         pool = union
-        chosen.append(record)
+        chosen.append(int(i))
     if not chosen:
         raise UserError(
             f"config.train.dev_pool={pool_size} is less than one dev list has passages; raise it"
         )
     if len(chosen) < len(lists):
         logging.info(
-            "dev: %d of %d lists fit in config.train.dev_pool=%d passages",
+            "dev: nDCG@10 is of the %d of %d lists that fit config.train.dev_pool=%d passages",
             len(chosen),
             len(lists),
             pool_size,

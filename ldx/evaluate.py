@@ -10,16 +10,16 @@ from pathlib import Path
 from absl import flags, logging
 
 from ldx import cli
+from ldx.data.schema import check_template
 from ldx.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import Run, read_run
-from ldx.eval.model import load_model
+from ldx.eval.model import declared_template, load_model
 from ldx.eval.report import (
     DEFAULT_TEMPLATE,
     DEPTH,
     MetricValues,
     check_output,
-    check_template,
     drop_self,
     excludes_self,
     format_table,
@@ -45,7 +45,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("k", DEPTH, "Results a query, in run.trec", lower_bound=DEPTH)
     flags.DEFINE_bool("exclude_self", False, "Remove passages that have their query's own id")
-    flags.DEFINE_string("passage_template", DEFAULT_TEMPLATE, "Joins title and text")
+    flags.DEFINE_string(
+        "passage_template", None, f"Joins title and text; {DEFAULT_TEMPLATE}, or a workdir's own"
+    )
+    flags.DEFINE_integer("microbatch_tokens", None, "Tokens in work at once", lower_bound=1)
     flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
     flags.DEFINE_integer("passage_max_length", None, "Tokens of a passage, if not as declared")
     for name in ("relevance_level", "exclude_self"):
@@ -60,13 +63,14 @@ def main(argv: list[str]) -> None:
         raise UserError("give one of --model=DIR and --run=FILE")
     output = Path(cli.required("output"))
     check_output(output)
-    check_template(FLAGS.passage_template)
+    template = FLAGS.passage_template or declared_template(FLAGS.model) or DEFAULT_TEMPLATE
+    check_template(template)
     dataset = load_dataset(cli.required("dataset"), FLAGS.split)
     baseline = _read_run(FLAGS.baseline, dataset) if FLAGS.baseline else None
     if FLAGS.run:
         run, facts = _read_run(FLAGS.run, dataset), {"run": FLAGS.run}
     else:
-        run, facts = _retrieve(dataset)
+        run, facts = _retrieve(dataset, template)
     if FLAGS.baseline:
         facts["baseline"] = FLAGS.baseline
     report = make_report(
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> None:
     print(f"{len(dataset.queries)} queries of {dataset.root}, {FLAGS.split}; all in {output}")
 
 
-def _retrieve(dataset: Dataset) -> tuple[Run, MetricValues]:
+def _retrieve(dataset: Dataset, template: str) -> tuple[Run, MetricValues]:
     model = load_model(
         FLAGS.model,
         query_max_length=FLAGS.query_max_length,
@@ -90,7 +94,8 @@ def _retrieve(dataset: Dataset) -> tuple[Run, MetricValues]:
         index=FLAGS.index,
         k=FLAGS.k,
         exclude_self=FLAGS.exclude_self,
-        template=FLAGS.passage_template,
+        template=template,
+        microbatch_tokens=FLAGS.microbatch_tokens,
     )
     return run, {"model": FLAGS.model, **facts}
 

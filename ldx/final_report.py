@@ -36,23 +36,19 @@ SHOWN = ("nDCG@10", "R@100")
 def make(
     workdir: Path,
     config: Mapping[str, Any],
+    dataset: Dataset | None,
     student: Student,
     check: Callable[[], None],
 ) -> None:
-    """Print the report of a finished run, made first where it is missing.
-
-    Raises:
-      UserError: the collection cannot be read.
-    """
+    """Print the report of a finished run, made first where it is missing."""
     path = workdir / REPORT_NAME
     if not path.exists():
         progress = read_progress(workdir)
         assert progress is not None
         plot_curves(workdir, progress)
         text = _training_text(workdir, progress)
-        dataset = _dataset(workdir, config)
         if dataset is None:
-            text += "No human judgments were given (config.data.root), so nothing else is known.\n"
+            text += "No human judgments were given, so whether it helps people is not known.\n"
         else:
             params, _ = best_params(workdir, student.params)
             runs = _runs(workdir, config, dataset, student, params, progress, check)
@@ -63,15 +59,20 @@ def make(
     print(path.read_text(encoding="utf-8"), end="", flush=True)
 
 
-def _dataset(workdir: Path, config: Mapping[str, Any]) -> Dataset | None:
-    """The judged collection, where there is one."""
-    if not config["eval"]["split"]:
-        return None
+def judged_dataset(workdir: Path, config: Mapping[str, Any]) -> Dataset | None:
+    """The collection that the report will be on; None where nobody judged `config.eval.split`.
+
+    Raises:
+      UserError: the collection cannot be read.
+    """
+    split = config["eval"]["split"]
     root = Path(config["data"]["root"] or workdir / "dataset")
-    if not root.is_dir():
-        logging.warning("%s: no such folder; the report goes without it", root)
+    if not split:
         return None
-    return load_dataset(root, config["eval"]["split"])
+    if not any((root / "qrels").glob(f"{split}.*")):
+        logging.warning("no %s/qrels/%s.tsv: the report will have no human judgments", root, split)
+        return None
+    return load_dataset(root, split)
 
 
 def _training_text(workdir: Path, progress: Progress) -> str:
@@ -117,6 +118,7 @@ def _runs(
                 params,
                 index=config["eval"]["index"],
                 template=config["data"]["passage_template"],
+                microbatch_tokens=config["train"]["microbatch_tokens"],
                 check=check,
             )
             write_run(path, run, tag=name)
@@ -124,6 +126,9 @@ def _runs(
         runs[name] = read_run(path)
     for path in sorted((workdir / "baselines").glob("*.trec"), reverse=True):
         run = read_run(path)
+        if not run.keys() & dataset.qrels.keys():
+            logging.warning("%s has no query of %s; it is left out", path, dataset.split)
+            continue
         runs[path.stem] = drop_self(run) if excludes_self(dataset) else run
     return runs
 

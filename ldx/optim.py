@@ -65,13 +65,16 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "constant"):
             raise UserError(f"config.optim.schedule={self.schedule!r}: wanted linear or constant")
+        for key in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or value < 0:
+                raise UserError(f"config.optim.{key}={value!r}: wanted a number of at least 0")
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> Callable[..., jnp.ndarray]:
     """Step -> learning rate."""
-    if config.schedule == "constant":
-        return optax.constant_schedule(config.learning_rate)
-    return warmup_linear(config.learning_rate, config.warmup_steps, num_steps, config.final_factor)
+    final_factor = 1.0 if config.schedule == "constant" else config.final_factor
+    return warmup_linear(config.learning_rate, config.warmup_steps, num_steps, final_factor)
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:

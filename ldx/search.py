@@ -15,11 +15,11 @@ import numpy as np
 from absl import flags, logging
 
 from ldx import cli
-from ldx.data.schema import passage_text
+from ldx.data.schema import check_template, passage_text
 from ldx.eval.beir import Corpus, corpus_fingerprint, read_corpus
 from ldx.eval.encode import encode_texts
 from ldx.eval.model import Model, load_model
-from ldx.eval.report import DEFAULT_TEMPLATE, check_template
+from ldx.eval.report import DEFAULT_TEMPLATE
 from ldx.eval.search import search
 from ldx.files import atomic_write, fingerprint
 

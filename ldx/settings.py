@@ -12,6 +12,7 @@ import jax
 
 from ldx.data.batching import default_microbatch_tokens
 from ldx.data.pipeline import num_batches
+from ldx.data.schema import check_template
 from ldx.errors import UserError, listing
 from ldx.files import read_json, write_json
 from ldx.models.student import load_student
@@ -34,6 +35,11 @@ class DataConfig:
     max_chars: int | None
     batch_size: int
     list_size: int | None
+
+    def __post_init__(self) -> None:
+        check_template(self.passage_template)
+        if self.list_size is not None and self.list_size < 2:
+            raise UserError(f"config.data.list_size={self.list_size}: wanted at least 2, or None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,12 @@ class EvalConfig:
     split: str
     index: str
     relevance_level: int
+
+    def __post_init__(self) -> None:
+        if self.index not in ("auto", "exact", "scann"):
+            raise UserError(f"config.eval.index={self.index!r}: wanted auto, exact or scann")
+        if self.relevance_level < 1:
+            raise UserError(f"config.eval.relevance_level={self.relevance_level}: wanted 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +115,12 @@ def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
             raise UserError(f"{where}: there is no such key; did you mean {' or '.join(near)}?")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that random generators do not take."""
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"config.seed={seed!r}: wanted a whole number of at least 0")
+
+
 SECTIONS = ("seed", "model", "data", "loss", "optim", "train", "eval", "checkpoint", "logging")
 
 
@@ -136,6 +154,7 @@ def resolve(config: Mapping[str, Any], num_lists: int) -> Settings:
     missing = [name for name in SECTIONS if name not in whole]
     if missing:
         raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
+    check_seed(whole["seed"])
     data, optim, train = whole["data"], whole["optim"], whole["train"]
     _replace_auto(data, "batch_size", lambda: auto_batch_size(num_lists))
     data["batch_size"] = _positive(data, "batch_size", "data")

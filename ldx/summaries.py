@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldx.errors import UserError
+from ldx.files import atomic_write
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -38,8 +39,16 @@ class MetricsWriter:
         config: Mapping[str, Any] | None = None,
     ):
         self._wandb = _start_wandb(wandb_project, workdir, config) if wandb_project else None
-        self._file = open(workdir / METRICS_NAME, "ab")  # noqa: SIM115 (closed in close)
+        path = workdir / METRICS_NAME
+        size = path.stat().st_size if path.exists() else 0
+        if size < num_bytes:
+            raise UserError(
+                f"{path} has {size} bytes, but the run wrote {num_bytes} up to its checkpoint; "
+                "restore the file, or give a new --workdir"
+            )
+        self._file = open(path, "ab")  # noqa: SIM115 (closed in close)
         self._file.truncate(num_bytes)
+        self._file.seek(num_bytes)
         self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -83,7 +92,13 @@ def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) 
         raise UserError(
             f"config.logging.wandb_project={project!r} needs wandb: pip install 'ldx[wandb]'"
         ) from None
-    return wandb.init(project=project, dir=str(workdir), config=dict(config or {}), resume="allow")
+    # One run there for one run here, however often it goes on.
+    id_path = workdir / "wandb_id"
+    if not id_path.exists():
+        with atomic_write(id_path) as file:
+            file.write(wandb.util.generate_id())
+    kept = {"id": id_path.read_text(), "resume": "allow"}
+    return wandb.init(project=project, dir=str(workdir), config=dict(config or {}), **kept)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -5,10 +5,12 @@ nDCG@10 (the untouched model is a candidate too), and ends with a report on huma
 at any moment, the same command goes on; a finished run prints its report again.
 """
 
+import dataclasses
+import datetime
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +49,18 @@ flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkp
 
 def main(argv: list[str]) -> None:
     """Train, or go on, or print the report of a finished run."""
-    del argv
-    workdir = Path(cli.required("workdir"))
-    config = cli.get_config().to_dict()
-    with StopRequest() as stop:
-        train(config, workdir, stop.check)
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
+    train(cli.get_config().to_dict(), Path(cli.required("workdir")))
 
 
-def train(config: Mapping[str, Any], workdir: Path, check: Callable[[], None]) -> None:
-    """Do the run of `config` in `workdir`; `check` raises when it should stop."""
+def train(config: Mapping[str, Any], workdir: Path) -> None:
+    """Do the run of `config` in `workdir`.
+
+    Raises:
+      UserError: something that was given is wrong; before anything is compiled.
+      Interrupted: asked to stop; the last completed step is saved.
+    """
     check_model_section(config["model"])
     objective = make_objective(config["loss"])
     records = Path(config["data"]["records"] or workdir / "records")
@@ -63,19 +68,29 @@ def train(config: Mapping[str, Any], workdir: Path, check: Callable[[], None]) -
     _check_texts(config["data"], manifest, records)
     train_lists, dev_lists = ListSource(records, "train"), ListSource(records, "dev")
     settings = resolve(config, len(train_lists))
+    dataset = final_report.judged_dataset(workdir, settings.whole)
     student = build(load_student, config["model"], "model")
     fingerprints = {"model": student.fingerprint, **manifest.fingerprints}
     progress = read_progress(workdir)
     if progress:
         check_same_run(workdir, settings.whole, fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
-    save_run(workdir, settings.whole, fingerprints)
+    stop = StopRequest()
     if not (progress and progress.finished):
         list_size = _check_lists(train_lists, dev_lists, objective, settings.data.list_size)
-        run = _Run(settings, workdir, student, objective, check)
-        run.prepare(PassageSource(records), manifest, train_lists, dev_lists, list_size)
-        run.train()
-    final_report.make(workdir, settings.whole, student, check)
+        passages = PassageSource(records)
+        store = _open_tokens(workdir, settings, student, passages, manifest)
+        parts = _make_parts(settings, student, objective, store, train_lists, dev_lists, list_size)
+        checkpoints = Checkpoints(workdir)
+        checkpoints.discard_uncommitted(progress)
+        save_run(workdir, settings.whole, fingerprints)
+        _print_start(settings, len(train_lists), len(dev_lists), len(passages))
+        with stop:
+            _Run(settings, workdir, parts, checkpoints, progress or Progress(), stop).train()
+    else:
+        save_run(workdir, settings.whole, fingerprints)
+    with stop:
+        final_report.make(workdir, settings.whole, dataset, student, stop.check)
 
 
 def _check_texts(data: Mapping[str, Any], manifest: Manifest, records: Path) -> None:
@@ -111,153 +126,167 @@ def _check_lists(
                 )
     if problems:
         raise UserError(
-            "the records do not fit config.loss; info_nce.false_negative_ratio compares ratios of "
-            "scores, so it wants them in [0, 1] (or None to switch it off):\n" + listing(problems)
+            "the records do not fit config.loss: listwise_kl needs teacher scores, and "
+            "info_nce.false_negative_ratio compares ratios of scores, so it wants them in [0, 1] "
+            "(None switches it off)\n" + listing(problems)
         )
     return min(longest, list_size or longest)
 
 
+def _open_tokens(
+    workdir: Path,
+    settings: Settings,
+    student: Student,
+    passages: PassageSource,
+    manifest: Manifest,
+) -> TokenStore:
+    """The tokens of every passage, made where they are missing."""
+    texts = PassageTexts(
+        passages,
+        prompt=student.config.passage_prompt,
+        template=settings.data.passage_template,
+        max_chars=settings.data.max_chars,
+    )
+    return TokenStore.open_or_build(
+        workdir / "tokens",
+        texts=texts,
+        tokenizer=student.tokenizer,
+        key=f"{manifest.fingerprints['passages']} {texts!r}",
+        description="tokens",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a run trains with."""
+
+    state: TrainState  # before the first step
+    step: TrainStep
+    batches: BatchSource
+    dev: DevSet
+    steps_per_epoch: int
+
+
+def _make_parts(
+    settings: Settings,
+    student: Student,
+    objective: Objective,
+    store: TokenStore,
+    train_lists: ListSource,
+    dev_lists: ListSource,
+    list_size: int,
+) -> _Parts:
+    """Batches, dev set, step and first state, over all devices."""
+    config, mesh = student.config, make_mesh()
+    tokens, batch_size = settings.train.microbatch_tokens, settings.data.batch_size
+    encoder = Encoder(student, mesh=mesh, microbatch_tokens=tokens)
+    planner = BatchPlanner(
+        student.tokenizer,
+        store,
+        query_prompt=config.query_prompt,
+        query_max_length=config.query_max_length,
+        passage_max_length=config.passage_max_length,
+        shapes=Shapes.make(
+            max(config.query_max_length, config.passage_max_length),
+            tokens,
+            num_devices=mesh.size,
+            lengths=settings.train.bucket_lengths,
+        ),
+        size=BatchSize(batch_size, list_size, min(len(store), batch_size * list_size)),
+        num_devices=mesh.size,
+    )
+    dev = DevSet(
+        dev_lists,
+        planner,
+        encoder,
+        objective,
+        num_passages=len(store),
+        pool_size=settings.train.dev_pool,
+        seed=settings.seed,
+    )
+    batches = BatchSource(
+        train_lists,
+        planner,
+        batch_size=batch_size,
+        seed=settings.seed,
+        num_steps=settings.train.num_steps,
+    )
+    optimizer = make_optimizer(settings.optim, settings.train.num_steps)
+    step = TrainStep(encoder.embedder, objective, optimizer, buffer_rows=planner.buffer_rows)
+    state = jax.device_put(init_state(student.params, optimizer), replicated(mesh))
+    return _Parts(state, step, batches, dev, num_batches(len(train_lists), batch_size))
+
+
+def _print_start(settings: Settings, num_train: int, num_dev: int, num_passages: int) -> None:
+    logging.info("config:\n%s", json.dumps(settings.whole, indent=2))
+    data, optim, train = settings.data, settings.optim, settings.train
+    logging.info(
+        "%d train lists, %d dev lists, %d passages on %d %s device(s)\n"
+        "batch_size %d, %d steps an epoch, %d steps; learning_rate %.3g, warmup_steps %d; "
+        "evaluation every %d steps",
+        num_train,
+        num_dev,
+        num_passages,
+        jax.device_count(),
+        jax.default_backend(),
+        data.batch_size,
+        num_batches(num_train, data.batch_size),
+        train.num_steps,
+        optim.learning_rate,
+        optim.warmup_steps,
+        train.eval_every,
+    )
+
+
 class _Run:
-    """One training run, from its settings to its last checkpoint."""
+    """One training run, from where its progress is to its last checkpoint."""
 
     def __init__(
         self,
         settings: Settings,
         workdir: Path,
-        student: Student,
-        objective: Objective,
-        check: Callable[[], None],
+        parts: _Parts,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        stop: StopRequest,
     ):
         self.settings = settings
-        self.workdir = workdir
-        self.student = student
-        self.objective = objective
-        self.check = check
-        self.checkpoints = Checkpoints(workdir)
-        progress = read_progress(workdir)
-        self.checkpoints.discard_uncommitted(progress)
-        self.progress = progress or Progress()
+        self.parts = parts
+        self.checkpoints = checkpoints
+        self.progress = progress
+        self.stop = stop
         self.schedule = make_schedule(settings.optim, settings.train.num_steps)
-
-    def prepare(
-        self,
-        passages: PassageSource,
-        manifest: Manifest,
-        train_lists: ListSource,
-        dev_lists: ListSource,
-        list_size: int,
-    ) -> None:
-        """Tokens, batches and programs."""
-        settings, config = self.settings, self.student.config
-        mesh = make_mesh()
-        self.encoder = Encoder(
-            self.student, mesh=mesh, microbatch_tokens=settings.train.microbatch_tokens
-        )
-        texts = PassageTexts(
-            passages,
-            prompt=config.passage_prompt,
-            template=settings.data.passage_template,
-            max_chars=settings.data.max_chars,
-        )
-        store = TokenStore.open_or_build(
-            self.workdir / "tokens",
-            texts=texts,
-            tokenizer=self.student.tokenizer,
-            key=f"{manifest.fingerprints['passages']} {texts!r}",
-            description="tokens",
-        )
-        batch_size = settings.data.batch_size
-        size = BatchSize(batch_size, list_size, min(len(passages), batch_size * list_size))
-        shapes = Shapes.make(
-            max(config.query_max_length, config.passage_max_length),
-            settings.train.microbatch_tokens,
-            num_devices=mesh.size,
-            lengths=settings.train.bucket_lengths,
-        )
-        planner = BatchPlanner(
-            self.student.tokenizer,
-            store,
-            query_prompt=config.query_prompt,
-            query_max_length=config.query_max_length,
-            passage_max_length=config.passage_max_length,
-            shapes=shapes,
-            size=size,
-            num_devices=mesh.size,
-        )
-        self.batches = BatchSource(
-            train_lists,
-            planner,
-            batch_size=batch_size,
-            seed=settings.seed,
-            num_steps=settings.train.num_steps,
-        )
-        self.steps_per_epoch = num_batches(len(train_lists), batch_size)
-        self.dev = DevSet(
-            dev_lists,
-            planner,
-            self.encoder,
-            self.objective,
-            num_passages=len(passages),
-            pool_size=settings.train.dev_pool,
-            seed=settings.seed,
-        )
-        optimizer = make_optimizer(settings.optim, settings.train.num_steps)
-        self.step = TrainStep(
-            self.encoder.embedder, self.objective, optimizer, buffer_rows=planner.buffer_rows
-        )
-        state = init_state(jax.device_put(self.student.params, replicated(mesh)), optimizer)
-        self.state: TrainState = jax.device_put(state, replicated(mesh))
-        self._print_start(len(train_lists), len(dev_lists), len(passages))
-
-    def _print_start(self, num_train: int, num_dev: int, num_passages: int) -> None:
-        logging.info("config:\n%s", json.dumps(self.settings.whole, indent=2))
-        data, optim, train = self.settings.data, self.settings.optim, self.settings.train
-        logging.info(
-            "%d train lists, %d dev lists, %d passages on %d %s device(s)\n"
-            "batch_size %d, %d steps an epoch, %d steps; learning_rate %.3g, warmup_steps %d; "
-            "evaluation every %d steps",
-            num_train,
-            num_dev,
-            num_passages,
-            jax.device_count(),
-            jax.default_backend(),
-            data.batch_size,
-            self.steps_per_epoch,
-            train.num_steps,
-            optim.learning_rate,
-            optim.warmup_steps,
-            train.eval_every,
+        self.state = parts.state
+        self.saved_step = -1
+        self.saved_at = time.monotonic()
+        if progress.evaluated_step >= 0:
+            self.state = checkpoints.restore(parts.state, progress)
+            self.saved_step = progress.step
+            logging.info("going on from step %d", progress.step)
+        self.writer = MetricsWriter(
+            workdir,
+            num_bytes=progress.metrics_bytes,
+            step=progress.step,
+            tensorboard=settings.logging.tensorboard,
+            wandb_project=settings.logging.wandb_project,
+            config=settings.whole,
         )
 
     def train(self) -> None:
         """Train to the end; a stop saves the last completed step."""
-        progress = self.progress
-        if progress.evaluated_step >= 0:
-            self.state = self.checkpoints.restore(self.state, progress)
-            logging.info("going on from step %d", progress.step)
-        self.writer = MetricsWriter(
-            self.workdir,
-            num_bytes=progress.metrics_bytes,
-            step=progress.step,
-            tensorboard=self.settings.logging.tensorboard,
-            wandb_project=self.settings.logging.wandb_project,
-            config=self.settings.whole,
-        )
-        self.saved = progress.step if progress.evaluated_step >= 0 else -1
-        self.saved_at = time.monotonic()
         try:
             self._loop()
         except Interrupted:
-            if self.saved != progress.step:
+            if self.saved_step != self.progress.step:
                 self._save()
-            logging.info("step %d is saved", self.saved)
+            logging.info("step %d is saved; the same command goes on", self.saved_step)
             raise
         finally:
             self.writer.close()
 
     def _loop(self) -> None:
         progress, train = self.progress, self.settings.train
-        batches: Iterator[BatchPlan] = read_ahead(self.batches, progress.step)
+        batches: Iterator[BatchPlan] = read_ahead(self.parts.batches, progress.step)
         while not progress.finished:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last
@@ -268,7 +297,7 @@ class _Run:
             begin = time.monotonic()
             plan = next(batches)
             waited = time.monotonic() - begin
-            self.state, metrics = self.step(self.state, plan, self.check)
+            self.state, metrics = self.parts.step(self.state, plan, self.stop.check)
             self._write_step(plan, metrics, time.monotonic() - begin, waited)
             progress.step += 1
             if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint.every_minutes:
@@ -286,12 +315,12 @@ class _Run:
         self.writer.write_times(step, times)
         if step % self.settings.logging.every_steps == 0 or step == train.num_steps:
             losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (train.num_steps - step)))
+            left = datetime.timedelta(seconds=round(seconds * (train.num_steps - step)))
             logging.info(
                 "step %d/%d  epoch %.2f  %s  lr %.2e  passages %d of %d slots  %.1f s  left %s",
                 step,
                 train.num_steps,
-                step / self.steps_per_epoch,
+                step / self.parts.steps_per_epoch,
                 losses,
                 rate,
                 plan.num_distinct_passages,
@@ -303,7 +332,7 @@ class _Run:
     def _evaluate(self, is_last: bool) -> None:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
         progress, train = self.progress, self.settings.train
-        values = self.dev.evaluate(self.state.params, self.check)
+        values = self.parts.dev.evaluate(self.state.params, self.stop.check)
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
@@ -331,7 +360,7 @@ class _Run:
     def _save(self) -> None:
         self.progress.metrics_bytes = self.writer.flush()
         self.checkpoints.save(self.state, self.progress)
-        self.saved, self.saved_at = self.progress.step, time.monotonic()
+        self.saved_step, self.saved_at = self.progress.step, time.monotonic()
 
 
 if __name__ == "__main__":

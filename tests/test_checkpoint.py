@@ -71,6 +71,22 @@ def test_checkpoints_before_the_first_progress_are_discarded(tmp_path):
     assert steps_on_disk(tmp_path) == set()
 
 
+def test_later_checkpoints_without_progress_are_not_touched(tmp_path):
+    save_all(tmp_path, range(3), best_step=1)
+    (tmp_path / "progress.json").unlink()
+    with pytest.raises(UserError, match=r"progress\.json is missing"):
+        Checkpoints(tmp_path).discard_uncommitted(read_progress(tmp_path))
+    assert steps_on_disk(tmp_path) == {1, 2}
+
+
+def test_looking_at_a_run_does_not_disturb_it(tmp_path):
+    save_all(tmp_path, range(2), best_step=1)
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    best_params(tmp_path, state_at(0).params)
+    assert unfinished.is_dir()
+
+
 def test_faults_are_named(tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
         best_params(tmp_path, state_at(0).params)

@@ -52,6 +52,7 @@ def test_an_override_arrives(call):
     [
         ([], "--config is missing"),
         (["--config=absent.py"], "no such file; beside it: config.py"),
+        (["--config", "absent.py"], "no such file; beside it: config.py"),
         (
             ["--config=config.py", "--config.optim.learning_rat=1"],
             "mean config.optim.learning_rate?",
@@ -74,3 +75,12 @@ def test_ctrl_c_is_130(call):
     result = call("--config=config.py", "--config.optim.learning_rate=4.0")
     assert result.returncode == 130
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "export", "search"])
+def test_help_lists_the_flags(module):
+    command = [sys.executable, "-m", f"ldx.{module}", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    text = result.stdout + result.stderr
+    assert "--workdir" in text or "--model" in text
+    assert "FATAL" not in text

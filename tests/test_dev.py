@@ -85,8 +85,14 @@ def test_pool_is_the_union_filled_up_by_seed(parts):
 
 
 def test_lists_that_do_not_fit_are_left_out(parts):
-    dev = make_dev(parts, pool_size=9)
+    dev, whole = make_dev(parts, pool_size=9), make_dev(parts)
     assert len(dev.pool) == 9
+    fitting = [parts[2][i] for i in dev.searched]
+    assert 0 < len(fitting) < len(parts[2])
+    assert {int(row) for record in fitting for row in record.rows} <= set(dev.pool.tolist())
+    params = parts[0].params
+    for name in ("dev/listwise_kl", "dev/info_nce"):  # of all lists, whatever the pool
+        np.testing.assert_allclose(dev.evaluate(params)[name], whole.evaluate(params)[name], 1e-5)
     with pytest.raises(UserError, match="dev_pool=3"):
         make_dev(parts, pool_size=3)
 

@@ -42,6 +42,12 @@ def test_schedule_equals_formula():
         np.testing.assert_allclose(schedule(step), 2e-4 * factor, rtol=1e-6)
 
 
+def test_a_constant_schedule_warms_up_too():
+    config = OptimConfig(learning_rate=1e-3, warmup_steps=4, schedule="constant")
+    rates = [float(make_schedule(config, 100)(step)) for step in (0, 2, 4, 50, 99)]
+    np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 1e-3, 1e-3], rtol=1e-6)
+
+
 def test_adamw_equals_torch():
     """Clipped to norm 1, then AdamW with decay on everything, against torch's."""
     import jax.numpy as jnp

@@ -23,6 +23,18 @@ def test_a_resumed_file_is_cut_to_what_counts(tmp_path):
     assert first == json.dumps({"step": 1, "total": 0.1})
 
 
+def test_a_file_that_is_cut_to_nothing_counts_from_nothing(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("left by a run that was killed\n")
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    assert writer.flush() == 0
+    writer.close()
+
+
+def test_a_shorter_file_than_the_run_wrote_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="has 0 bytes, but the run wrote 7"):
+        MetricsWriter(tmp_path, num_bytes=7, tensorboard=False)
+
+
 def test_tensorboard_gets_numbers_and_times(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -227,6 +227,11 @@ def test_bad_records(config, tmp_path, damage, message):
         ("--config.loss.listwise_kl.student_temperature=0.0", "student_temperature"),
         ("--config.train.bucket_lengths=(8,16)", "bucket_lengths"),
         ("--config.train.dev_pool=1", "dev_pool"),
+        ("--config.seed=-1", "config.seed=-1"),
+        ("--config.optim.learning_rate=fast", "config.optim.learning_rate='fast'"),
+        ("--config.data.list_size=-3", "config.data.list_size=-3"),
+        ("--config.eval.index=faiss", "config.eval.index='faiss'"),
+        ("--config.eval.relevance_level=0", "config.eval.relevance_level=0"),
     ],
 )
 def test_bad_settings(config, tmp_path, flag, message):
@@ -234,6 +239,25 @@ def test_bad_settings(config, tmp_path, flag, message):
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_broken_collection_is_met_before_training(config, tmp_path):
+    root = toy.make_collection(tmp_path / "collection")
+    with open(root / "corpus.jsonl", "a") as file:
+        file.write("{broken\n")
+    result = train(config, tmp_path / "run", f"--config.data.root={root}")
+    assert result.returncode == 2, result.stderr
+    assert "corpus.jsonl:41" in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_without_judgments_a_run_ends_all_the_same(config, tmp_path):
+    root = toy.make_collection(tmp_path / "collection")
+    (root / "qrels" / "test.tsv").unlink()
+    flags = [f"--config.data.root={root}", "--config.train.num_steps=1"]
+    result = train(config, tmp_path / "run", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "No human judgments were given" in result.stdout
 
 
 def test_import_is_light():

@@ -89,6 +89,22 @@ def passage_text(
     return joined[:max_chars].rstrip()
 
 
+def check_template(template: str) -> None:
+    """Refuse a template that does not join title and text, before the work begins.
+
+    Raises:
+      UserError: it has other fields, or no {text}.
+    """
+    try:
+        passage_text("", "", template)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"passage_template={template!r}: {error!r}; it may have {{title}} and {{text}} in it"
+        ) from None
+    if "{text}" not in template:
+        raise UserError(f"passage_template={template!r} has no {{text}} in it")
+
+
 def validate_list(record: ListRecord, num_passages: int, where: str) -> None:
     """Check a list against the schema and the size of the passage set.
 

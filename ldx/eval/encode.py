@@ -120,8 +120,8 @@ class Encoder:
 
 
 @functools.lru_cache(maxsize=4)
-def _encoder(student: Student) -> Encoder:
-    return Encoder(student)
+def _encoder(student: Student, microbatch_tokens: int | None) -> Encoder:
+    return Encoder(student, microbatch_tokens=microbatch_tokens)
 
 
 def encode_texts(
@@ -130,8 +130,11 @@ def encode_texts(
     texts: Sequence[str],
     *,
     kind: Kind,
+    microbatch_tokens: int | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Embeddings float32 [len(texts), D] on all devices; see `Encoder.encode`."""
-    return _encoder(student).encode(params, texts, kind=kind, description=description, check=check)
+    return _encoder(student, microbatch_tokens).encode(
+        params, texts, kind=kind, description=description, check=check
+    )

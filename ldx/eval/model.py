@@ -53,5 +53,12 @@ def load_model(path: str, **overrides: Any) -> Model:
     return Model(student, params, fingerprint(student.fingerprint, *_content(params)))
 
 
+def declared_template(path: str | None) -> str | None:
+    """How a run's workdir joins title and text; None where `path` is no workdir."""
+    if path is None or not (Path(path) / CHECKPOINTS_NAME).is_dir():
+        return None
+    return read_json(Path(path) / CONFIG_NAME)["data"]["passage_template"]
+
+
 def _content(params: Params) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]

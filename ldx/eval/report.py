@@ -132,6 +132,7 @@ def retrieve(
     k: int = DEPTH,
     exclude_self: bool = False,
     template: str = DEFAULT_TEMPLATE,
+    microbatch_tokens: int | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Run, MetricValues]:
@@ -146,6 +147,7 @@ def retrieve(
       exclude_self: asks to remove the passage with the query's own id; it is removed unasked
         where `queries_are_passages`.
       template: joins title and text.
+      microbatch_tokens: tokens in work at once; None means the device's default.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
     """
@@ -154,6 +156,7 @@ def retrieve(
         params,
         corpus_texts(dataset, template),
         kind="passage",
+        microbatch_tokens=microbatch_tokens,
         description=f"{description} passages".strip(),
         check=check,
     )
@@ -162,6 +165,7 @@ def retrieve(
         params,
         list(dataset.queries.values()),
         kind="query",
+        microbatch_tokens=microbatch_tokens,
         description=f"{description} queries".strip(),
         check=check,
     )
@@ -233,18 +237,6 @@ def check_output(folder: Path) -> None:
     """Refuse an output that is a file, before the work begins."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output is a folder")
-
-
-def check_template(template: str) -> None:
-    """Refuse a template that does not join title and text, before the work begins."""
-    try:
-        passage_text("", "", template)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"--passage_template={template!r}: {error!r}; it may have {{title}} and {{text}} in it"
-        ) from None
-    if "{text}" not in template:
-        raise UserError(f"--passage_template={template!r} has no {{text}} in it")
 
 
 def format_table(report: Report) -> str:

@@ -167,6 +167,64 @@ def test_a_collection_without_test_queries(collection, tiny_bert, tmp_path):
     assert not (tmp_path / "baselines").exists()
 
 
+def test_a_bare_corpus_is_enough(collection, tiny_bert, tmp_path):
+    """A user with passages only, no query and no judgment."""
+    root = tmp_path / "bare"
+    root.mkdir()
+    (root / "corpus.jsonl").write_bytes((collection / "corpus.jsonl").read_bytes())
+    run_stages(make_config(root, tiny_bert), tmp_path)
+    assert len(ListSource(tmp_path / "records", "train"))
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_a_collection_of_the_users_is_never_overwritten(collection, tiny_bert, tmp_path):
+    config = make_config(collection, tiny_bert)
+    config.prep.collection = "api_docs"
+    before = (collection / "corpus.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"leave data\.root empty"):
+        corpus.STAGE.run(Workspace(config, tmp_path))
+    assert (collection / "corpus.jsonl").read_bytes() == before
+
+
+def test_the_baselines_are_of_the_split_that_is_reported(prepared, collection, tiny_bert):
+    config = make_config(collection, tiny_bert)
+    config.eval.split = "train"
+    run_stages(config, prepared.workdir, [baselines])
+    run = metrics.read_run(prepared.baselines / "bm25.trec")
+    assert set(run) == set(beir.load_dataset(collection, "train").queries)
+    run_stages(prepared.config, prepared.workdir, [baselines])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("config.prep.list_sise = 8", "did you mean list_size"),
+        ("config.model.poolin = 'cls'", "did you mean pooling"),
+        ("config.prep.list_size = 0", "config.prep.list_size=0"),
+        ("config.prep.dev_fraction = 1.0", "config.prep.dev_fraction=1.0"),
+        ("config.data.passage_template = '{titel}'", "passage_template='{titel}'"),
+        ("config.seed = -1", "config.seed=-1"),
+    ],
+)
+def test_bad_settings_of_a_config_file(tmp_path, change, message):
+    text = f"""
+from configs import base
+from ml_collections import ConfigDict
+
+def get_config():
+    config = base.get_config().unlock()
+    {change}
+    return config
+"""
+    (tmp_path / "config.py").write_text(text)
+    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'work'}"]
+    command = [sys.executable, "-m", "data_prep.run", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 BAD = {
     "corpus": ("corpus.jsonl", lambda text: text + "{broken\n", "corpus.jsonl"),
     "queries": ("queries.jsonl", lambda text: text[:-10] + "\n", "queries.jsonl"),

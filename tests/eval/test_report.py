@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldx.data.schema import check_template
 from ldx.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset
 from ldx.eval.metrics import METRICS, read_run, score_run
 from ldx.eval.report import (
-    check_template,
     drop_self,
     evaluate_embeddings,
     excludes_self,
