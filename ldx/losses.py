@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
-ReduceFn = Callable[..., Array]
+Array = jax.Array | np.ndarray
+ReduceFn = Callable[..., jax.Array]
 
 
 def dot(a: Float[Array, "A D"], b: Float[Array, "B D"]) -> Float[Array, "A B"]:

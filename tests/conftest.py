@@ -7,7 +7,11 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxtyping
 import pytest
+
+# Shapes and dtypes of annotations are checked at every call; before the modules are imported.
+jaxtyping.install_import_hook(["ldx.losses"], "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
