@@ -4,7 +4,7 @@
     python -m ldx.train --config=configs/demo.py --workdir=runs/demo
 
 2,000 docstrings of numpy, scipy and jax; extractive queries; the teacher is the hybrid of BM25 and
-MiniLM itself. About eight minutes on two CPU cores. `make demo` runs it all, export included.
+MiniLM itself. Eight minutes on two CPU cores. `make demo` runs it all, export included.
 """
 
 from ml_collections import ConfigDict

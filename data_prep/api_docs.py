@@ -18,9 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from ldx.errors import UserError
+from ldx.progress import progress_bar
 
 MIN_BODY_CHARS = 60
 MIN_SUMMARY_WORDS = 3
@@ -192,7 +191,7 @@ def _public_modules(package: str) -> list[types.ModuleType]:
         if root is None:
             raise UserError(f"prep.packages: {package} cannot be imported")
         modules, queue = [], [root]
-        with tqdm(desc=f"modules of {package}", unit="") as progress:
+        with progress_bar(desc=f"modules of {package}", unit="") as progress:
             while queue:
                 module = queue.pop()
                 modules.append(module)

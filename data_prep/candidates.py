@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.bm25 import Bm25
 from ldx.files import atomic_write
+from ldx.progress import progress_bar
 
 RECIPROCAL_RANK_K = 60
 SCORES_AT_ONCE = 2**24  # of one chunk of queries against the corpus
@@ -67,7 +67,7 @@ def score_corpus(
       The chunk's first query, its BM25 scores float32 [chunk, N], its dense scores.
     """
     step = max(1, SCORES_AT_ONCE // len(passage_embeddings))
-    with tqdm(total=len(queries), desc=description, unit=" queries", leave=False) as bar:
+    with progress_bar(total=len(queries), desc=description, unit=" queries") as bar:
         for start in range(0, len(queries), step):
             stop = min(start + step, len(queries))
             dense = query_embeddings[start:stop] @ passage_embeddings.T

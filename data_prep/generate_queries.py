@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.bm25 import Bm25
 from data_prep.choice import draw
 from data_prep.corpus import (
@@ -26,6 +24,7 @@ from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_
 from ldx.errors import UserError
 from ldx.eval import beir
 from ldx.files import atomic_write
+from ldx.progress import progress_bar
 
 MIN_QUERY_CHARS = 8
 MIN_QUERY_WORDS = 2
@@ -113,7 +112,7 @@ def extract_queries(
     if unknown or not query_types:
         raise UserError(f"prep.query_types has {unknown or 'nothing'}; known are {list(TYPES)}")
     extractor = Extractor(Bm25(texts), seed)
-    for row in tqdm(eligible, desc="queries", unit=" passages", leave=False):
+    for row in progress_bar(eligible, desc="queries", unit=" passages"):
         for query_type in query_types:
             text, excerpt = extractor.make(query_type, doc_ids[row], texts[row])
             yield Query(f"{doc_ids[row]}:{query_type}", query_type, text, row, excerpt, {})

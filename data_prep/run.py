@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-from data_prep.stage import run_as_command, workspace_from_flags
+from data_prep.stage import refuse_arguments, run_as_command, workspace_from_flags
 
 STAGES = ("corpus", "generate_queries", "mine", "score", "write_lists", "baselines")
 
@@ -30,7 +30,7 @@ def _run_stage(name: str, arguments: list[str]) -> None:
 
 def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
-    del argv
+    refuse_arguments(argv)
     workspace_from_flags()
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))

@@ -76,7 +76,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(str(error)) from None
+        # An error inside a config file comes with its traceback; its last line says what is wrong.
+        raise UserError(str(error).strip().splitlines()[-1]) from None
     except (AttributeError, KeyError) as error:
         if problem := _unknown_config_key(argv, error):
             raise UserError(problem) from None

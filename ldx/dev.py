@@ -20,6 +20,7 @@ from ldx.eval.search import search
 from ldx.objective import Objective
 
 METRIC = "nDCG@10"
+FEW_LISTS = 50
 
 
 class DevSet:
@@ -135,6 +136,8 @@ def _choose(
         raise UserError(
             f"config.train.dev_pool={pool_size} is less than one dev list has passages; raise it"
         )
+    if len(chosen) < FEW_LISTS:
+        logging.warning("dev: %d lists are few to tell one step from another", len(chosen))
     if len(chosen) < len(lists):
         logging.info(
             "dev: nDCG@10 is of the %d of %d lists that fit config.train.dev_pool=%d passages",

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from ldx import cli
-from ldx.checkpoint import best_params
+from ldx.checkpoint import best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
 from ldx.embedder import Params
 from ldx.errors import UserError
@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
     # The folder is read back in float32, so that is what it is compared with.
     student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
     params, step = best_params(workdir, student.params)
+    progress = read_progress(workdir)
+    assert progress is not None  # best_params has seen it
     records = Path(config["data"]["records"] or workdir / "records")
     results = workdir / "results.json"
     facts = {
@@ -53,9 +55,13 @@ def main(argv: list[str]) -> None:
         "output": str(output),
     }
     export(student, params, output, card_facts=facts, texts=_check_texts(records))
+    if step == 0:
+        print("No step was better than the base model on dev: this is the base model.")
+    if not progress.finished:
+        print(f"Training has not ended (step {progress.step}): this is the best step so far.")
     print(
         f"The model is in {output}; load it with\n"
-        f'  SentenceTransformer("{output}")\n'
+        f'  SentenceTransformer("{output}")    # pip install sentence-transformers\n'
         f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"'
     )
 

@@ -45,4 +45,5 @@ class StopRequest:
         if self._signum is not None:
             raise KeyboardInterrupt
         self._signum = signum
-        print(f"\n{signal.Signals(signum).name}: stopping ...", file=sys.stderr, flush=True)
+        name = signal.Signals(signum).name
+        print(f"\n{name}: stopping at the next safe place ...", file=sys.stderr, flush=True)

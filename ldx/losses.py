@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Array = jax.Array | np.ndarray
+Array = jax.Array | np.ndarray  # what losses take; they return jax arrays
 ReduceFn = Callable[..., jax.Array]
 
 
@@ -49,7 +49,7 @@ def listwise_kl(
     teacher_temperature: float = 0.3,
     where: Bool[Array, "*batch L"] | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
-) -> Array:
+) -> jax.Array:
     r"""Listwise distillation: the divergence of the student's list distribution from the teacher's.
 
     $$\mathrm{KL}(p \| q) = \sum_l p_l (\log p_l - \log q_l), \quad
@@ -90,7 +90,7 @@ def info_nce(
     where: Bool[Array, "Q L"] | None = None,
     labels: Int[Array, "Q L"] | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
-) -> Array:
+) -> jax.Array:
     r"""InfoNCE of each query's positive against every passage slot of the global batch.
 
     $$-\log \frac{e^{z_{ii^+}}}{\sum_p w_{ip} e^{z_{ip}}}, \quad z_{ip} = q_i \cdot p / \tau$$
@@ -148,7 +148,7 @@ def slot_counts(
 
 def _false_negatives(
     teacher_scores: Array | None, labels: Array | None, ratio: float | None, where: Array
-) -> Array:
+) -> jax.Array:
     dropped = jnp.zeros(where.shape, bool)
     if teacher_scores is not None and ratio is not None:
         (teacher_scores,) = _at_least_float32(teacher_scores)
@@ -158,12 +158,12 @@ def _false_negatives(
     return dropped
 
 
-def _at_least_float32(*arrays: Array) -> tuple[Array, ...]:
+def _at_least_float32(*arrays: Array) -> tuple[jax.Array, ...]:
     dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
     return tuple(jnp.asarray(a, dtype) for a in arrays)
 
 
-def _masked_log_softmax(scores: Array, where: Array) -> Array:
+def _masked_log_softmax(scores: Array, where: Array) -> jax.Array:
     """Log-softmax over the real entries; 0 at the others. Finite, gradients included."""
     scores = jnp.where(where, scores, 0)
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, where=where, initial=-1e30))
@@ -173,7 +173,7 @@ def _masked_log_softmax(scores: Array, where: Array) -> Array:
     return jnp.where(where, shifted - log_total, 0)
 
 
-def _reduce(losses: Array, has_loss: Array, reduce_fn: ReduceFn | None) -> Array:
+def _reduce(losses: Array, has_loss: Array, reduce_fn: ReduceFn | None) -> jax.Array:
     losses = jnp.where(has_loss, losses, 0)
     if reduce_fn is None:
         return losses

@@ -219,8 +219,9 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
     ]
+    explained = any(problem.startswith("config.model.") for problem in problems)
     for name, value in read_json(workdir / FINGERPRINTS_NAME).items():
-        if fingerprints.get(name) != value:
+        if fingerprints.get(name) != value and not (name == "model" and explained):
             problems.append(f"the {name}: changed since the run began")
     if problems:
         raise UserError(

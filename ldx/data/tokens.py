@@ -16,10 +16,10 @@ from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from ldx.errors import UserError
 from ldx.files import atomic_write, fingerprint, read_json, write_json
+from ldx.progress import progress_bar
 
 CHUNK_TEXTS = 8192
 """Texts tokenised between two points from which a killed build goes on."""
@@ -164,7 +164,7 @@ def _build(target: Path, texts: Texts, tokenizer: TextTokenizer, description: st
     starts = range(0, len(texts), CHUNK_TEXTS)
     chunks = [work / f"chunk-{start:012d}.npz" for start in starts]
     lengths = []
-    with tqdm(
+    with progress_bar(
         total=len(texts), desc=f"Tokenising {description}", unit="text", delay=2.0
     ) as progress:
         for start, chunk in zip(starts, chunks, strict=True):

@@ -2,17 +2,17 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from ldx.data.batching import Shapes, cut_microbatches, default_microbatch_tokens
 from ldx.embedder import Embedder, Params
 from ldx.models.student import Student
 from ldx.models.tokenizer import pad_tokens
+from ldx.progress import progress_bar
 from ldx.sharding import make_mesh
 
 Kind = Literal["query", "passage"]
@@ -87,8 +87,8 @@ class Encoder:
         output = self._empty(len(ids))
         lengths = np.array([len(x) for x in ids], int) + self._num_special
         under_way: tuple[np.ndarray, jax.Array] | None = None
-        with tqdm(
-            total=len(ids), desc=description, unit=" texts", disable=not description, leave=False
+        with progress_bar(
+            total=len(ids), desc=description, unit=" texts", disable=not description
         ) as bar:
             for batch in cut_microbatches(lengths, self.shapes):
                 check()
@@ -110,7 +110,7 @@ class Encoder:
         return np.zeros((num_texts, self.student.embedding_size), np.float32)
 
     def _fetch(
-        self, result: tuple[np.ndarray, jax.Array] | None, output: np.ndarray, bar: tqdm
+        self, result: tuple[np.ndarray, jax.Array] | None, output: np.ndarray, bar: Any
     ) -> None:
         if result is None:
             return

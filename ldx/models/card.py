@@ -27,13 +27,22 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
     parts = [
         _front_matter(student, base),
         f"# {base.rpartition('/')[2].partition('@')[0]}, fine-tuned for {collection}",
-        f"A text embedding model: {base}, made a better retriever for {collection} by ldx.",
+        _summary(base, collection, facts.get("step")),
         _facts(student, base, facts),
         _results(facts.get("results") or {}),
         _usage(student, str(facts.get("output", "FOLDER"))),
         _config(facts.get("config")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(base: str, collection: str, step: int | None) -> str:
+    if step == 0:
+        return (
+            f"A text embedding model: {base}, unchanged. ldx trained it for {collection}, and no "
+            "step was better on dev queries."
+        )
+    return f"A text embedding model: {base}, trained by ldx to search {collection}."
 
 
 def base_name(path: str) -> str:
@@ -96,6 +105,7 @@ def _losses(losses: Mapping[str, Any]) -> str:
     return "; ".join(
         f"{name} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
         for name, settings in losses.items()
+        if settings.get("weight")
     )
 
 
