@@ -6,9 +6,14 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+# A busy machine is no failure: nothing is asserted about time.
+hypothesis.settings.register_profile("ldx", deadline=None)
+hypothesis.settings.load_profile("ldx")
 
 # Shapes and dtypes of annotations are checked at every call; before the modules are imported.
 jaxtyping.install_import_hook(["ldx.losses"], "beartype.beartype")
