@@ -89,6 +89,7 @@ def info_nce(
     false_negative_ratio: float | None = 0.6,
     where: Bool[Array, "Q L"] | None = None,
     labels: Int[Array, "Q L"] | None = None,
+    block_size: int | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> jax.Array:
     r"""InfoNCE of each query's positive against every passage slot of the global batch.
@@ -114,6 +115,8 @@ def info_nce(
       false_negative_ratio: the threshold of the mask; None masks by row and label only.
       where: true at real entries; None means all are.
       labels: human grades, -1 unjudged; relevant entries (over 0) are no negatives of their query.
+      block_size: passages that are compared with the queries at once, forwards and backwards: the
+        same loss in memory for [Q, block_size] numbers instead of [Q, P]. None means all P.
       reduce_fn: reduces the losses of the lists with a real entry 0; None returns all of them.
 
     Returns:
@@ -127,16 +130,69 @@ def info_nce(
     query_embeddings = jnp.where(where[:, :1], query_embeddings, 0)
 
     dropped = where & _false_negatives(teacher_scores, labels, false_negative_ratio, where)
-    queries = jnp.arange(list_index.shape[0])
-    is_dropped = jnp.zeros((len(queries), len(counts)), bool)
-    is_dropped = is_dropped.at[queries[:, None], list_index].max(dropped)
-    weights = jnp.where(is_dropped, 0, counts[None, :]).astype(query_embeddings.dtype)
-    weights = weights.at[queries, list_index[:, 0]].set(1)
+    queries = query_embeddings / temperature
+    log_sum = _log_denominator(
+        queries, passage_embeddings, counts, list_index, dropped, block_size=block_size
+    )
+    positives = jnp.einsum(
+        "qd,qd->q",
+        queries,
+        passage_embeddings[list_index[:, 0]],
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return _reduce(log_sum - positives, where[:, 0], reduce_fn)
 
-    logits = dot(query_embeddings, passage_embeddings) / temperature
-    positives = jnp.take_along_axis(logits, list_index[:, :1], axis=1)[:, 0]
-    losses = jax.nn.logsumexp(logits, axis=1, b=weights) - positives
-    return _reduce(losses, where[:, 0], reduce_fn)
+
+def _log_denominator(
+    queries: Float[Array, "Q D"],
+    passages: Float[Array, "P D"],
+    counts: Int[Array, "P"],
+    list_index: Int[Array, "Q L"],
+    dropped: Bool[Array, "Q L"],
+    *,
+    block_size: int | None,
+) -> Float[Array, "Q"]:
+    """log sum_p w_p exp(q . p), passages block by block; weights w as in `info_nce`."""
+    num_passages = passages.shape[0]
+    size = min(block_size or num_passages, num_passages)
+    num_blocks = -(-num_passages // size)
+    padding = num_blocks * size - num_passages
+    blocks = jnp.pad(passages, ((0, padding), (0, 0))).reshape(num_blocks, size, -1)
+    block_counts = jnp.pad(counts, (0, padding)).reshape(num_blocks, size)
+
+    def block_sum(number: Array, block: Array, count: Array) -> tuple[jax.Array, jax.Array]:
+        weights = _slot_weights(list_index - number * size, count, dropped).astype(queries.dtype)
+        logits = dot(queries, block)
+        top = jnp.max(logits, axis=1, where=weights > 0, initial=-1e30)
+        top = jax.lax.stop_gradient(top)
+        # Weights may be 0 where logits are far over the top: no exponential of those.
+        shifted = jnp.where(weights > 0, logits - top[:, None], 0)
+        return top, jnp.sum(weights * jnp.exp(shifted), axis=1)
+
+    numbers = jnp.arange(num_blocks)
+    if num_blocks == 1:
+        tops, sums = (x[None] for x in block_sum(numbers[0], blocks[0], block_counts[0]))
+    else:
+        # The backward pass computes a block's logits again instead of keeping those of all blocks.
+        again = jax.checkpoint(block_sum)
+        tops, sums = jax.lax.map(lambda x: again(*x), (numbers, blocks, block_counts))
+    top = jnp.max(tops, axis=0)
+    total = jnp.sum(sums * jnp.exp(tops - top[None]), axis=0)
+    return jnp.log(jnp.where(total > 0, total, 1)) + top
+
+
+def _slot_weights(
+    index: Int[Array, "Q L"], counts: Int[Array, "B"], dropped: Bool[Array, "Q L"]
+) -> Int[Array, "Q B"]:
+    """The weight of each passage of a block for each query; `index` counts from the block on."""
+    size = counts.shape[0]
+    # What lies outside the block is sent past its end, where a scatter drops it.
+    index = jnp.where((index >= 0) & (index < size), index, size)
+    queries = jnp.arange(index.shape[0])
+    is_dropped = jnp.zeros((index.shape[0], size), bool)
+    is_dropped = is_dropped.at[queries[:, None], index].max(dropped, mode="drop")
+    weights = jnp.where(is_dropped, 0, counts[None, :])
+    return weights.at[queries, index[:, 0]].set(1, mode="drop")
 
 
 def slot_counts(

@@ -74,18 +74,19 @@ def kl_by_formula(student, teacher, student_temperature, teacher_temperature):
 
 
 @pytest.mark.golden
+@pytest.mark.parametrize("block_size", [None, 7])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_golden_cadet(golden_dir, dtype, request):
+def test_golden_cadet(golden_dir, dtype, block_size, request):
     """Values and gradients of CADET's own code, in the distinct form of the batch."""
     if dtype is np.float64:
         request.getfixturevalue("x64")
     files = sorted(golden_dir.glob("cadet_*.npz"))
     assert files
     for file in files:
-        _check_golden(np.load(file), dtype, 1e-6 if dtype is np.float64 else 1e-3)
+        _check_golden(np.load(file), dtype, 1e-6 if dtype is np.float64 else 1e-3, block_size)
 
 
-def _check_golden(golden, dtype, tolerance):
+def _check_golden(golden, dtype, tolerance, block_size):
     ids, index = np.unique(golden["doc_ids"], return_inverse=True)
     index = index.reshape(golden["doc_ids"].shape)
     query = golden["query"].astype(dtype)
@@ -98,6 +99,7 @@ def _check_golden(golden, dtype, tolerance):
             q, p, index, teacher,
             temperature=float(golden["temperature"]),
             false_negative_ratio=float(golden["false_negative_ratio"]),
+            block_size=block_size,
         )  # fmt: skip
 
     def listwise(q, p):
@@ -203,7 +205,15 @@ def _info_nce(batch, reduce_fn=jnp.mean):
     return info_nce(**batch, temperature=0.05, reduce_fn=reduce_fn)
 
 
-every_loss = pytest.mark.parametrize("loss", [_kl, _info_nce], ids=["listwise_kl", "info_nce"])
+def _info_nce_in_blocks(batch, reduce_fn=jnp.mean):
+    return info_nce(**batch, temperature=0.05, block_size=3, reduce_fn=reduce_fn)
+
+
+every_loss = pytest.mark.parametrize(
+    "loss",
+    [_kl, _info_nce, _info_nce_in_blocks],
+    ids=["listwise_kl", "info_nce", "info_nce in blocks"],
+)
 
 
 def _gradient(loss, batch):
@@ -319,6 +329,27 @@ def test_examples_in_docstrings():
     results = doctest.testmod(ldx.losses)
     assert results.attempted
     assert not results.failed
+
+
+def test_blocks_store_no_matrix_of_queries_and_passages():
+    """Neither forwards nor backwards is there an array of Q x P numbers in the program."""
+    rng = np.random.default_rng(0)
+    num_queries, num_passages = 64, 4096
+    q = jnp.asarray(rng.normal(size=(num_queries, 8)), jnp.float32)
+    p = jnp.asarray(rng.normal(size=(num_passages, 8)), jnp.float32)
+    index = jnp.asarray(rng.permutation(num_passages)[: num_queries * 4].reshape(num_queries, 4))
+
+    def largest(block_size):
+        def loss(q, p):
+            return info_nce(q, p, index, None, block_size=block_size)
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(q, p).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert largest(None) > 4 * num_queries * num_passages
+    assert largest(128) < 4 * num_queries * num_passages
+    values = [info_nce(q, p, index, None, block_size=n) for n in (None, 128, 1000, 5000)]
+    np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
 
 def test_list_scores_equals_numpy():
