@@ -7,7 +7,7 @@ stay in float32.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,8 @@ from flax import nnx
 
 from ldx.errors import UserError, listing
 from ldx.files import read_json
+from ldx.models.attention import attend
 from ldx.models.weights import KeyTable, Rule
-
-Attention = Literal["auto", "xla", "cudnn"]
 
 # Keys of config.json that would change the computation, and the values that are supported; a key
 # that is absent has the first of them.
@@ -151,24 +150,24 @@ class Embeddings(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head attention of every token to the tokens of its text that are not padding."""
 
-    def __init__(self, config: BertConfig, attention: Attention, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
         size = config.hidden_size
         self.query = nnx.Linear(size, size, dtype=dtype, rngs=rngs)
         self.key = nnx.Linear(size, size, dtype=dtype, rngs=rngs)
         self.value = nnx.Linear(size, size, dtype=dtype, rngs=rngs)
         self.output = nnx.Linear(size, size, dtype=dtype, rngs=rngs)
         self.num_heads = config.num_heads
-        self.implementation = None if attention == "auto" else attention
+        self.implementation = attention
 
     def __call__(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]; mask [B, T]."""
         heads = (*hidden.shape[:2], self.num_heads, -1)
-        mixed = jax.nn.dot_product_attention(
+        mixed = attend(
             self.query(hidden).reshape(heads),
             self.key(hidden).reshape(heads),
             self.value(hidden).reshape(heads),
-            mask=mask[:, None, None, :],
-            implementation=self.implementation,
+            mask,
+            self.implementation,
         )
         return self.output(mixed.reshape(hidden.shape))
 
@@ -176,7 +175,7 @@ class SelfAttention(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward network, each added to its input and then normalised."""
 
-    def __init__(self, config: BertConfig, attention: Attention, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
         size, inner = config.hidden_size, config.intermediate_size
         self.attention = SelfAttention(config, attention, dtype, rngs)
         self.attention_norm = _layer_norm(config, rngs)
@@ -188,7 +187,7 @@ class Layer(nnx.Module):
     def __call__(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]; mask [B, T]."""
         hidden = _cast(self.attention_norm(hidden + self.attention(hidden, mask)), self.dtype)
-        inner = jax.nn.gelu(self.feed_forward_in(hidden), approximate=False)
+        inner = _gelu(self.feed_forward_in(hidden))
         return _cast(self.feed_forward_norm(hidden + self.feed_forward_out(inner)), self.dtype)
 
 
@@ -197,8 +196,9 @@ class Bert(nnx.Module):
 
     Args:
       config: the sizes.
-      attention: which implementation of `jax.nn.dot_product_attention`; auto lets JAX choose.
+      attention: the implementation, as `ldx.models.attention.choose_attention` gives it.
       dtype: what matrix products are computed in; None means the parameters' type.
+      remat: keep only each layer's input for the backward pass and compute the layer again.
       rngs: where random initial parameters come from.
     """
 
@@ -206,21 +206,30 @@ class Bert(nnx.Module):
         self,
         config: BertConfig,
         *,
-        attention: Attention = "auto",
+        attention: str = "xla",
         dtype: Any = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         self.embeddings = Embeddings(config, dtype, rngs)
         self.layers = nnx.List(
             [Layer(config, attention, dtype, rngs) for _ in range(config.num_layers)]
         )
+        self.remat = remat
 
     def __call__(self, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] of token_ids int32 [B, T]; mask bool [B, T], False is padding."""
         hidden = self.embeddings(token_ids)
+        # A loop, not a scan: as fast, and no copy of the layers' parameters stacked.
         for layer in self.layers:
-            hidden = layer(hidden, mask)
+            hidden = jax.checkpoint(layer)(hidden, mask) if self.remat else layer(hidden, mask)
         return hidden
+
+
+@jax.checkpoint
+def _gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU; only its input is kept for the backward pass."""
+    return jax.nn.gelu(x, approximate=False)
 
 
 def _layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:

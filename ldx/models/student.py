@@ -14,7 +14,8 @@ from flax import nnx
 
 from ldx.errors import UserError
 from ldx.files import fingerprint
-from ldx.models.bert import KEY_TABLE, Attention, Bert, BertConfig
+from ldx.models.attention import ATTENTIONS, choose_attention
+from ldx.models.bert import KEY_TABLE, Bert, BertConfig
 from ldx.models.locate import resolve_model_path
 from ldx.models.pooling import POOLINGS, Pooling, normalize, pool
 from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
@@ -25,7 +26,6 @@ __all__ = ["Student", "StudentConfig", "load_student", "resolve_model_path"]
 
 Params = dict[Any, Any]
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
-ATTENTIONS = ("auto", "xla", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,7 @@ def load_student(
     passage_max_length: int | None = None,
     attention: str = "auto",
     dtype: str = "float32",
+    remat: bool = False,
 ) -> Student:
     """Read a sentence-transformers or plain HF folder; None means as the folder declares.
 
@@ -88,6 +89,7 @@ def load_student(
       passage_max_length: likewise of a passage.
       attention: auto, xla or cudnn (a GPU and bfloat16).
       dtype: of matrix products, float32 or bfloat16; parameters are float32.
+      remat: compute every layer again in the backward pass, for less memory.
 
     Raises:
       UserError: the model is missing, damaged or not supported.
@@ -114,7 +116,13 @@ def load_student(
         passage_max_length=max_length if passage_max_length is None else passage_max_length,
     )
     _check_lengths(config, bert_config, tokenizer, hf_config)
-    graphdef, params = _load_bert(declared, bert_config, attention, dtype)
+    graphdef, params = _load_bert(
+        declared,
+        bert_config,
+        attention=choose_attention(attention, DTYPES[dtype]),
+        dtype=DTYPES[dtype],
+        remat=remat,
+    )
     student_fingerprint = fingerprint(
         *weight_files(declared.transformer), repr(bert_config), tokenizer.fingerprint, repr(config)
     )
@@ -122,16 +130,9 @@ def load_student(
     return Student(folder, config, tokenizer, graphdef, params, student_fingerprint)
 
 
-def _load_bert(
-    declared: Declared, config: BertConfig, attention: str, dtype: str
-) -> tuple[Any, Params]:
+def _load_bert(declared: Declared, config: BertConfig, **settings: Any) -> tuple[Any, Params]:
     def make() -> Bert:
-        return Bert(
-            config,
-            attention=cast(Attention, attention),
-            dtype=DTYPES[dtype],
-            rngs=nnx.Rngs(0),
-        )
+        return Bert(config, rngs=nnx.Rngs(0), **settings)
 
     graphdef, state = nnx.split(nnx.eval_shape(make))
     shapes = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(state)).items()}
@@ -149,11 +150,6 @@ def _check_choices(pooling: str | None, attention: str, dtype: str) -> None:
             raise UserError(
                 f"model.{key} is {value!r}; it is one of {', '.join(map(str, choices))}"
             )
-    if attention == "cudnn" and (dtype != "bfloat16" or jax.default_backend() != "gpu"):
-        raise UserError(
-            "model.attention=cudnn needs an NVIDIA GPU and model.dtype=bfloat16 (here: "
-            f"{jax.default_backend()}, {dtype}); use auto"
-        )
 
 
 def _check_lengths(
