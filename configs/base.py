@@ -29,8 +29,9 @@ def get_config() -> ConfigDict:
     model.passage_prompt = config_dict.placeholder(str)  # goes before passages; None: likewise
     model.query_max_length = 64  # tokens, special tokens included
     model.passage_max_length = 512  # tokens, special tokens included
-    model.attention = "auto"  # auto, xla or cudnn
+    model.attention = "auto"  # xla; cudnn (a GPU and bfloat16); auto: cudnn where it can be
     model.dtype = "float32"  # of the model's matrix products: float32 or bfloat16
+    model.remat = False  # compute layers again in the backward pass: slower, in less memory
 
     # ---- What is read.
     config.data = data = ConfigDict()
@@ -42,6 +43,17 @@ def get_config() -> ConfigDict:
     data.batch_size = config_dict.placeholder(object)
     data.batch_size = "auto"  # lists in a step; auto: min(4096, lists / 8 rounded up to 32)
     data.list_size = config_dict.placeholder(int)  # entries used of a list; None: all there are
+    # How many lists that are neighbours in the corpus (by the records' order_key) are drawn
+    # together; 1: all at random. More: batches of fewer distinct passages, which are faster.
+    data.block_size = 1
+    # How often the lists of a query type stand in an epoch, such as {"title": 0.5}: half of them,
+    # others each epoch. A type that is not named has 1.
+    data.query_type_weights = ConfigDict()
+    # Several corpora instead of the one of `records`: {NAME: {"records": FOLDER, "weight": 1.0,
+    # "root": BEIR_FOLDER, "query_prompt": TEXT, "passage_prompt": TEXT}}; all but records may be
+    # left out. weight: how often its lists stand in an epoch; root: where its judgments are, for
+    # the report; prompts: if not the model's. Every batch is of one source, and they take turns.
+    data.sources = ConfigDict()
 
     # ---- What is minimised: the weighted sum of these losses (ldx/losses.py).
     config.loss = loss = ConfigDict()
@@ -54,6 +66,10 @@ def get_config() -> ConfigDict:
     loss.info_nce.temperature = 0.01
     loss.info_nce.false_negative_ratio = config_dict.placeholder(float)  # None: no ratio mask
     loss.info_nce.false_negative_ratio = 0.6
+    # Passages compared with the queries at once: of more, the loss goes over them block by block
+    # and stores no matrix of all queries and passages. None: never.
+    loss.info_nce.block_size = config_dict.placeholder(int)
+    loss.info_nce.block_size = 16_384
 
     # ---- AdamW (ldx/optim.py).
     config.optim = optim = ConfigDict()
@@ -80,9 +96,17 @@ def get_config() -> ConfigDict:
     )
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages dev queries are searched in
+    # How the work is cut; the result is the same. These may differ when a run goes on.
     train.microbatch_tokens = config_dict.placeholder(object)
-    train.microbatch_tokens = "auto"  # tokens in work at once; auto: 4,096 on CPU, else 65,536
-    train.bucket_lengths = config_dict.placeholder(tuple)  # padded lengths; None: 32, 64, ... , 512
+    train.microbatch_tokens = "auto"  # in work at once on a device; auto: as its memory allows
+    train.bucket_lengths = config_dict.placeholder(
+        tuple
+    )  # padded lengths; None: best for the texts
+    train.activation_bytes = config_dict.placeholder(object)
+    # Memory of a device for what the backward pass needs of the first: what fits is not computed
+    # again. auto: a quarter of an accelerator, an eighth of the machine on CPU.
+    train.activation_bytes = "auto"
+    train.fsdp = 1  # devices that share one copy of parameters and optimiser state
 
     # ---- The final report, on human judgments.
     config.eval = evaluation = ConfigDict()

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.bm25 import Bm25
 from data_prep.candidates import moments, score_corpus, top_rows
 from data_prep.corpus import load_passage_texts, passages_inputs, qrels_files
-from data_prep.dense import EmbeddingStore, model_fingerprint, open_store
+from data_prep.dense import EmbeddingStore, model_fingerprint
 from data_prep.hybrid import hybrid_scores
 from data_prep.score import load_weight
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
@@ -47,12 +47,12 @@ def _runs(
 
 def _passage_embeddings(store: EmbeddingStore, texts: list[str], mined: list[str]) -> np.ndarray:
     """Embeddings of the texts as they are evaluated, not cut; mining's where it did not cut."""
-    embeddings = store.get(mined, "passage", "passages").copy()
+    embeddings = np.array(store.get("passages", mined, "passage"))
     pairs = enumerate(zip(texts, mined, strict=True))
     others = [row for row, (text, cut) in pairs if text != cut]
     if others:
         other_texts = [texts[row] for row in others]
-        embeddings[others] = store.get(other_texts, "passage", "passages that mining cut")
+        embeddings[others] = store.get("passages that mining cut", other_texts, "passage")
     return embeddings
 
 
@@ -68,10 +68,10 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     texts = [
         passage_text(title, text, workspace.config.data.passage_template) for title, text in pairs
     ]
-    store = open_store(workspace.prep / "embeddings", workspace.config)
+    store = EmbeddingStore(workspace.prep / "embeddings", workspace.config)
     passage_embeddings = _passage_embeddings(store, texts, load_passage_texts(workspace)[1])
     queries = dict(dataset.queries)
-    query_embeddings = store.get(list(queries.values()), "query", "test queries")
+    query_embeddings = store.get("test queries", list(queries.values()), "query")
     weight = load_weight(workspace)
     runs = _runs(queries, corpus.doc_ids, Bm25(texts), query_embeddings, passage_embeddings, weight)
     for path in _run_files(workspace):

@@ -1,6 +1,6 @@
 """Stage 3: candidates of every training query, with the scores of both retrievers.
 
-Leaves WORKDIR/prep/candidates.npz, cloze.npz and the embeddings of the corpus.
+Leaves WORKDIR/prep/candidates.npz, cloze.npz, order.npy and the embeddings of the corpus.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ from data_prep.bm25 import Bm25
 from data_prep.candidates import find_candidates
 from data_prep.choice import draw, split_of
 from data_prep.corpus import load_held_out, load_passage_texts, passages_inputs
-from data_prep.dense import EmbeddingStore, model_fingerprint, open_store
+from data_prep.dense import EmbeddingStore, model_fingerprint
 from data_prep.extractive import remove_sentence
 from data_prep.generate_queries import Query, load_queries
+from data_prep.neighbours import neighbour_order
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from ldx.files import atomic_write
 
 MAX_CLOZE_QUERIES = 512
+OUTPUTS = ("candidates.npz", "cloze.npz", "order.npy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,11 @@ def load_cloze(path: Path) -> Cloze:
     """What this stage left."""
     with np.load(path) as arrays:
         return Cloze(**{name: arrays[name] for name in arrays.files})
+
+
+def load_order(workspace: Workspace) -> np.ndarray:
+    """The place of every passage among its neighbours (`neighbour_order`), int64 [N]."""
+    return np.load(needed(workspace.prep / "order.npy", "mine"))
 
 
 def split_name(query: Query, doc_ids: list[str]) -> str:
@@ -73,7 +80,7 @@ def make_cloze(
         return Cloze(np.zeros(0, np.int32), *np.zeros((2, 0), np.float32))
     chosen = np.array(list(shortened), np.int32)
     rest = list(shortened.values())
-    embeddings = store.get(rest, "passage", "shortened passages")
+    embeddings = store.get("shortened passages", rest, "passage")
     dense = np.einsum("nd,nd->n", query_embeddings[chosen], embeddings)
     return Cloze(chosen, bm25.pair_scores([queries[i].text for i in chosen], rest), dense)
 
@@ -91,10 +98,10 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     doc_ids, texts = load_passage_texts(workspace)
     queries = load_queries(workspace)
     bm25 = Bm25(texts)
-    store = open_store(workspace.prep / "embeddings", config)
-    passage_embeddings = store.get(texts, "passage", "passages")
+    store = EmbeddingStore(workspace.prep / "embeddings", config)
+    passage_embeddings = store.get("passages", texts, "passage")
     query_texts = [query.text for query in queries]
-    query_embeddings = store.get(query_texts, "query", "queries")
+    query_embeddings = store.get("queries", query_texts, "query")
     candidates = find_candidates(
         query_texts,
         bm25,
@@ -109,6 +116,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     candidates.save(workspace.prep / "candidates.npz")
     with atomic_write(workspace.prep / "cloze.npz", "wb") as file:
         np.savez(file, **vars(cloze))
+    with atomic_write(workspace.prep / "order.npy", "wb") as file:
+        np.save(file, neighbour_order(passage_embeddings))
     found = np.array([query.row for query in queries])[:, None] == candidates.rows
     missed = int((found & (candidates.fused_rank == 0)).sum())
     return {
@@ -136,7 +145,7 @@ STAGE = Stage(
         "prep.dev_fraction",
     ),
     inputs=_inputs,
-    outputs=lambda workspace: [workspace.prep / n for n in ("candidates.npz", "cloze.npz")],
+    outputs=lambda workspace: [workspace.prep / name for name in OUTPUTS],
     work=_work,
 )
 

@@ -61,11 +61,17 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      workdir: the run's folder.
-      read_only: whether to look only; a run in progress is then not disturbed.
+      workdir: the run's folder; all processes of a run see the same one.
+      read_only: whether to look only, in this process alone; a run in progress is then not
+        disturbed.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"alone{here}"
+        )
+        together = ocp.options.MultiprocessingOptions()
         self._workdir = workdir
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
@@ -74,6 +80,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
+                multiprocessing_options=alone if read_only else together,
             ),
             item_names=("params", "opt_state"),
         )
@@ -107,7 +114,8 @@ class Checkpoints:
                 opt_state=ocp.args.StandardSave(state.opt_state),
             )
             self._manager.save(progress.step, args=items)
-        write_json(self._workdir / PROGRESS_NAME, dataclasses.asdict(progress))
+        if jax.process_index() == 0:
+            write_json(self._workdir / PROGRESS_NAME, dataclasses.asdict(progress))
         steps = sorted(self._manager.all_steps())
         for step in set(steps) - {progress.best_step, *steps[-NUM_LAST:]}:
             self._manager.delete(step)

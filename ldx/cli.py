@@ -6,6 +6,7 @@ import logging as std_logging
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,7 +133,15 @@ def set_up_logging() -> None:
     logging.set_verbosity(logging.INFO)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parse the flags, run `main` and exit: 0 well, 2 a user's mistake, 130 interrupted."""
+def run(main: Callable[[list[str]], None], leave: Callable[[int], None] = sys.exit) -> None:
+    """Parse the flags, run `main` and exit: 0 well, 2 a user's mistake, 130 interrupted.
+
+    `leave` ends the process with the exit code.
+    """
     set_up_logging()
-    sys.exit(_guarded(main, sys.argv))
+    try:
+        code = _guarded(main, sys.argv)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    leave(code)

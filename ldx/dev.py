@@ -3,15 +3,14 @@
 Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from absl import logging
 
-from ldx.data.lists import pad_lists
+from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
-from ldx.data.schema import ListRecord
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
@@ -24,14 +23,14 @@ FEW_LISTS = 50
 
 
 class DevSet:
-    """Dev lists and the pool their queries are searched in.
+    """The dev lists of a source, and the pool their queries are searched in.
 
     The pool is the union of the dev lists' passages, filled up by a random sample that only
     the seed decides. Where the union alone would be over `pool_size`, it is that of a random sample
     of the lists, and the queries of the others are not searched; their losses count all the same.
 
     Args:
-      lists: the dev lists.
+      table: the dev lists.
       planner: tokens and padded sizes, those of training.
       encoder: embeds tokens.
       objective: the losses.
@@ -45,7 +44,7 @@ class DevSet:
 
     def __init__(
         self,
-        lists: Sequence[ListRecord],
+        table: ListTable,
         planner: BatchPlanner,
         encoder: Encoder,
         objective: Objective,
@@ -54,20 +53,24 @@ class DevSet:
         pool_size: int,
         seed: int,
     ):
-        if not len(lists):
+        if not len(table):
             raise UserError(
                 "there are no dev lists, and without them no best step; raise "
                 "--config.prep.dev_fraction and run data_prep again"
             )
-        self._lists = [lists[i] for i in range(len(lists))]
-        self.searched, self.pool = _choose(self._lists, num_passages, pool_size, seed)
+        self._table = table
+        self.searched, self.pool = _choose(table, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
         self._loss = jax.jit(objective)
-        self._qrels = {self._lists[i].list_id: _relevant(self._lists[i]) for i in self.searched}
-        self._rows = np.union1d(np.concatenate([r.rows for r in self._lists]), self.pool)
-        self._query_ids = planner.query_ids([record.query for record in self._lists])
+        self._qrels = {table.list_ids[i]: _relevant(table, i) for i in self.searched}
+        self._rows = np.union1d(table.rows[table.where], self.pool)
+        self._query_ids = planner.query_ids(table.query)
         self._passage_ids = planner.passage_ids(self._rows)
+
+    def __len__(self) -> int:
+        """The number of dev lists."""
+        return len(self._table)
 
     def evaluate(
         self, params: Params, check: Callable[[], None] = lambda: None
@@ -82,10 +85,10 @@ class DevSet:
 
     def _losses(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         size = self._planner.size
-        num_batches = -(-len(self._lists) // size.num_queries)
+        num_batches = -(-len(self) // size.num_queries)
         sums: dict[str, float] = {}
-        for part in np.array_split(np.arange(len(self._lists)), num_batches):
-            lists, rows = pad_lists([self._lists[i] for i in part], size)
+        for part in np.array_split(np.arange(len(self)), num_batches):
+            lists, rows = take_lists(self._table, part, size)
             batch_queries = np.zeros((size.num_queries, queries.shape[1]), queries.dtype)
             batch_queries[: len(part)] = queries[part]
             batch_passages = np.zeros((size.num_passages, queries.shape[1]), queries.dtype)
@@ -93,13 +96,13 @@ class DevSet:
             _, losses = self._loss(batch_queries, batch_passages, lists)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(part)
-        return {name: value / len(self._lists) for name, value in sums.items()}
+        return {name: value / len(self) for name, value in sums.items()}
 
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> float:
         pool = passages[np.searchsorted(self._rows, self.pool)]
         result = search(queries[self.searched], pool, k=10, index="exact")
         run = {
-            self._lists[number].list_id: {
+            self._table.list_ids[number]: {
                 str(self.pool[row]): float(score)
                 for row, score in zip(result.rows[i], result.scores[i], strict=True)
             }
@@ -108,26 +111,47 @@ class DevSet:
         return score_run(self._qrels, run, metrics=(METRIC,)).mean[METRIC]
 
 
-def _relevant(record: ListRecord) -> dict[str, int]:
-    """Entry 0, and what people graded as relevant."""
-    relevant = {
-        str(row): int(label)
-        for row, label in zip(record.rows, record.labels, strict=True)
-        if label > 0
+def evaluate_sources(
+    sources: Mapping[str, DevSet], params: Params, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Values of every source, dev/SOURCE/NAME, and their means weighted by dev lists, dev/NAME.
+
+    One source alone has no line of its own.
+    """
+    values = {name: dev.evaluate(params, check) for name, dev in sources.items()}
+    if len(values) == 1:
+        return next(iter(values.values()))
+    whole = sum(len(dev) for dev in sources.values())
+    means: dict[str, float] = {}
+    for name, dev in sources.items():
+        for key, value in values[name].items():
+            means[key] = means.get(key, 0.0) + value * len(dev) / whole
+    own = {
+        f"dev/{name}/{key.removeprefix('dev/')}": value
+        for name, of_source in values.items()
+        for key, value in of_source.items()
     }
-    relevant.setdefault(str(record.rows[0]), 1)
+    return means | own
+
+
+def _relevant(table: ListTable, number: int) -> dict[str, int]:
+    """Entry 0, and what people graded as relevant."""
+    size = table.sizes[number]
+    rows, labels = table.rows[number, :size].tolist(), table.labels[number, :size].tolist()
+    relevant = {str(row): label for row, label in zip(rows, labels, strict=True) if label > 0}
+    relevant.setdefault(str(rows[0]), 1)
     return relevant
 
 
 def _choose(
-    lists: Sequence[ListRecord], num_passages: int, pool_size: int, seed: int
+    table: ListTable, num_passages: int, pool_size: int, seed: int
 ) -> tuple[list[int], np.ndarray]:
     """A random sample of the lists whose passages fit in the pool, and the pool's rows."""
     rng = np.random.default_rng([seed, 0])
     chosen: list[int] = []
     pool: set[int] = set()
-    for i in rng.permutation(len(lists)):
-        union = pool.union(lists[int(i)].rows.tolist())
+    for i in rng.permutation(len(table)):
+        union = pool.union(table.rows[i, : table.sizes[i]].tolist())
         if len(union) > pool_size:  # no later list is tried: those that fit would not be a sample
             break
         pool = union
@@ -138,11 +162,11 @@ def _choose(
         )
     if len(chosen) < FEW_LISTS:
         logging.warning("dev: %d lists are few to tell one step from another", len(chosen))
-    if len(chosen) < len(lists):
+    if len(chosen) < len(table):
         logging.info(
             "dev: nDCG@10 is of the %d of %d lists that fit config.train.dev_pool=%d passages",
             len(chosen),
-            len(lists),
+            len(table),
             pool_size,
         )
     others = rng.permutation(num_passages)

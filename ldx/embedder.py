@@ -1,18 +1,18 @@
 """Token micro-batches to embeddings: one program a shape, rows split over the devices."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ldx.sharding import DATA_AXIS, replicated, split_rows
+from ldx.sharding import ROWS, put, put_local_rows, replicated, split_rows
 
 Params = Any
 EmbedFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
-
-SPLIT = PartitionSpec(DATA_AXIS)
 
 
 class Embedder:
@@ -26,29 +26,59 @@ class Embedder:
     def __init__(self, embed: EmbedFn, mesh: Mesh):
         self.mesh = mesh
         self.embed = embed
-        self._forward = jax.jit(
-            jax.shard_map(
-                embed,
-                mesh=mesh,
-                in_specs=(PartitionSpec(), SPLIT, SPLIT),
-                out_specs=SPLIT,
-                check_vma=False,
-            )
-        )
+        self._forward = self.on_every_device(embed, (PartitionSpec(), ROWS, ROWS))
 
     @property
     def num_devices(self) -> int:
         """The devices that share a micro-batch."""
         return self.mesh.size
 
-    def put_params(self, params: Params) -> Params:
-        """Parameters on every device."""
-        return jax.device_put(params, replicated(self.mesh))
+    def on_every_device(self, function: Callable, in_specs: tuple) -> Any:
+        """`function` as a program of every device on its own rows; nothing crosses devices."""
+        on_rows = jax.shard_map(
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=ROWS, check_vma=False
+        )
+        # Told and not inferred, so that an array's sharding has one form, and a program one cache
+        # entry, whichever program the array comes from.
+        return jax.jit(on_rows, out_shardings=split_rows(self.mesh))
 
-    def put_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """A micro-batch of tokens [B, T], rows split over the devices."""
-        return jax.device_put((token_ids, mask), split_rows(self.mesh))
+    def put_params(self, params: Params) -> Params:
+        """Parameters, whole, on every device."""
+        return put(params, replicated(self.mesh))
+
+    def put_tokens(
+        self, token_ids: np.ndarray, mask: np.ndarray, num_rows: int | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """A micro-batch of tokens [B, T], rows split over the devices.
+
+        Args:
+          token_ids: all rows; or, where `num_rows` is given, those of this process's devices.
+          mask: likewise.
+          num_rows: B, where the arrays hold a part of it.
+        """
+        if num_rows is None:
+            return put((token_ids, mask), split_rows(self.mesh))
+        return tuple(put_local_rows(x, self.mesh, num_rows) for x in (token_ids, mask))  # type: ignore[return-value]
+
+    def lower(self, params: Params, shape: tuple[int, int]) -> jax.stages.Lowered:
+        """The program of a shape (rows, length), to be compiled."""
+        return self._forward.lower(params, *self.token_shapes(shape))
+
+    def token_shapes(self, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """What `put_tokens` gives for a micro-batch of this shape (rows, length)."""
+        rows = split_rows(self.mesh)
+        return (
+            jax.ShapeDtypeStruct(shape, np.int32, sharding=rows),
+            jax.ShapeDtypeStruct(shape, bool, sharding=rows),
+        )
 
     def __call__(self, params: Params, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Embeddings [B, D] of a micro-batch, rows split over the devices."""
         return self._forward(params, token_ids, mask)
+
+
+def compile_together(programs: Sequence[jax.stages.Lowered]) -> None:
+    """Compile programs in threads, before the calls that find them compiled."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(lambda program: program.compile(), programs):
+            pass

@@ -2,8 +2,11 @@
 
 Searches the collection with a model (or reads a run by --run=FILE), scores it as trec_eval does,
 and leaves OUTPUT/metrics.json, per_query.tsv and run.trec; --baseline=RUN adds a paired test.
+Killed while it embeds the corpus, the same command goes on: the embeddings are in
+OUTPUT/.embeddings, 4 bytes a number, until the run is written.
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from ldx.eval.report import (
 )
 
 FLAGS = flags.FLAGS
+CACHE_NAME = ".embeddings"
 
 
 def define_flags() -> None:
@@ -70,18 +74,19 @@ def main(argv: list[str]) -> None:
     if FLAGS.run:
         run, facts = _read_run(FLAGS.run, dataset), {"run": FLAGS.run}
     else:
-        run, facts = _retrieve(dataset, template)
+        run, facts = _retrieve(dataset, template, output / CACHE_NAME)
     if FLAGS.baseline:
         facts["baseline"] = FLAGS.baseline
     report = make_report(
         dataset, run, facts, relevance_level=FLAGS.relevance_level, baseline=baseline
     )
     write_report(output, run, report)
+    shutil.rmtree(output / CACHE_NAME, ignore_errors=True)
     print(format_table(report))
     print(f"{len(dataset.queries)} queries of {dataset.root}, {FLAGS.split}; all in {output}")
 
 
-def _retrieve(dataset: Dataset, template: str) -> tuple[Run, MetricValues]:
+def _retrieve(dataset: Dataset, template: str, cache: Path) -> tuple[Run, MetricValues]:
     model = load_model(
         FLAGS.model,
         query_max_length=FLAGS.query_max_length,
@@ -96,6 +101,7 @@ def _retrieve(dataset: Dataset, template: str) -> tuple[Run, MetricValues]:
         exclude_self=FLAGS.exclude_self,
         template=template,
         microbatch_tokens=FLAGS.microbatch_tokens,
+        cache=cache,
     )
     return run, {"model": FLAGS.model, **facts}
 

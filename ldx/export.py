@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from ldx import cli
+from ldx.assemble import source_configs
 from ldx.checkpoint import best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
 from ldx.embedder import Params
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     params, step = best_params(workdir, student.params)
     progress = read_progress(workdir)
     assert progress is not None  # best_params has seen it
-    records = Path(config["data"]["records"] or workdir / "records")
+    records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
     results = workdir / "results.json"
     facts = {
         **_data_facts(records),
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
         "results": read_json(results) if results.is_file() else {},
         "output": str(output),
     }
-    export(student, params, output, card_facts=facts, texts=_check_texts(records))
+    export(student, params, output, card_facts=facts, texts=_check_texts(records[0]))
     if step == 0:
         print("No step was better than the base model on dev: this is the base model.")
     if not progress.finished:
@@ -89,10 +90,10 @@ def export(
     save_student(student, params, output, card=model_card(student, card_facts), texts=texts)
 
 
-def _data_facts(records: Path) -> dict[str, Any]:
-    manifest = Manifest.read(records)
-    num_lists = sum(manifest.num_lists.get("train", {}).values())
-    return {"collection": manifest.collection, "num_lists": num_lists}
+def _data_facts(records: Sequence[Path]) -> dict[str, Any]:
+    manifests = [Manifest.read(folder) for folder in records]
+    num_lists = sum(sum(m.num_lists.get("train", {}).values()) for m in manifests)
+    return {"collection": ", ".join(m.collection for m in manifests), "num_lists": num_lists}
 
 
 def _check_texts(records: Path) -> list[str]:

@@ -1,12 +1,15 @@
 """Files that are either whole or absent, and fingerprints of their content."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from absl import logging
 
 from ldx.errors import UserError
 
@@ -26,6 +29,25 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, who: str) -> Iterator[None]:
+    """Hold a lock that the system releases when this process ends, however it ends.
+
+    Args:
+      path: the lock file; it stays.
+      who: told while waiting, such as "another process embeds the passages".
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("waiting: %s (lock %s)", who, path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_json(path: str | Path) -> Any:

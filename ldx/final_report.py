@@ -1,9 +1,12 @@
 """How a run ends: base and trained model on human judgments, a table, a plot, results.json.
 
-WORKDIR/report holds a TREC run of every system, so a report that was killed goes on where it was;
+WORKDIR/report holds a TREC run of every system, and, until that is written, the embeddings of the
+corpus in report/.embeddings, so a report that was killed goes on where it was;
 runs that data_prep left in WORKDIR/baselines (BM25, the teacher) are scored beside them.
 """
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 from absl import logging
 
 from ldx.checkpoint import Progress, best_params, read_progress
+from ldx.data.manifest import Manifest
+from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC as DEV_METRIC
 from ldx.embedder import Params
 from ldx.eval.beir import Dataset, load_dataset
@@ -30,13 +35,36 @@ from ldx.summaries import read_metrics
 
 REPORT_NAME = "report.txt"
 RESULTS_NAME = "results.json"
+CACHE_NAME = ".embeddings"
 SHOWN = ("nDCG@10", "R@100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A source's collection with human judgments, and how its texts are put to the model."""
+
+    dataset: Dataset
+    passage_template: str
+    query_prompt: str | None
+    passage_prompt: str | None
+
+    def student(self, student: Student) -> Student:
+        """The student with the source's own prompts, where it has any."""
+        own: dict[str, Any] = {
+            "query_prompt": self.query_prompt,
+            "passage_prompt": self.passage_prompt,
+        }
+        own = {name: prompt for name, prompt in own.items() if prompt is not None}
+        if not own:
+            return student
+        config = dataclasses.replace(student.config, **own)
+        return dataclasses.replace(student, config=config)
 
 
 def make(
     workdir: Path,
     config: Mapping[str, Any],
-    dataset: Dataset | None,
+    judged: Mapping[str, Judged],
     student: Student,
     check: Callable[[], None],
 ) -> None:
@@ -47,32 +75,63 @@ def make(
         assert progress is not None
         plot_curves(workdir, progress)
         text = _training_text(workdir, progress)
-        if dataset is None:
+        if not judged:
             text += "No human judgments were given, so whether it helps people is not known.\n"
         else:
-            params, _ = best_params(workdir, student.params)
-            runs = _runs(workdir, config, dataset, student, params, progress, check)
-            text += _results(workdir, config, dataset, runs)
+            text += _judged_text(workdir, config, judged, student, progress, check)
         with atomic_write(path) as file:
             file.write(text)
     logging.info("%s", path)
     print(path.read_text(encoding="utf-8"), end="", flush=True)
 
 
-def judged_dataset(workdir: Path, config: Mapping[str, Any]) -> Dataset | None:
-    """The collection that the report will be on; None where nobody judged `config.eval.split`.
+def _judged_text(
+    workdir: Path,
+    config: Mapping[str, Any],
+    judged: Mapping[str, Judged],
+    student: Student,
+    progress: Progress,
+    check: Callable[[], None],
+) -> str:
+    """A table for every source that has judgments; their numbers go to results.json."""
+    best, _ = best_params(workdir, student.params)
+    results: dict[str, Any] = {}
+    text = ""
+    for name, source in judged.items():
+        runs = _runs(workdir, config, name, source, student, best, progress, check)
+        table, facts = _results(config, source.dataset, runs)
+        text += table
+        results |= {f"{name}/{system}" if name else system: f for system, f in facts.items()}
+    write_json(workdir / RESULTS_NAME, results)
+    return text
+
+
+def judged_datasets(
+    workdir: Path,
+    config: Mapping[str, Any],
+    sources: Mapping[str, SourceConfig],
+    manifests: Mapping[str, Manifest],
+) -> dict[str, Judged]:
+    """The collections that the report will be on: those with judgments of `config.eval.split`.
 
     Raises:
-      UserError: the collection cannot be read.
+      UserError: a collection cannot be read.
     """
     split = config["eval"]["split"]
-    root = Path(config["data"]["root"] or workdir / "dataset")
-    if not split:
-        return None
-    if not any((root / "qrels").glob(f"{split}.*")):
-        logging.warning("no %s/qrels/%s.tsv: the report will have no human judgments", root, split)
-        return None
-    return load_dataset(root, split)
+    judged = {}
+    for name, source in sources.items() if split else ():
+        root = Path(source.root if name else config["data"]["root"] or workdir / "dataset")
+        if name and not source.root:
+            continue
+        if not any((root / "qrels").glob(f"{split}.*")):
+            logging.warning(
+                "no %s/qrels/%s.tsv: the report will have no human judgments of it", root, split
+            )
+            continue
+        template = manifests[name].passage_template
+        dataset = load_dataset(root, split)
+        judged[name] = Judged(dataset, template, source.query_prompt, source.passage_prompt)
+    return judged
 
 
 def _training_text(workdir: Path, progress: Progress) -> str:
@@ -97,34 +156,40 @@ def _dev_lines(workdir: Path) -> list[dict[str, float]]:
 def _runs(
     workdir: Path,
     config: Mapping[str, Any],
-    dataset: Dataset,
+    name: str,
+    source: Judged,
     student: Student,
     best: Params,
     progress: Progress,
     check: Callable[[], None],
 ) -> dict[str, Run]:
-    """The runs of base, trained and baselines; each is made once."""
+    """The runs of base, trained and baselines on a source; each is made once."""
     runs: dict[str, Run] = {}
-    for name, params in (("base", student.params), ("trained", best)):
-        path = workdir / "report" / f"{name}.trec"
-        if name == "trained" and progress.best_step == 0:
-            runs[name] = runs["base"]
+    tokens = config["train"]["microbatch_tokens"]
+    dataset, folder = source.dataset, workdir / "report" / name
+    for system, params in (("base", student.params), ("trained", best)):
+        path = folder / f"{system}.trec"
+        if system == "trained" and progress.best_step == 0:
+            runs[system] = runs["base"]
             continue
         if not path.exists():
-            logging.info("evaluating the %s model on %s", name, dataset.root)
+            logging.info("evaluating the %s model on %s", system, dataset.root)
             run, facts = retrieve(
                 dataset,
-                student,
+                source.student(student),
                 params,
                 index=config["eval"]["index"],
-                template=config["data"]["passage_template"],
-                microbatch_tokens=config["train"]["microbatch_tokens"],
+                template=source.passage_template,
+                microbatch_tokens=tokens if isinstance(tokens, int) else None,
+                cache=folder / CACHE_NAME,
                 check=check,
             )
-            write_run(path, run, tag=name)
+            write_run(path, run, tag=system)
+            shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
             write_json(path.with_suffix(".json"), facts)
-        runs[name] = read_run(path)
-    for path in sorted((workdir / "baselines").glob("*.trec"), reverse=True):
+        runs[system] = read_run(path)
+    baselines = [] if name else sorted((workdir / "baselines").glob("*.trec"), reverse=True)
+    for path in baselines:
         run = read_run(path)
         if not run.keys() & dataset.qrels.keys():
             logging.warning("%s has no query of %s; it is left out", path, dataset.split)
@@ -134,20 +199,19 @@ def _runs(
 
 
 def _results(
-    workdir: Path, config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
-) -> str:
-    """Score all runs, write results.json, and return the table."""
+    config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
+) -> tuple[str, dict[str, Any]]:
+    """The table of all runs, and its numbers."""
     level = config["eval"]["relevance_level"]
     scores = {
         name: score_run(dataset.qrels, run, relevance_level=level) for name, run in runs.items()
     }
     results: dict[str, Any] = {name: _facts(s, scores["base"]) for name, s in scores.items()}
-    write_json(workdir / RESULTS_NAME, results)
     title = (
         f"{dataset.root.name} {dataset.split}: {len(dataset.qrels)} queries, "
         f"{len(dataset.corpus)} passages"
     )
-    return f"\n{title}\n{_table(results)}\n"
+    return f"\n{title}\n{_table(results)}\n", results
 
 
 def _facts(scores: Scores, base: Scores) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self._signum: int | None = None
+        self.signum: int | None = None
+        """The signal that came, or None."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -38,12 +39,12 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum is not None:
+        if self.signum is not None:
             raise KeyboardInterrupt
-        self._signum = signum
+        self.signum = signum
         name = signal.Signals(signum).name
         print(f"\n{name}: stopping at the next safe place ...", file=sys.stderr, flush=True)

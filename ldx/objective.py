@@ -103,6 +103,8 @@ def make_objective(config: Mapping[str, Mapping[str, Any]]) -> Objective:
         for key, value in settings.items():
             if "temperature" in key and not value > 0:
                 raise UserError(f"config.loss.{name}.{key}={value}: a temperature is over 0")
+            if key == "block_size" and value is not None and value < 1:
+                raise UserError(f"config.loss.{name}.{key}={value}: wanted at least 1, or None")
         if section["weight"]:
             terms.append((name, float(section["weight"]), settings))
     if not terms:

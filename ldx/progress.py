@@ -8,7 +8,21 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30  # where nobody sees a bar move
 
 
+class _Lines(tqdm):
+    """For a file: whole lines that stay, where tqdm would write each over the one before."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write a line; an empty message clears, and there is nothing to clear."""
+        if msg != "":
+            self.fp.write(f"{self if msg is None else msg}\n")
+            self.fp.flush()
+        return msg != ""
+
+
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
-    """A tqdm bar that goes away when it is done, and seldom writes where there is no terminal."""
-    interval = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-    return tqdm(*args, leave=False, mininterval=interval, maxinterval=2 * interval, **kwargs)
+    """A tqdm bar that goes away when it is done; where there is no terminal, a line seldom."""
+    kwargs = {"leave": False, "miniters": 1} | kwargs
+    if sys.stderr.isatty():
+        return tqdm(*args, **kwargs)
+    seldom = {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "ncols": 0}
+    return _Lines(*args, **kwargs | seldom)

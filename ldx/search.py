@@ -8,20 +8,21 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from ldx import cli
-from ldx.data.schema import check_template, passage_text
-from ldx.eval.beir import Corpus, corpus_fingerprint, read_corpus
-from ldx.eval.encode import encode_texts
+from ldx.data.schema import check_template
+from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
+from ldx.eval.embeddings import encode_to_file
+from ldx.eval.encode import encode_texts, get_encoder
 from ldx.eval.model import Model, load_model
 from ldx.eval.report import DEFAULT_TEMPLATE
 from ldx.eval.search import search
-from ldx.files import atomic_write, fingerprint
+from ldx.files import fingerprint
 
 FLAGS = flags.FLAGS
 SNIPPET_LINES = 2
@@ -64,39 +65,17 @@ def default_cache() -> Path:
 
 def embed_corpus(model: Model, corpus: Corpus, template: str, cache: Path) -> np.ndarray:
     """Embeddings float32 [N, D] of a corpus, memory-mapped, made once for a model and a corpus."""
-
-    def embed() -> np.ndarray:
-        pairs = zip(corpus.titles, corpus.texts, strict=True)
-        texts = [passage_text(title, text, template) for title, text in pairs]
-        return encode_texts(
-            model.student, model.params, texts, kind="passage", description="passages"
-        )
-
-    key = fingerprint(model.fingerprint, corpus_fingerprint(corpus), template)
-    shape = (len(corpus), model.student.embedding_size)
-    return cached(cache / f"passages-{key}.npy", shape, embed)
-
-
-def cached(path: Path, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of a file, memory-mapped; made where the file is missing or damaged."""
-    if not path.exists():
-        logging.info("embedding the corpus once, for %s", path)
-        _save(path, make())
-    try:
-        array = np.load(path, mmap_mode="r")
-        if array.shape == shape:
-            return array
-        problem = f"its shape is {array.shape}"
-    except (ValueError, EOFError, OSError) as error:
-        problem = str(error)
-    logging.warning("%s is damaged (%s) and is made again", path, problem)
-    _save(path, make())
-    return np.load(path, mmap_mode="r")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_write(path, "wb") as file:
-        np.save(file, array)
+    texts = CorpusTexts(corpus, template)
+    key = texts.fingerprint
+    return encode_to_file(
+        get_encoder(model.student),
+        model.params,
+        texts,
+        cache / f"passages-{fingerprint(model.fingerprint, key)}.npy",
+        kind="passage",
+        key=key,
+        description="passages",
+    )
 
 
 def typed_queries() -> Iterator[str]:

@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
-from ldx.data.batching import default_microbatch_tokens
 from ldx.data.pipeline import num_batches
 from ldx.data.schema import check_template
 from ldx.errors import UserError, listing
@@ -22,7 +19,17 @@ T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
 FINGERPRINTS_NAME = "fingerprints.json"
-MAY_DIFFER = ("checkpoint.", "logging.")
+MAY_DIFFER = (
+    "checkpoint.",
+    "logging.",
+    # How the work is cut, not what is computed: another number of devices may want another cut.
+    "train.microbatch_tokens",
+    "train.bucket_lengths",
+    "train.activation_bytes",
+    "train.fsdp",
+    "model.attention",
+    "model.remat",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +42,14 @@ class DataConfig:
     max_chars: int | None
     batch_size: int
     list_size: int | None
+    block_size: int = 1
+    sources: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    query_type_weights: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_template(self.passage_template)
+        if not isinstance(self.block_size, int) or self.block_size < 1:
+            raise UserError(f"config.data.block_size={self.block_size!r}: wanted at least 1")
         if self.list_size is not None and self.list_size < 2:
             raise UserError(f"config.data.list_size={self.list_size}: wanted at least 2, or None")
 
@@ -52,10 +64,18 @@ class TrainConfig:
     stop_on: str | None
     patience: int
     dev_pool: int
-    microbatch_tokens: int
+    microbatch_tokens: int | str
     bucket_lengths: tuple[int, ...] | None
+    activation_bytes: int | str = "auto"
+    fsdp: int = 1
 
     def __post_init__(self) -> None:
+        for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
+            value = getattr(self, key)
+            if value != "auto" and (not isinstance(value, int) or value < least):
+                raise UserError(
+                    f"config.train.{key}={value!r}: wanted a whole number of at least {least}"
+                )
         if self.stop_on not in ("loss", "ndcg", None):
             raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted loss, ndcg or None")
 
@@ -143,8 +163,12 @@ def check_model_section(section: Mapping[str, Any]) -> None:
     check_keys(section, list(inspect.signature(load_student).parameters), "model")
 
 
-def resolve(config: Mapping[str, Any], num_lists: int) -> Settings:
-    """Check a config and replace every "auto", given the number of training lists.
+def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
+    """Check a config and replace every "auto" that decides what is computed.
+
+    Args:
+      config: its plain form.
+      *num_lists: the lists of an epoch, of each source.
 
     Raises:
       UserError: an unknown or missing key, or a value that cannot be.
@@ -156,19 +180,16 @@ def resolve(config: Mapping[str, Any], num_lists: int) -> Settings:
         raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
     check_seed(whole["seed"])
     data, optim, train = whole["data"], whole["optim"], whole["train"]
-    _replace_auto(data, "batch_size", lambda: auto_batch_size(num_lists))
-    data["batch_size"] = _positive(data, "batch_size", "data")
-    steps_per_epoch = num_batches(num_lists, data["batch_size"])
+    _replace_auto(data, "batch_size", lambda: auto_batch_size(sum(num_lists)))
+    batch_size = _positive(data, "batch_size", "data")
+    steps_per_epoch = sum(num_batches(number, batch_size) for number in num_lists)
     if train.get("num_steps") is None:
         train["num_steps"] = steps_per_epoch * _positive(train, "max_epochs", "train")
     if train.get("eval_every") is None:
         train["eval_every"] = steps_per_epoch
-    _replace_auto(
-        train, "microbatch_tokens", lambda: default_microbatch_tokens(jax.default_backend())
-    )
-    for key in ("num_steps", "eval_every", "patience", "dev_pool", "microbatch_tokens"):
+    for key in ("num_steps", "eval_every", "patience", "dev_pool"):
         _positive(train, key, "train")
-    _replace_auto(optim, "learning_rate", lambda: auto_learning_rate(data["batch_size"]))
+    _replace_auto(optim, "learning_rate", lambda: auto_learning_rate(batch_size))
     _replace_auto(
         optim, "warmup_steps", lambda: auto_warmup_steps(steps_per_epoch, train["num_steps"])
     )

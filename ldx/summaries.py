@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ldx.errors import UserError
 from ldx.files import atomic_write
@@ -26,6 +26,7 @@ class MetricsWriter:
       tensorboard: whether to write event files to WORKDIR/tensorboard.
       wandb_project: the Weights & Biases project, or "" for none.
       config: shown beside the run there.
+      silent: write nothing; of several processes, all but the first.
     """
 
     def __init__(
@@ -37,7 +38,13 @@ class MetricsWriter:
         tensorboard: bool = True,
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
+        silent: bool = False,
     ):
+        self._file: IO[bytes] | None = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if silent:
+            return
         self._wandb = _start_wandb(wandb_project, workdir, config) if wandb_project else None
         path = workdir / METRICS_NAME
         size = path.stat().st_size if path.exists() else 0
@@ -49,21 +56,22 @@ class MetricsWriter:
         self._file = open(path, "ab")  # noqa: SIM115 (closed in close)
         self._file.truncate(num_bytes)
         self._file.seek(num_bytes)
-        self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
             purge_step = step + 1 if step else None
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers that the inputs determine."""
-        line = json.dumps({"step": step, **values})
-        self._file.write(line.encode() + b"\n")
-        self.write_times(step, values)
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Write what the inputs determine: numbers, and what they are of."""
+        if self._file is not None:
+            line = json.dumps({"step": step, **values})
+            self._file.write(line.encode() + b"\n")
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        self.write_extra(step, numbers)
 
-    def write_times(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers that differ from run to run; metrics.jsonl does not get them."""
+    def write_extra(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers that metrics.jsonl does not get, such as times."""
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name.replace("@", "_at_"), value, step)
@@ -72,13 +80,16 @@ class MetricsWriter:
 
     def flush(self) -> int:
         """Bring metrics.jsonl to the disk; its length in bytes."""
+        if self._file is None:
+            return 0
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
         """Close all files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:

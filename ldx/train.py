@@ -5,7 +5,7 @@ nDCG@10 (the untouched model is a candidate too), and ends with a report on huma
 at any moment, the same command goes on; a finished run prints its report again.
 """
 
-import dataclasses
+import collections
 import datetime
 import json
 import math
@@ -17,21 +17,19 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from ldx import cli, final_report
+from ldx import cli, distributed, final_report
+from ldx.assemble import Parts, lists_of_epoch, make_parts, open_sources, source_configs
 from ldx.checkpoint import Checkpoints, Progress, read_progress
-from ldx.data.batching import Shapes
-from ldx.data.lists import BatchSize
-from ldx.data.pipeline import BatchSource, num_batches, read_ahead
-from ldx.data.plan import BatchPlan, BatchPlanner
-from ldx.data.records import ListSource, Manifest, PassageSource, PassageTexts
-from ldx.data.tokens import TokenStore
-from ldx.dev import METRIC, DevSet
-from ldx.errors import UserError, listing
-from ldx.eval.encode import Encoder
+from ldx.data.manifest import Manifest
+from ldx.data.pipeline import read_ahead
+from ldx.data.plan import BatchPlan
+from ldx.data.sources import Source
+from ldx.dev import METRIC, evaluate_sources
+from ldx.errors import UserError
 from ldx.interrupt import Interrupted, StopRequest
-from ldx.models.student import Student, load_student
-from ldx.objective import Objective, make_objective
-from ldx.optim import make_optimizer, make_schedule
+from ldx.models.student import load_student
+from ldx.objective import make_objective
+from ldx.optim import make_schedule
 from ldx.settings import (
     Settings,
     build,
@@ -40,22 +38,29 @@ from ldx.settings import (
     resolve,
     save_run,
 )
-from ldx.sharding import make_mesh, replicated
 from ldx.summaries import MetricsWriter
-from ldx.train_step import TrainState, TrainStep, init_state
+from ldx.train_step import StepResult
 
 flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
+distributed.define_flags()
 
 
 def main(argv: list[str]) -> None:
     """Train, or go on, or print the report of a finished run."""
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
-    train(cli.get_config().to_dict(), Path(cli.required("workdir")))
+    config, workdir = cli.get_config().to_dict(), Path(cli.required("workdir"))
+    distributed.initialize()
+    try:
+        train(config, workdir)
+    except (RuntimeError, ValueError) as error:
+        if told := distributed.explain_loss(error):
+            raise told from None
+        raise
 
 
 def train(config: Mapping[str, Any], workdir: Path) -> None:
-    """Do the run of `config` in `workdir`.
+    """Do the run of `config` in `workdir`; with several processes, each calls this.
 
     Raises:
       UserError: something that was given is wrong; before anything is compiled.
@@ -63,174 +68,79 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     """
     check_model_section(config["model"])
     objective = make_objective(config["loss"])
-    records = Path(config["data"]["records"] or workdir / "records")
-    manifest = Manifest.read(records)
-    _check_texts(config["data"], manifest, records)
-    train_lists, dev_lists = ListSource(records, "train"), ListSource(records, "dev")
-    settings = resolve(config, len(train_lists))
-    dataset = final_report.judged_dataset(workdir, settings.whole)
+    configs = source_configs(config["data"], workdir)
+    manifests = {name: Manifest.read(source.records) for name, source in configs.items()}
+    _check_texts(config["data"], manifests)
+    weights = config["data"]["query_type_weights"]
+    settings = resolve(config, *lists_of_epoch(configs, manifests, weights))
+    judged = final_report.judged_datasets(workdir, settings.whole, configs, manifests)
     student = build(load_student, config["model"], "model")
-    fingerprints = {"model": student.fingerprint, **manifest.fingerprints}
+    fingerprints = {"model": student.fingerprint} | _fingerprints(manifests)
     progress = read_progress(workdir)
     if progress:
         check_same_run(workdir, settings.whole, fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
-    if not (progress and progress.finished):
-        list_size = _check_lists(train_lists, dev_lists, objective, settings.data.list_size)
-        passages = PassageSource(records)
-        store = _open_tokens(workdir, settings, student, passages, manifest)
-        parts = _make_parts(settings, student, objective, store, train_lists, dev_lists, list_size)
+    finished = progress is not None and progress.finished
+    if not finished:
+        sources = open_sources(workdir, settings, configs, manifests, student, objective)
+        parts = make_parts(settings, student, objective, sources)
         checkpoints = Checkpoints(workdir)
         checkpoints.discard_uncommitted(progress)
+    if distributed.is_primary():
         save_run(workdir, settings.whole, fingerprints)
-        _print_start(settings, len(train_lists), len(dev_lists), len(passages))
+    if not finished:
+        _print_start(settings, parts, sources)
         with stop:
             _Run(settings, workdir, parts, checkpoints, progress or Progress(), stop).train()
-    else:
-        save_run(workdir, settings.whole, fingerprints)
-    with stop:
-        final_report.make(workdir, settings.whole, dataset, student, stop.check)
+    if distributed.is_primary():
+        with stop:
+            final_report.make(workdir, settings.whole, judged, student, stop.check)
 
 
-def _check_texts(data: Mapping[str, Any], manifest: Manifest, records: Path) -> None:
-    """Records and config must speak of the same passage texts."""
+def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:
+    """Records and config must speak of the same passage texts; several sources have their own."""
+    if data["sources"]:
+        return
+    (manifest,) = manifests.values()
     for key in ("passage_template", "max_chars"):
         if data[key] != getattr(manifest, key):
             raise UserError(
-                f"config.data.{key}={data[key]!r}, but {records} was made with "
+                f"config.data.{key}={data[key]!r}, but the records were made with "
                 f"{getattr(manifest, key)!r}; set it so, or run data_prep again"
             )
 
 
-def _check_lists(
-    train_lists: ListSource, dev_lists: ListSource, objective: Objective, list_size: int | None
-) -> int:
-    """Read every list once, before anything is compiled; the length of the longest.
-
-    Raises:
-      UserError: a list is not valid, or has scores that the objective cannot use.
-    """
-    longest, problems = 0, []
-    for source in (train_lists, dev_lists):
-        for number in range(len(source)):
-            record = source[number]
-            longest = max(longest, len(record.rows))
-            scores = record.teacher_scores
-            where = f"{source.split} list {record.list_id!r}"
-            if not len(scores) and objective.needs_teacher:
-                problems.append(f"{where}: no teacher scores, but listwise_kl learns from them")
-            elif objective.needs_unit_scores and ((scores < 0) | (scores > 1)).any():
-                problems.append(
-                    f"{where}: teacher scores from {scores.min():g} to {scores.max():g}"
-                )
-    if problems:
-        raise UserError(
-            "the records do not fit config.loss: listwise_kl needs teacher scores, and "
-            "info_nce.false_negative_ratio compares ratios of scores, so it wants them in [0, 1] "
-            "(None switches it off)\n" + listing(problems)
-        )
-    return min(longest, list_size or longest)
+def _fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Of the records of every source."""
+    return {
+        f"{kind} of {name}" if name else kind: value
+        for name, manifest in manifests.items()
+        for kind, value in manifest.fingerprints.items()
+    }
 
 
-def _open_tokens(
-    workdir: Path,
-    settings: Settings,
-    student: Student,
-    passages: PassageSource,
-    manifest: Manifest,
-) -> TokenStore:
-    """The tokens of every passage, made where they are missing."""
-    texts = PassageTexts(
-        passages,
-        prompt=student.config.passage_prompt,
-        template=settings.data.passage_template,
-        max_chars=settings.data.max_chars,
-    )
-    return TokenStore.open_or_build(
-        workdir / "tokens",
-        texts=texts,
-        tokenizer=student.tokenizer,
-        key=f"{manifest.fingerprints['passages']} {texts!r}",
-        description="tokens",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What a run trains with."""
-
-    state: TrainState  # before the first step
-    step: TrainStep
-    batches: BatchSource
-    dev: DevSet
-    steps_per_epoch: int
-
-
-def _make_parts(
-    settings: Settings,
-    student: Student,
-    objective: Objective,
-    store: TokenStore,
-    train_lists: ListSource,
-    dev_lists: ListSource,
-    list_size: int,
-) -> _Parts:
-    """Batches, dev set, step and first state, over all devices."""
-    config, mesh = student.config, make_mesh()
-    tokens, batch_size = settings.train.microbatch_tokens, settings.data.batch_size
-    encoder = Encoder(student, mesh=mesh, microbatch_tokens=tokens)
-    planner = BatchPlanner(
-        student.tokenizer,
-        store,
-        query_prompt=config.query_prompt,
-        query_max_length=config.query_max_length,
-        passage_max_length=config.passage_max_length,
-        shapes=Shapes.make(
-            max(config.query_max_length, config.passage_max_length),
-            tokens,
-            num_devices=mesh.size,
-            lengths=settings.train.bucket_lengths,
-        ),
-        size=BatchSize(batch_size, list_size, min(len(store), batch_size * list_size)),
-        num_devices=mesh.size,
-    )
-    dev = DevSet(
-        dev_lists,
-        planner,
-        encoder,
-        objective,
-        num_passages=len(store),
-        pool_size=settings.train.dev_pool,
-        seed=settings.seed,
-    )
-    batches = BatchSource(
-        train_lists,
-        planner,
-        batch_size=batch_size,
-        seed=settings.seed,
-        num_steps=settings.train.num_steps,
-    )
-    optimizer = make_optimizer(settings.optim, settings.train.num_steps)
-    step = TrainStep(encoder.embedder, objective, optimizer, buffer_rows=planner.buffer_rows)
-    state = jax.device_put(init_state(student.params, optimizer), replicated(mesh))
-    return _Parts(state, step, batches, dev, num_batches(len(train_lists), batch_size))
-
-
-def _print_start(settings: Settings, num_train: int, num_dev: int, num_passages: int) -> None:
+def _print_start(settings: Settings, parts: Parts, sources: Mapping[str, Source]) -> None:
     logging.info("config:\n%s", json.dumps(settings.whole, indent=2))
-    data, optim, train = settings.data, settings.optim, settings.train
+    optim, train = settings.optim, settings.train
+    for source in sources.values():
+        logging.info(
+            "%s: %d train lists, %d dev lists, %d passages",
+            source.name,
+            len(source.train),
+            len(source.dev),
+            len(source.passages),
+        )
     logging.info(
-        "%d train lists, %d dev lists, %d passages on %d %s device(s)\n"
+        "%s %s device(s) in %d process(es), mesh %s\n"
         "batch_size %d, %d steps an epoch, %d steps; learning_rate %.3g, warmup_steps %d; "
         "evaluation every %d steps",
-        num_train,
-        num_dev,
-        num_passages,
         jax.device_count(),
         jax.default_backend(),
-        data.batch_size,
-        num_batches(num_train, data.batch_size),
+        jax.process_count(),
+        dict(parts.mesh.shape),
+        settings.data.batch_size,
+        parts.batches.steps_per_epoch,
         train.num_steps,
         optim.learning_rate,
         optim.warmup_steps,
@@ -245,7 +155,7 @@ class _Run:
         self,
         settings: Settings,
         workdir: Path,
-        parts: _Parts,
+        parts: Parts,
         checkpoints: Checkpoints,
         progress: Progress,
         stop: StopRequest,
@@ -263,6 +173,12 @@ class _Run:
             self.state = checkpoints.restore(parts.state, progress)
             self.saved_step = progress.step
             logging.info("going on from step %d", progress.step)
+        self.agreement = distributed.Agreement(parts.mesh)
+        # Alone, a stop is answered between micro-batches; several processes stop between steps.
+        self.check = stop.check if jax.process_count() == 1 else lambda: None
+        self.pending: StepResult | None = None
+        self.written_at = time.monotonic()
+        self.waited = 0.0
         self.writer = MetricsWriter(
             workdir,
             num_bytes=progress.metrics_bytes,
@@ -270,6 +186,7 @@ class _Run:
             tensorboard=settings.logging.tensorboard,
             wandb_project=settings.logging.wandb_project,
             config=settings.whole,
+            silent=not distributed.is_primary(),
         )
 
     def train(self) -> None:
@@ -277,6 +194,7 @@ class _Run:
         try:
             self._loop()
         except Interrupted:
+            self._write_pending()
             if self.saved_step != self.progress.step:
                 self._save()
             logging.info("step %d is saved; the same command goes on", self.saved_step)
@@ -291,48 +209,104 @@ class _Run:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last
             if due and progress.evaluated_step < progress.step:
+                self._write_pending()
                 self._evaluate(is_last)
                 self._save()
+                self.written_at = time.monotonic()
                 continue
             begin = time.monotonic()
             plan = next(batches)
             waited = time.monotonic() - begin
-            self.state, metrics = self.parts.step(self.state, plan, self.stop.check)
-            self._write_step(plan, metrics, time.monotonic() - begin, waited)
+            minutes = (time.monotonic() - self.saved_at) / 60
+            due = minutes > self.settings.checkpoint.every_minutes
+            self.agreement.tell(progress.step, plan.digest(), self.stop.signum, due)
+            self.state, result = self.parts.step(self.state, plan, self.check)
+            self._write_pending()  # of the step before: the device has this one to work on
+            self.pending, self.waited = result, waited
             progress.step += 1
-            if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint.every_minutes:
+            if self.agreement.save_is_due:
+                self._write_pending()
                 self._save()
 
+    def _write_pending(self) -> None:
+        """Numbers of the step that was done last, if they are not written yet."""
+        if self.pending is None:
+            return
+        self.agreement.read()
+        result, self.pending = self.pending, None
+        metrics = result.metrics()
+        seconds = time.monotonic() - self.written_at
+        self.written_at = time.monotonic()
+        self._write_step(self.progress.step, result.plan, metrics, seconds, self.waited)
+
     def _write_step(
-        self, plan: BatchPlan, metrics: Mapping[str, float], seconds: float, waited: float
+        self,
+        step: int,
+        plan: BatchPlan,
+        metrics: Mapping[str, float],
+        seconds: float,
+        waited: float,
     ) -> None:
-        """Numbers of the step just done, numbered from 1."""
-        step, train = self.progress.step + 1, self.settings.train
-        rate = float(self.schedule(self.progress.step))
-        counts = {"num_distinct_passages": plan.num_distinct_passages, "num_slots": plan.num_slots}
-        self.writer.write(step, {**metrics, "learning_rate": rate, **counts})
-        times = {"seconds_per_step": seconds, "input_wait_seconds": waited}
-        self.writer.write_times(step, times)
+        """Numbers of step `step`, the first of which is 1."""
+        train = self.settings.train
+        rate = float(self.schedule(step - 1))
+        counts = {
+            "num_distinct_passages": plan.num_distinct_passages,
+            "num_slots": plan.num_slots,
+            "num_tokens": plan.num_tokens,
+        }
+        several = len(self.parts.dev) > 1
+        source = {"source": plan.source} if several else {}
+        self.writer.write(step, {**source, **metrics, "learning_rate": rate, **counts})
+        if several:
+            self.writer.write_extra(step, {f"{plan.source}/{k}": v for k, v in metrics.items()})
+        work = {
+            "seconds_per_step": seconds,
+            "input_wait_seconds": waited,
+            "num_padded_tokens": plan.num_padded_tokens,
+        }
+        self.writer.write_extra(step, work)
         if step % self.settings.logging.every_steps == 0 or step == train.num_steps:
             losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             left = datetime.timedelta(seconds=round(seconds * (train.num_steps - step)))
             logging.info(
-                "step %d/%d  epoch %.2f  %s  lr %.2e  passages %d of %d slots  %.1f s  left %s",
+                "step %d/%d%s  epoch %.2f  %s  lr %.2e  passages %d of %d slots (%.2f)  "
+                "%.1f s  input wait %.3f s  left %s",
                 step,
                 train.num_steps,
-                step / self.parts.steps_per_epoch,
+                f"  {plan.source}" if several else "",
+                step / self.parts.batches.steps_per_epoch,
                 losses,
                 rate,
                 plan.num_distinct_passages,
                 plan.num_slots,
+                plan.num_distinct_passages / max(plan.num_slots, 1),
                 seconds,
+                waited,
                 left,
             )
+        if step % self.parts.batches.steps_per_epoch == 0:
+            self._write_mix(step)
+
+    def _write_mix(self, step: int) -> None:
+        """Query types drawn in the epoch that ended with a step."""
+        length = self.parts.batches.steps_per_epoch
+        drawn: collections.Counter[str] = collections.Counter()
+        for number in range(step - length, step):
+            source, numbers = self.parts.batches.lists_of_step(number)
+            types = source.table.query_types
+            drawn.update(
+                f"{source.name}/{types[code]}" for code in source.table.query_type[numbers]
+            )
+        whole = sum(drawn.values())
+        shown = ", ".join(f"{name} {count} ({count / whole:.0%})" for name, count in drawn.items())
+        logging.info("epoch %d drew %d lists: %s", step // length, whole, shown)
 
     def _evaluate(self, is_last: bool) -> None:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
         progress, train = self.progress, self.settings.train
-        values = self.parts.dev.evaluate(self.state.params, self.stop.check)
+        params = self.parts.step.whole_params(self.state)
+        values = evaluate_sources(self.parts.dev, params, self.check)
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
@@ -365,4 +339,4 @@ class _Run:
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.run(main)
+    cli.run(main, leave=distributed.leave)

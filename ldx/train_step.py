@@ -3,8 +3,13 @@
 The batch's texts go through the model in micro-batches, forward only; the loss of the whole batch
 gives gradients with respect to the embeddings; the same micro-batches go through again with those
 gradients (gradient caching, Gao et al., arXiv 2101.06983). Memory is bounded by a micro-batch, the
-result is that of the whole batch. Only the last program, the update, donates: until it runs a step
-can be abandoned and leaves the state as it was.
+result is that of the whole batch. What the backward pass needs of a micro-batch is kept from the
+first pass while it fits in `activation_bytes`; that micro-batch is then not computed again.
+
+Parameters and optimiser state may be split over devices (`ldx.sharding`): the step gathers the
+parameters once, each device sums its own gradient over its micro-batches, and gradients cross
+devices once, at the end. Only the last program, the update, donates: until it runs a step can be
+abandoned and leaves the state as it was.
 """
 
 import dataclasses
@@ -17,14 +22,29 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from ldx.data.lists import Lists
-from ldx.data.plan import BatchPlan
-from ldx.embedder import SPLIT, Embedder, Params
+from ldx.activations import Activations, embed_and_keep, kept_bytes, pull_back
+from ldx.data.batching import Shapes
+from ldx.data.lists import BatchSize, Lists
+from ldx.data.plan import BatchPlan, TokenBatch
+from ldx.embedder import Embedder, Params, compile_together
 from ldx.errors import UserError, listing
 from ldx.objective import Objective
-from ldx.sharding import replicated, split_rows
+from ldx.sharding import (
+    DATA_AXIS,
+    FSDP_AXIS,
+    ROWS,
+    put,
+    replicated,
+    split_rows,
+    split_state,
+    to_host,
+)
 
 Metrics = dict[str, float]
+
+NUM_UNDER_WAY = 2
+"""Micro-batches given to the device before the first of them is done: it is never idle, and a stop
+is prompt."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +63,26 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What a step tells, still on the device; reading it waits for the step."""
+
+    values: dict[str, jax.Array]
+    plan: BatchPlan
+    embeddings: jax.Array
+
+    def metrics(self) -> Metrics:
+        """The losses before the update, and the gradient's norm before clipping.
+
+        Raises:
+          UserError: one of them is not finite; the step then changed nothing but its number.
+        """
+        metrics = {name: float(value) for name, value in self.values.items()}
+        if not all(np.isfinite(value) for value in metrics.values()):
+            raise UserError(_non_finite(metrics, self.plan, to_host(self.embeddings)))
+        return metrics
+
+
 class TrainStep:
     """The programs of a step for one model, objective, optimiser and mesh.
 
@@ -51,6 +91,7 @@ class TrainStep:
       objective: the loss of a batch.
       optimizer: any optax transformation.
       buffer_rows: rows of the buffer that holds a batch's embeddings (`BatchPlanner.buffer_rows`).
+      activation_bytes: memory of each device for what the backward pass needs; 0 keeps nothing.
     """
 
     def __init__(
@@ -60,101 +101,207 @@ class TrainStep:
         optimizer: optax.GradientTransformation,
         *,
         buffer_rows: int,
+        activation_bytes: int = 0,
     ):
         self._embedder = embedder
         self._mesh = embedder.mesh
         self._objective = objective
         self._optimizer = optimizer
         self._buffer_rows = buffer_rows
-        self._place = self._on_every_device(_place, (SPLIT, SPLIT, PartitionSpec()))
-        backprop_specs = (PartitionSpec(), SPLIT, SPLIT, SPLIT, SPLIT, PartitionSpec())
-        self._backprop = self._on_every_device(self._backprop_local, backprop_specs)
-        self._loss = jax.jit(self._loss_of_buffer)
-        self._sum_gradients = jax.jit(_sum_gradients)
-        self._update = jax.jit(self._apply_gradients, donate_argnums=0)
-        self._zeros: tuple[jax.Array, Params] | None = None
+        self._activation_bytes = activation_bytes
+        self._bytes_of_shape: dict[tuple[int, int], int] = {}
+        whole, on_all = PartitionSpec(), embedder.on_every_device
+        rows, everywhere = split_rows(self._mesh), replicated(self._mesh)
+        self._gather = jax.jit(lambda params: jax.reshard(params, whole), out_shardings=everywhere)
+        self._place = on_all(_place, (ROWS, ROWS, whole))
+        self._embed_and_keep = on_all(self._embed_and_keep_local, (whole, ROWS, ROWS))
+        self._backprop = on_all(self._backprop_local, (whole, ROWS, ROWS, ROWS, ROWS, whole))
+        self._backprop_kept = on_all(self._backprop_kept_local, (whole, ROWS, ROWS, ROWS, whole))
+        self._loss = jax.jit(self._loss_of_buffer, out_shardings=(rows, everywhere))
+        self._zeros = jax.jit(self._make_zeros, out_shardings=rows)
+        self._update: Any = None  # the one program that knows how the state is split
+
+    def init(self, params: Params) -> TrainState:
+        """The state before the first step (`init_state`), split over the devices."""
+
+        def make(params: Params) -> TrainState:
+            return init_state(params, self._optimizer)
+
+        with jax.set_mesh(self._mesh):
+            params = put(jax.tree.map(np.asarray, params), replicated(self._mesh))
+            shardings = split_state(self._mesh, jax.eval_shape(make, params))
+            self._update = jax.jit(
+                self._apply_gradients,
+                donate_argnums=0,
+                out_shardings=(shardings, replicated(self._mesh)),
+            )
+            return jax.jit(make, out_shardings=shardings)(params)
+
+    def compile(self, state: TrainState, shapes: Shapes, size: BatchSize) -> None:
+        """Compile every program that a batch of these shapes and sizes can need."""
+        rows, whole = split_rows(self._mesh), replicated(self._mesh)
+        with jax.set_mesh(self._mesh):
+            params, (buffer, gradients) = self._gather_params(state), self._zeros(state.params)
+            start = put(np.int32(0), whole)
+            _, losses = self._loss(buffer, *put(_empty_lists(size), whole))
+            programs = [self._update.lower(state, gradients, losses)]
+            for shape in shapes.all:
+                tokens = self._embedder.token_shapes(shape)
+                embeddings = jax.ShapeDtypeStruct(
+                    (shape[0], buffer.shape[1]), buffer.dtype, sharding=rows
+                )
+                programs.append(self._place.lower(buffer, embeddings, start))
+                if self._bytes(params, shape) <= self._activation_bytes:
+                    forward = self._embed_and_keep.lower(params, *tokens)
+                    kept = jax.tree.map(
+                        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+                        forward.out_info[1],
+                    )
+                    backward = self._backprop_kept.lower(params, gradients, buffer, kept, start)
+                    programs += [forward, backward]
+                if not self._keeps_all(params, shapes, size):
+                    programs += [
+                        self._embedder.lower(params, shape),
+                        self._backprop.lower(params, gradients, buffer, *tokens, start),
+                    ]
+        compile_together(programs)
+
+    def _keeps_all(self, params: Params, shapes: Shapes, size: BatchSize) -> bool:
+        """Whether the activations of any batch fit, so that nothing is ever computed again."""
+        if not self._activation_bytes:
+            return False
+        of_row = max(self._bytes(params, shape) / shape[0] for shape in shapes.all)
+        return of_row * (size.num_texts + shapes.max_rows) <= self._activation_bytes
 
     def __call__(
         self, state: TrainState, plan: BatchPlan, check: Callable[[], None] = lambda: None
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, StepResult]:
         """Do one step.
 
         Args:
-          state: the state before; its buffers are donated once the step is certain.
+          state: the state before; its buffers are donated once the step is certain. Where a loss
+            or the gradient is not finite, the state after has the same values.
           plan: the batch.
           check: called between micro-batches; what it raises abandons the step.
 
         Returns:
-          The state after, and the losses before the update with the gradient's norm.
-
-        Raises:
-          UserError: a loss or the gradient is not finite; the state stays as it was.
+          The state after, and what the step tells (`StepResult.metrics`).
         """
-        tokens = [self._embedder.put_tokens(b.token_ids, b.mask) for b in plan.token_batches]
-        starts = [jnp.asarray(b.start) for b in plan.token_batches]
-        buffer, gradients = self._start_values(state.params)
-        for (token_ids, mask), start in zip(tokens, starts, strict=True):
-            check()
-            embeddings = self._embedder(state.params, token_ids, mask)
-            jax.block_until_ready(buffer)  # at most two micro-batches under way: a stop is prompt
-            buffer = self._place(buffer, embeddings, start)
-        lists = self._put_lists(plan)
         with jax.set_mesh(self._mesh):
+            params = self._gather_params(state)
+            buffer, gradients = self._zeros(state.params)
+            buffer, kept = self._embed(params, plan, buffer, check)
+            lists = plan.query_position, plan.passage_position, plan.lists
+            lists = put(lists, replicated(self._mesh))
             buffer_gradient, losses = self._loss(buffer, *lists)
-        for (token_ids, mask), start in zip(tokens, starts, strict=True):
+            gradients = self._backpropagate(params, plan, gradients, buffer_gradient, kept, check)
+            state, values = self._update(state, gradients, losses)
+        return state, StepResult(values, plan, buffer)
+
+    def _embed(
+        self, params: Params, plan: BatchPlan, buffer: jax.Array, check: Callable[[], None]
+    ) -> tuple[jax.Array, list[Activations | None]]:
+        """All embeddings of the batch, and of the micro-batches that fit what is kept of them."""
+        kept: list[Activations | None] = []
+        room, under_way = self._activation_bytes, []
+        for batch in plan.token_batches:
             check()
-            jax.block_until_ready(buffer_gradient)
-            summed = gradients
-            gradients = self._backprop(
-                state.params, summed, buffer_gradient, token_ids, mask, start
-            )
-            jax.block_until_ready(summed)
-        gradient, norm = self._sum_gradients(gradients)
-        metrics = {name: float(value) for name, value in losses.items()}
-        metrics["gradient_norm"] = float(norm)
-        if not all(np.isfinite(value) for value in metrics.values()):
-            raise UserError(_non_finite(metrics, plan, np.asarray(buffer)))
-        return self._update(state, gradient), metrics
+            tokens = self._put_tokens(batch)
+            size = self._bytes(params, batch.shape)
+            if size <= room:
+                room -= size
+                embeddings, activations = self._embed_and_keep(params, *tokens)
+            else:
+                embeddings, activations = self._embedder(params, *tokens), None
+            kept.append(activations)
+            buffer = self._place(buffer, embeddings, self._put_start(batch))
+            under_way.append(embeddings)
+            if len(under_way) > NUM_UNDER_WAY:
+                jax.block_until_ready(under_way.pop(0))
+        return buffer, kept
 
-    def _on_every_device(self, function: Callable, in_specs: tuple) -> Callable:
-        return jax.jit(
-            jax.shard_map(
-                function, mesh=self._mesh, in_specs=in_specs, out_specs=SPLIT, check_vma=False
-            )
-        )
+    def _backpropagate(
+        self,
+        params: Params,
+        plan: BatchPlan,
+        gradients: Params,
+        buffer_gradient: jax.Array,
+        kept: list[Activations | None],
+        check: Callable[[], None],
+    ) -> Params:
+        """Every device's own gradient of the parameters, summed over its micro-batches."""
+        under_way: list[Params] = []
+        for batch in reversed(plan.token_batches):
+            check()
+            start, activations = self._put_start(batch), kept.pop()
+            if activations is not None:
+                gradients = self._backprop_kept(
+                    params, gradients, buffer_gradient, activations, start
+                )
+            else:
+                tokens = self._put_tokens(batch)
+                gradients = self._backprop(params, gradients, buffer_gradient, *tokens, start)
+            under_way.append(gradients)
+            if len(under_way) > NUM_UNDER_WAY:
+                jax.block_until_ready(under_way.pop(0))
+        return gradients
 
-    def _start_values(self, params: Params) -> tuple[jax.Array, Params]:
+    def _put_tokens(self, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
+        return self._embedder.put_tokens(batch.token_ids, batch.mask, batch.num_rows)
+
+    def _put_start(self, batch: TokenBatch) -> jax.Array:
+        return put(np.int32(batch.start), replicated(self._mesh))
+
+    def whole_params(self, state: TrainState) -> Params:
+        """The parameters of a state, whole, on every device."""
+        with jax.set_mesh(self._mesh):
+            return self._gather_params(state)
+
+    def _gather_params(self, state: TrainState) -> Params:
+        """The parameters, whole, on every device; no copy where they are that already."""
+        return self._gather(state.params) if self._mesh.shape[FSDP_AXIS] > 1 else state.params
+
+    def _bytes(self, params: Params, shape: tuple[int, int]) -> int:
+        """Memory on each device of what would be kept of a micro-batch."""
+        if self._activation_bytes and shape not in self._bytes_of_shape:
+            local = (shape[0] // self._mesh.size, shape[1])
+            self._bytes_of_shape[shape] = kept_bytes(self._embedder.embed, params, local)
+        return self._bytes_of_shape.get(shape, 1)
+
+    def _make_zeros(self, params: Params) -> tuple[jax.Array, Params]:
         """An empty buffer [rows, D] and, for every device, gradients of zero [devices, ...]."""
-        if self._zeros is None:
-            split, n = split_rows(self._mesh), self._embedder.num_devices
-            tokens = jax.ShapeDtypeStruct((1, 3), jnp.int32), jax.ShapeDtypeStruct((1, 3), bool)
-            embedding = jax.eval_shape(self._embedder.embed, params, *tokens)
-            shape = (self._buffer_rows, embedding.shape[1])
-            buffer = jax.device_put(np.zeros(shape, embedding.dtype), split)
-            gradients = jax.tree.map(
-                lambda p: jax.device_put(np.zeros((n, *p.shape), p.dtype), split), params
-            )
-            self._zeros = buffer, gradients
-        return self._zeros
-
-    def _put_lists(self, plan: BatchPlan) -> tuple[jax.Array, jax.Array, Lists]:
-        arrays = (plan.query_position, plan.passage_position, plan.lists)
-        return jax.device_put(arrays, replicated(self._mesh))
+        tokens = jax.ShapeDtypeStruct((1, 3), jnp.int32), jax.ShapeDtypeStruct((1, 3), bool)
+        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+        embedding = jax.eval_shape(self._embedder.embed, shapes, *tokens)
+        rows = split_rows(self._mesh)
+        shape = (self._buffer_rows, embedding.shape[1])
+        buffer = jnp.zeros(shape, embedding.dtype, out_sharding=rows)
+        n = self._mesh.size
+        return buffer, jax.tree.map(
+            lambda p: jnp.zeros((n, *p.shape), p.dtype, out_sharding=rows), shapes
+        )
 
     def _loss_of_buffer(
         self, buffer: jax.Array, queries: jax.Array, passages: jax.Array, lists: Lists
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Gradient with respect to the buffer, and the losses."""
 
-        @jax.sharding.auto_axes(out_sharding=(PartitionSpec(SPLIT[0]), PartitionSpec()))
+        @jax.sharding.auto_axes(out_sharding=(ROWS, PartitionSpec()))
         def compute(buffer, queries, passages, lists):
             def loss(buffer):
-                return self._objective(buffer[queries], buffer[passages], lists)
+                # Every device compares its share of the queries with all passages.
+                mine = jax.lax.with_sharding_constraint(buffer[queries], ROWS)
+                return self._objective(mine, buffer[passages], lists)
 
             (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(buffer)
             return gradient, losses
 
         return compute(buffer, queries, passages, lists)
+
+    def _embed_and_keep_local(
+        self, params: Params, token_ids: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, Activations]:
+        return embed_and_keep(self._embedder.embed, params, token_ids, mask)
 
     def _backprop_local(
         self,
@@ -169,21 +316,76 @@ class TrainStep:
         _, vjp = jax.vjp(lambda p: self._embedder.embed(p, token_ids, mask), params)
         rows = len(token_ids)
         (gradient,) = vjp(jax.lax.dynamic_slice_in_dim(buffer_gradient, start, rows))
-        return jax.tree.map(lambda total, g: total + g[None], gradients, gradient)
+        return _add(gradients, gradient)
 
-    def _apply_gradients(self, state: TrainState, gradient: Params) -> TrainState:
+    def _backprop_kept_local(
+        self,
+        params: Params,
+        gradients: Params,
+        buffer_gradient: jax.Array,
+        kept: Activations,
+        start: jax.Array,
+    ) -> Params:
+        """The same from what the first pass kept."""
+        part = jax.lax.dynamic_slice_in_dim(buffer_gradient, start, kept.num_rows)
+        return _add(gradients, pull_back(params, kept, part))
+
+    def _apply_gradients(
+        self, state: TrainState, gradients: Params, losses: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The state after the devices' gradients, unless something is not finite."""
+        gradient = self._sum_gradients(gradients)
+        values = losses | {"gradient_norm": optax.tree.norm(gradient)}
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(values.values()))))
         updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        after = optax.apply_updates(state.params, updates), opt_state
+        before = state.params, state.opt_state
+        params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
+        return TrainState(state.step + 1, params, opt_state), values
+
+    def _sum_gradients(self, gradients: Params) -> Params:
+        """The devices' gradients [devices, ...] summed, split like the parameters.
+
+        The one time that gradients cross devices.
+        """
+        shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), gradients)
+        specs = jax.tree.map(lambda s: s.spec, split_state(self._mesh, shapes))
+
+        def add_up(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
+            if FSDP_AXIS not in spec:
+                return jax.lax.psum(gradient[0], (DATA_AXIS, FSDP_AXIS))
+            axis = list(spec).index(FSDP_AXIS)
+            part = jax.lax.psum_scatter(gradient[0], FSDP_AXIS, scatter_dimension=axis, tiled=True)
+            return jax.lax.psum(part, DATA_AXIS)
+
+        return jax.shard_map(
+            lambda g: jax.tree.map(add_up, g, specs),
+            mesh=self._mesh,
+            in_specs=ROWS,
+            out_specs=specs,
+            check_vma=False,
+        )(gradients)
 
 
 def _place(buffer: jax.Array, embeddings: jax.Array, start: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(buffer, embeddings, start, axis=0)
 
 
-def _sum_gradients(gradients: Params) -> tuple[Params, jax.Array]:
-    """The devices' gradients summed, the one time gradients cross devices, and the global norm."""
-    total = jax.tree.map(lambda g: jnp.sum(g, axis=0), gradients)
-    return total, optax.tree.norm(total)
+def _add(total: Params, gradient: Params) -> Params:
+    """A device's sum [1, ...] and a gradient."""
+    return jax.tree.map(lambda t, g: t + g[None], total, gradient)
+
+
+def _empty_lists(size: BatchSize) -> tuple[np.ndarray, np.ndarray, Lists]:
+    """Positions and lists of a batch without lists."""
+    shape = (size.num_queries, size.list_size)
+    lists = Lists(
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.float32),
+        np.full(shape, -1, np.int32),
+        np.zeros(shape, bool),
+    )
+    return np.zeros(size.num_queries, np.int32), np.zeros(size.num_passages, np.int32), lists
 
 
 def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> str:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from ldx.data.batching import Shapes
-from ldx.data.lists import BatchSize
+from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
-from ldx.dev import DevSet
+from ldx.data.tokens import TokensInMemory
+from ldx.dev import DevSet, evaluate_sources
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
@@ -24,15 +25,15 @@ def parts(tiny_bert):
     texts = toy.make_texts(rng, NUM_PASSAGES, 8)
     lists = [toy.make_list(rng, i, texts, 4) for i in range(6)]
     student = load_student(str(tiny_bert))
+    queries = [record.query for record in lists]
     planner = BatchPlanner(
+        TokensInMemory(student.tokenizer.encode(texts)),
+        TokensInMemory(student.tokenizer.encode(queries)),
         student.tokenizer,
-        student.tokenizer.encode(texts),
-        query_prompt="",
         query_max_length=32,
         passage_max_length=32,
         shapes=Shapes.make(32, 256),
         size=BatchSize(8, 4, NUM_PASSAGES),
-        num_devices=1,
     )
     encoder = Encoder(student, mesh=make_mesh(1), microbatch_tokens=256)
     return student, texts, lists, planner, encoder
@@ -40,8 +41,9 @@ def parts(tiny_bert):
 
 def make_dev(parts, lists=None, pool_size=20, seed=0):
     _, _, all_lists, planner, encoder = parts
+    queries = {record.query: i for i, record in enumerate(all_lists)}
     return DevSet(
-        all_lists if lists is None else lists,
+        ListTable.read(all_lists if lists is None else lists, queries),
         planner,
         encoder,
         OBJECTIVE,
@@ -100,3 +102,16 @@ def test_lists_that_do_not_fit_are_left_out(parts):
 def test_no_dev_list_is_an_error(parts):
     with pytest.raises(UserError, match="dev_fraction"):
         make_dev(parts, lists=[])
+
+
+def test_several_sources_are_weighted_by_their_dev_lists(parts):
+    student, _, lists, _, _ = parts
+    sets = {"small": make_dev(parts, lists[:2]), "large": make_dev(parts, lists)}
+    values = evaluate_sources(sets, student.params)
+    own = {name: dev.evaluate(student.params) for name, dev in sets.items()}
+    for key in ("total", "nDCG@10"):
+        mean = (2 * own["small"][f"dev/{key}"] + 6 * own["large"][f"dev/{key}"]) / 8
+        assert values[f"dev/{key}"] == pytest.approx(mean)
+        assert values[f"dev/small/{key}"] == own["small"][f"dev/{key}"]
+    alone = evaluate_sources({"large": sets["large"]}, student.params)
+    assert alone == own["large"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from ldx.eval.beir import Corpus, load_dataset, write_dataset
 from ldx.eval.metrics import METRICS, read_run, score_run
+from tests.toy import make_collection
 
 TEXTS = ["banded linear solver", "mean of an array", "random sample", "drag of the wing"]
 
@@ -44,6 +46,12 @@ def test_a_model_and_then_its_run(tiny_bert: Path, dataset: Path, tmp_path: Path
     scores = score_run(load_dataset(dataset, "test").qrels, run)
     assert {name: metrics[name] for name in METRICS} == scores.mean
     assert (metrics["index"], metrics["recall_of_index"]) == ("exact", 1.0)
+    # The embeddings of the corpus are gone.
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "metrics.json",
+        "per_query.tsv",
+        "run.trec",
+    }
 
     again = evaluate(
         f"--run={tmp_path / 'a' / 'run.trec'}",
@@ -63,6 +71,26 @@ def test_a_model_and_then_its_run(tiny_bert: Path, dataset: Path, tmp_path: Path
     assert rescored["nDCG@10_p_value"] == 1.0
     assert f"nDCG@10  {metrics['nDCG@10']:.4f}" in again.stdout
     assert (tmp_path / "a" / "run.trec").read_text() == (tmp_path / "b" / "run.trec").read_text()
+
+
+def test_killed_while_it_embeds_it_goes_on(tiny_bert: Path, tmp_path: Path) -> None:
+    root = make_collection(tmp_path / "toy", num_passages=8000)
+    flags = [f"--model={tiny_bert}", f"--dataset={root}", "--microbatch_tokens=2048"]
+    done = tmp_path / "killed" / ".embeddings" / ".passages.npy.json"
+    command = [sys.executable, "-m", "ldx.evaluate", *flags, f"--output={tmp_path / 'killed'}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not done.exists() or not json.loads(done.read_text())["num_done"]:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "run.trec").exists()
+    whole, again = (evaluate(*flags, f"--output={tmp_path / name}") for name in ("whole", "killed"))
+    assert whole.returncode == again.returncode == 0, again.stderr
+    assert "going on after" in again.stderr
+    runs = [(tmp_path / name / "run.trec").read_text() for name in ("whole", "killed")]
+    assert runs[0] == runs[1]
+    assert not done.exists()
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from ldx.errors import UserError
 from ldx.files import write_json
 from ldx.settings import check_model_section, check_same_run, resolve, save_run
 
-EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa")
+EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general")
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_resolves(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant).to_dict()
-    settings = resolve(config, num_lists=3000)
+    settings = resolve(config, 3000)
     check_model_section(config["model"])
     batch_size = config["data"]["batch_size"]
     assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
@@ -30,7 +30,7 @@ def test_unknown_variant_is_refused():
 
 
 def test_auto_follows_the_recipe():
-    settings = resolve(base.get_config().to_dict(), num_lists=100_000)
+    settings = resolve(base.get_config().to_dict(), 100_000)
     assert settings.data.batch_size == 4096
     assert settings.optim.learning_rate == pytest.approx(2e-4)
     assert settings.train.num_steps == 30 * 25
@@ -54,7 +54,7 @@ def test_mistakes_are_named(change, message):
     config = base.get_config().to_dict()
     change(config)
     with pytest.raises(UserError, match=message):
-        resolve(config, num_lists=100)
+        resolve(config, 100)
 
 
 def test_unknown_model_key_is_named():
@@ -73,3 +73,30 @@ def test_only_logging_and_checkpoint_may_differ(tmp_path):
     write_json(tmp_path / "config.json", whole | {"seed": 1})
     with pytest.raises(UserError, match=r"config\.seed"):
         check_same_run(tmp_path, whole, {"model": "a", "lists": "b"})
+
+
+def test_what_only_cuts_the_work_may_differ_when_a_run_goes_on(tmp_path):
+    config = base.get_config().to_dict()
+    settings = resolve(config, 100)
+    save_run(tmp_path, settings.whole, {"model": "m"})
+    config["train"] |= {"microbatch_tokens": 512, "activation_bytes": 0, "fsdp": 2}
+    config["model"] |= {"remat": True, "attention": "xla"}
+    check_same_run(tmp_path, resolve(config, 100).whole, {"model": "m"})
+
+
+def test_sources_in_an_epoch_are_cut_on_their_own():
+    config = base.get_config().to_dict()
+    config["data"]["batch_size"] = 10
+    assert resolve(config, 25, 11).train.eval_every == 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("block_size", 0), ("microbatch_tokens", 0), ("activation_bytes", -1), ("fsdp", 0)],
+)
+def test_numbers_out_of_range_are_named(key, value):
+    config = base.get_config().to_dict()
+    section = "data" if key == "block_size" else "train"
+    config[section][key] = value
+    with pytest.raises(UserError, match=f"config.{section}.{key}={value}"):
+        resolve(config, 100)

@@ -13,7 +13,7 @@ def test_a_resumed_file_is_cut_to_what_counts(tmp_path):
     writer.write(1, {"total": 0.1})
     num_bytes = writer.flush()
     writer.write(2, {"total": 0.2})
-    writer.write_times(2, {"seconds_per_step": 3.0})
+    writer.write_extra(2, {"seconds_per_step": 3.0})
     writer.close()
     again = MetricsWriter(tmp_path, num_bytes=num_bytes, step=1, tensorboard=False)
     again.write(2, {"total": 0.3})
@@ -40,7 +40,7 @@ def test_tensorboard_gets_numbers_and_times(tmp_path):
 
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"dev/nDCG@10": 0.5})
-    writer.write_times(1, {"seconds_per_step": 3.0})
+    writer.write_extra(1, {"seconds_per_step": 3.0})
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"dev/nDCG_at_10", "seconds_per_step"}

@@ -202,7 +202,7 @@ def triple_scores(records: Path) -> None:
     [
         (lambda records: os.rename(records, records.with_name("gone")), "data_prep.run"),
         (damage_lists, "tfrecord"),
-        (triple_scores, "teacher scores from 1"),
+        (triple_scores, "teacher scores from 0"),
     ],
     ids=["missing", "corrupted", "scores outside [0, 1]"],
 )

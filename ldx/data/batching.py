@@ -10,19 +10,33 @@ import numpy as np
 
 from ldx.errors import UserError
 
-DEFAULT_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)
+LENGTH_STEP = 8
+"""Padded lengths are multiples of this, but for the longest."""
+TAIL_FACTORS = (2, 8)
+"""The last micro-batch of a batch may have so many times fewer rows, for it is seldom full."""
+MIN_ROWS = 4
+"""Fewer rows than that leave a device idle."""
 
 
 def default_microbatch_tokens(platform: str) -> int:
-    """Tokens of a micro-batch that keep a device of this platform busy: 4,096 on CPU."""
-    return 4096 if platform == "cpu" else 65_536
+    """Tokens of a micro-batch that keep a device of this platform busy, and not many more."""
+    return 4096 if platform == "cpu" else 32_768
+
+
+def default_num_lengths(platform: str) -> int:
+    """How many padded lengths are worth their programs: a CPU runs few micro-batches an hour."""
+    return 6 if platform == "cpu" else 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The fixed set of micro-batch shapes (rows, length), shortest length first."""
+    """The fixed set of micro-batch shapes (rows, length), shortest length first.
+
+    `tails` are further shapes of the shortest length, with fewer rows, fewest first.
+    """
 
     shapes: tuple[tuple[int, int], ...]
+    tails: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def make(
@@ -33,35 +47,81 @@ class Shapes:
         num_devices: int = 1,
         lengths: Sequence[int] | None = None,
     ) -> "Shapes":
-        """Shapes of about `microbatch_tokens` tokens each, rows divisible by the device count.
+        """Shapes of about `microbatch_tokens` tokens a device, rows divisible by the device count.
 
         Args:
           max_length: tokens of the longest text, special tokens included.
-          microbatch_tokens: tokens in work at once, padding included.
+          microbatch_tokens: tokens in work at once on each device, padding included.
           num_devices: the devices that share a micro-batch.
-          lengths: padded lengths to use; None means `DEFAULT_LENGTHS` up to `max_length`.
+          lengths: padded lengths to use; None means `even_lengths`.
 
         Raises:
           UserError: `lengths` do not reach `max_length`.
         """
-        if lengths is None:
-            lengths = [n for n in DEFAULT_LENGTHS if n < max_length] + [max_length]
-        lengths = sorted(set(lengths))
+        lengths = sorted(set(even_lengths(max_length) if lengths is None else lengths))
         if lengths[0] < 3 or lengths[-1] < max_length:
             raise UserError(
                 f"config.train.bucket_lengths={tuple(lengths)}: wanted lengths of at least 3 "
                 f"tokens, the last not under the longest text, {max_length} tokens"
             )
+        rows = [max(1, microbatch_tokens // length) for length in lengths]
+        tails = sorted({rows[0] // factor for factor in TAIL_FACTORS})
+        return cls(
+            tuple((n * num_devices, length) for n, length in zip(rows, lengths, strict=True)),
+            tuple((n * num_devices, lengths[0]) for n in tails if n >= MIN_ROWS),
+        )
 
-        def rows(length: int) -> int:
-            return max(1, microbatch_tokens // length // num_devices) * num_devices
-
-        return cls(tuple((rows(length), length) for length in lengths))
+    @property
+    def all(self) -> tuple[tuple[int, int], ...]:
+        """Every shape a micro-batch can have."""
+        return self.tails + self.shapes
 
     @property
     def max_rows(self) -> int:
         """Rows of the largest micro-batch."""
         return max(rows for rows, _ in self.shapes)
+
+
+def even_lengths(max_length: int) -> list[int]:
+    """Padded lengths for texts of which nothing is known, each a half longer than the last."""
+    lengths, length = [], 4 * LENGTH_STEP
+    while length < max_length:
+        lengths.append(length)
+        length = _round_up(length * 3 // 2)
+    return [*lengths, max_length]
+
+
+def best_lengths(lengths: np.ndarray, max_length: int, num_lengths: int) -> list[int]:
+    """The padded lengths with the fewest padded tokens for texts of these lengths.
+
+    Exact, by dynamic programming over the multiples of `LENGTH_STEP`: the last edge is that of the
+    longest text, and every text is padded to the next edge.
+
+    Args:
+      lengths: tokens of the texts, special tokens included; longer ones count as `max_length`.
+      max_length: tokens a text is cut at.
+      num_lengths: how many edges.
+    """
+    lengths = np.minimum(lengths, max_length)
+    top = min(max_length, _round_up(int(lengths.max(initial=3))))
+    edges = [*range(LENGTH_STEP, top, LENGTH_STEP), top]
+    counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
+    below = np.concatenate([[0], np.cumsum(counts)])  # texts under each edge
+    # cost[j]: tokens of all texts up to edge j with the edges so far, the last of them edge j.
+    cost = below[1:] * np.array(edges)
+    chosen = [[j] for j in range(len(edges))]
+    for _ in range(min(num_lengths, len(edges)) - 1):
+        step = cost[:, None] + (below[1:][None] - below[1:][:, None]) * np.array(edges)[None]
+        step = np.where(np.arange(len(edges))[:, None] < np.arange(len(edges))[None], step, 2**62)
+        before = step.argmin(axis=0)
+        better = step.min(axis=0) < cost
+        chosen = [[*chosen[before[j]], j] if better[j] else chosen[j] for j in range(len(edges))]
+        cost = np.minimum(cost, step.min(axis=0))
+    return [edges[j] for j in chosen[-1]]
+
+
+def _round_up(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +147,9 @@ def cut_microbatches(lengths: np.ndarray, shapes: Shapes) -> list[MicroBatch]:
     microbatches, start = [], 0
     while start < len(order):
         rows, length = shapes.shapes[int(np.searchsorted(edges, lengths[order[start]]))]
+        left = len(order) - start
+        if length == edges[0]:
+            rows = next((n for n, _ in shapes.tails if n >= left), rows)
         microbatches.append(MicroBatch(order[start : start + rows], rows, length))
         start += rows
     return microbatches

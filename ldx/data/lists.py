@@ -1,6 +1,6 @@
-"""The lists of a global batch as arrays.
+"""The lists of a records folder as arrays, and those of one global batch.
 
-Shapes: Q lists (queries), L list entries, P distinct passages.
+Shapes: N lists of a split, Q lists (queries) of a batch, L list entries, P distinct passages.
 """
 
 import dataclasses
@@ -11,8 +11,110 @@ import jax
 import numpy as np
 
 from ldx.data.schema import ListRecord
+from ldx.progress import progress_bar
 
 Array = Any  # numpy on the host, jax on the device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ListTable:
+    """All lists of a split in memory, 12 bytes an entry; texts are only pointed to.
+
+    Attributes:
+      list_ids: of every list.
+      query: int32 [N], the number of its text among the distinct `queries` it was read with.
+      rows: int32 [N, L], passages by row; 0 at padding.
+      sizes: int32 [N], the entries that are real.
+      teacher_scores: float32 [N, L]; 0 at padding.
+      has_scores: bool [N], whether the record had teacher scores.
+      labels: int32 [N, L], -1 unjudged or padding.
+      query_type: int32 [N], into `query_types`.
+      query_types: the names of the query types.
+      order_key: int64 [N], near for lists that share passages.
+    """
+
+    list_ids: list[str]
+    query: np.ndarray
+    rows: np.ndarray
+    sizes: np.ndarray
+    teacher_scores: np.ndarray
+    has_scores: np.ndarray
+    labels: np.ndarray
+    query_type: np.ndarray
+    query_types: list[str]
+    order_key: np.ndarray
+
+    @classmethod
+    def read(
+        cls,
+        records: Sequence[ListRecord],
+        queries: dict[str, int],
+        *,
+        list_size: int | None = None,
+        description: str = "",
+    ) -> "ListTable":
+        """Read every list once.
+
+        Args:
+          records: the lists of a split, validated as they are read.
+          queries: the number of every distinct query text; new texts are added.
+          list_size: lists longer than that keep their first entries; None keeps all.
+          description: shown beside a progress bar; "" shows none.
+        """
+        num_lists = len(records)
+        read = []
+        with progress_bar(
+            total=num_lists, desc=description, unit=" lists", delay=2.0, disable=not description
+        ) as bar:
+            for number in range(num_lists):
+                read.append(_columns(records[number], queries, list_size))
+                bar.update()
+        longest = max((len(each[3]) for each in read), default=1)
+        shape = (num_lists, longest)
+        types: dict[str, int] = {}
+        table = cls(
+            list_ids=[each[0] for each in read],
+            query=np.array([each[1] for each in read], np.int32),
+            rows=np.zeros(shape, np.int32),
+            sizes=np.array([len(each[3]) for each in read], np.int32),
+            teacher_scores=np.zeros(shape, np.float32),
+            has_scores=np.array([len(each[4]) > 0 for each in read], bool),
+            labels=np.full(shape, -1, np.int32),
+            query_type=np.array([types.setdefault(x[2], len(types)) for x in read], np.int32),
+            query_types=list(types),
+            order_key=np.array([each[6] for each in read], np.int64),
+        )
+        for i, (_, _, _, rows, scores, labels, _) in enumerate(read):
+            table.rows[i, : len(rows)] = rows
+            table.teacher_scores[i, : len(scores)] = scores
+            table.labels[i, : len(labels)] = labels
+        return table
+
+    def __len__(self) -> int:
+        """The number of lists."""
+        return len(self.list_ids)
+
+    @property
+    def list_size(self) -> int:
+        """Entries of the longest list."""
+        return self.rows.shape[1]
+
+    @property
+    def where(self) -> np.ndarray:
+        """bool [N, L], true at real entries."""
+        return np.arange(self.list_size)[None] < self.sizes[:, None]
+
+
+def _columns(record: ListRecord, queries: dict[str, int], size: int | None) -> tuple[Any, ...]:
+    return (
+        record.list_id,
+        queries.setdefault(record.query, len(queries)),
+        record.query_type,
+        record.rows[:size].astype(np.int32),
+        record.teacher_scores[:size],
+        record.labels[:size],
+        record.order_key,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +142,28 @@ class Lists:
     where: Array  # bool [Q, L]
 
 
-def pad_lists(records: Sequence[ListRecord], size: BatchSize) -> tuple[Lists, np.ndarray]:
-    """Lists as padded arrays over the distinct passages, and the rows of those passages.
+def take_lists(table: ListTable, numbers: np.ndarray, size: BatchSize) -> tuple[Lists, np.ndarray]:
+    """The lists of a batch, padded, over its distinct passages, and the rows of those.
 
-    A list longer than `size.list_size` keeps its first entries.
+    Args:
+      table: the lists of a split.
+      numbers: which of them, at most `size.num_queries`.
+      size: the padded sizes; no list is longer than its `list_size`.
     """
+    num, width = len(numbers), table.list_size
+    assert num <= size.num_queries, (num, size)
+    assert width <= size.list_size, (width, size)
     shape = (size.num_queries, size.list_size)
-    rows = np.zeros(shape, np.int64)
     lists = Lists(
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float32),
         np.full(shape, -1, np.int32),
         np.zeros(shape, bool),
     )
-    for i, record in enumerate(records):
-        n = min(len(record.rows), size.list_size)
-        rows[i, :n] = record.rows[:n]
-        lists.labels[i, :n] = record.labels[:n]
-        lists.where[i, :n] = True
-        if len(record.teacher_scores):
-            lists.teacher_scores[i, :n] = record.teacher_scores[:n]
-    distinct, index = np.unique(rows[lists.where], return_inverse=True)
+    where = np.arange(width)[None] < table.sizes[numbers, None]
+    distinct, index = np.unique(table.rows[numbers][where], return_inverse=True)
+    lists.where[:num, :width] = where
     lists.list_index[lists.where] = index
+    lists.teacher_scores[:num, :width] = table.teacher_scores[numbers]
+    lists.labels[:num, :width] = table.labels[numbers]
     return lists, distinct

@@ -29,6 +29,7 @@ class Manifest:
       max_chars: where that text was cut; None for nowhere.
       teachers: one dict a teacher with at least its `name`, in the order of raw_scores.
       calibration: how teacher_scores came from raw_scores.
+      order_key: how lists came to their order_key; "" where nothing is said of it.
       prompts: what teachers and generators were asked, by stage.
       yields: what each stage got and let through, by stage.
       versions: of ldx and of the libraries that made the records.
@@ -43,6 +44,7 @@ class Manifest:
     teachers: list[dict[str, Any]]
     seed: int
     calibration: dict[str, Any] = field(default_factory=dict)
+    order_key: str = ""
     prompts: dict[str, Any] = field(default_factory=dict)
     yields: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -112,11 +114,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "teachers": list,
     "seed": int,
     "calibration": dict,
+    "order_key": str,
     "prompts": dict,
     "yields": dict,
     "versions": dict,
     "format_version": int,
 }
+_MAY_LACK = {"order_key"}
 
 
 def _problems(values: Any) -> list[str]:
@@ -124,7 +128,8 @@ def _problems(values: Any) -> list[str]:
         return [f"a {type(values).__name__} instead of an object"]
     if values.get("format_version") != FORMAT_VERSION:
         return [f"format_version is {values.get('format_version')!r}, not {FORMAT_VERSION}"]
-    problems = [f"the key {key} is missing" for key in _TYPES if key not in values]
+    missing = _TYPES.keys() - _MAY_LACK - values.keys()
+    problems = [f"the key {key} is missing" for key in _TYPES if key in missing]
     problems += [f"the key {key} is unknown" for key in values if key not in _TYPES]
     for key, wanted in _TYPES.items():
         value = values.get(key)

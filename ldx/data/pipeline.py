@@ -1,68 +1,155 @@
-"""Batches of lists: batch k is a pure function of (files, batch size, seed, k), read through Grain.
+"""Batches of lists: batch k is a pure function of (files, config, seed, k), read through Grain.
 
-An epoch is a permutation drawn from (seed, epoch), cut into batches whose sizes differ by at most
-one; no batch crosses an epoch. So a run goes on from any step with nothing but the step's number.
+An epoch takes every source's lists, as often as weights say, cuts them into batches of one source
+whose sizes differ by at most one, and lets the sources take turns until each is used up; no batch
+crosses an epoch. So a run goes on from any step with nothing but the step's number.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grain
 import numpy as np
 from grain.sources import RandomAccessDataSource
 
+from ldx.data.lists import ListTable
 from ldx.data.plan import BatchPlan
-from ldx.data.schema import ListRecord
 
 T = TypeVar("T")
 
 
+def epoch_counts(
+    have: Mapping[str, int], weight: float, query_type_weights: Mapping[str, float]
+) -> dict[str, int]:
+    """How many lists of each query type stand in an epoch, of a source that has so many."""
+    return {
+        name: round(number * weight * query_type_weights.get(name, 1.0))
+        for name, number in have.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainSource:
+    """The training lists of one corpus.
+
+    Attributes:
+      name: shown with its metrics.
+      table: its lists.
+      planner: plans a batch from (table, numbers of lists).
+      weight: how often each list stands in an epoch; of a fraction, a random part does.
+      query_type_weights: the same for query types, times `weight`; a type that is not named has 1.
+    """
+
+    name: str
+    table: ListTable
+    planner: Callable[[ListTable, np.ndarray], BatchPlan]
+    weight: float = 1.0
+    query_type_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """How many lists of each query type stand in an epoch."""
+        have = np.bincount(self.table.query_type, minlength=len(self.table.query_types))
+        by_type = dict(zip(self.table.query_types, have.tolist(), strict=True))
+        return epoch_counts(by_type, self.weight, self.query_type_weights)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of the lists of one epoch: whole copies, and a random part of another."""
+        drawn = []
+        for code, count in enumerate(self.counts().values()):
+            numbers = np.flatnonzero(self.table.query_type == code)
+            copies, rest = divmod(count, max(len(numbers), 1))
+            drawn += [numbers] * copies + [rng.permutation(numbers)[:rest]]
+        return np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
+
+
 def num_batches(num_lists: int, batch_size: int) -> int:
-    """Batches of an epoch: ceil(num_lists / batch_size)."""
+    """Batches of an epoch of one source: ceil(num_lists / batch_size)."""
     return -(-num_lists // batch_size)
 
 
-def epoch_batches(num_lists: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The lists of every batch of an epoch."""
-    permutation = np.random.default_rng([seed, epoch]).permutation(num_lists)
-    return np.array_split(permutation, num_batches(num_lists, batch_size))
+def shuffle_blocks(order_key: np.ndarray, block_size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random order in which neighbours by `order_key` stay together, `block_size` at a time.
+
+    With `block_size` 1 it is a permutation as random as any. Equal keys are in random order, and
+    where the first block begins is random too, so that blocks differ from epoch to epoch.
+    """
+    order = rng.permutation(len(order_key))
+    if block_size == 1:
+        return order
+    order = order[np.argsort(order_key[order], kind="stable")]
+    order = np.roll(order, int(rng.integers(len(order))) if len(order) else 0)
+    starts = range(0, len(order), block_size)
+    blocks = [order[start : start + block_size] for start in starts]
+    return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))] or [order])
+
+
+def take_turns(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """(source, its batch) of every step of an epoch, given the batches each source has."""
+    longest = max(sizes, default=0)
+    return [(s, batch) for batch in range(longest) for s, size in enumerate(sizes) if batch < size]
 
 
 class BatchSource:
     """Random access to the planned batches of a training run; one item a step.
 
     Args:
-      lists: the training lists.
-      planner: plans a batch from its lists.
+      sources: the corpora.
       batch_size: the most lists in a batch.
-      seed: of the permutations.
+      seed: of everything drawn.
       num_steps: the length of the run.
+      block_size: how many neighbours by `order_key` are drawn together (`shuffle_blocks`).
     """
 
     def __init__(
         self,
-        lists: Sequence[ListRecord],
-        planner: Callable[[Sequence[ListRecord]], BatchPlan],
+        sources: Sequence[TrainSource],
         *,
         batch_size: int,
         seed: int,
         num_steps: int,
+        block_size: int = 1,
     ):
-        self._lists = lists
-        self._planner = planner
+        self._sources = sources
         self._batch_size = batch_size
         self._seed = seed
         self._num_steps = num_steps
+        self._block_size = block_size
+        sizes = [num_batches(sum(s.counts().values()), batch_size) for s in sources]
+        self._turns = take_turns(sizes)
+        self._epoch = functools.lru_cache(maxsize=2)(self._cut_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch, of all sources."""
+        return len(self._turns)
 
     def __len__(self) -> int:
         """Steps of the run."""
         return self._num_steps
 
+    def lists_of_step(self, step: int) -> tuple[TrainSource, np.ndarray]:
+        """The source of a step's batch, and the numbers of its lists."""
+        epoch, turn = divmod(int(step), len(self._turns))
+        source, batch = self._turns[turn]
+        return self._sources[source], self._epoch(epoch)[source][batch]
+
     def __getitem__(self, step: int) -> BatchPlan:
         """The planned batch of a step."""
-        epoch, batch = divmod(int(step), num_batches(len(self._lists), self._batch_size))
-        chosen = epoch_batches(len(self._lists), self._batch_size, self._seed, epoch)[batch]
-        return self._planner([self._lists[int(i)] for i in chosen])
+        source, numbers = self.lists_of_step(step)
+        return source.planner(source.table, numbers)
+
+    def _cut_epoch(self, epoch: int) -> list[list[np.ndarray]]:
+        """The lists of every batch of an epoch, by source."""
+        return [self._cut(number, epoch) for number in range(len(self._sources))]
+
+    def _cut(self, number: int, epoch: int) -> list[np.ndarray]:
+        source, rng = self._sources[number], np.random.default_rng([self._seed, epoch, number])
+        drawn = source.draw(rng)
+        order = shuffle_blocks(source.table.order_key[drawn], self._block_size, rng)
+        parts = max(1, num_batches(len(drawn), self._batch_size))
+        return np.array_split(drawn[order], parts)
 
     def __repr__(self) -> str:
         """Short, for Grain's messages."""

@@ -2,28 +2,38 @@
 
 A passage or query that stands in a batch many times is embedded once. Shapes: Q lists, L list
 entries, P distinct passages, all padded to the sizes of `BatchSize`, so that one compiled program
-serves every batch. Pure numpy, a pure function of the batch.
+serves every batch. Pure numpy, a pure function of the batch: every process makes the same plan, and
+reads token ids only for the rows that its own devices embed.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from ldx.data.batching import Shapes, cut_microbatches
-from ldx.data.lists import BatchSize, Lists, pad_lists
-from ldx.data.schema import ListRecord
-from ldx.data.tokens import TokenStore
-from ldx.models.tokenizer import Tokenizer, pad_tokens
+from ldx.data.batching import MicroBatch, Shapes, cut_microbatches
+from ldx.data.lists import BatchSize, Lists, ListTable, take_lists
+from ldx.data.tokens import Tokens
+from ldx.models.tokenizer import SpecialTokens, num_special, pad_tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenBatch:
-    """One micro-batch of tokens, and the first row of each device that its embeddings take."""
+    """One micro-batch of tokens, and the first row of each device that its embeddings take.
+
+    The arrays hold the rows of this process's devices, of `num_rows` in all.
+    """
 
     token_ids: np.ndarray  # int32 [rows, length]
     mask: np.ndarray  # bool [rows, length]
+    num_rows: int
     start: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, length) over all processes."""
+        return self.num_rows, self.token_ids.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,106 +45,159 @@ class BatchPlan:
     passage_position: np.ndarray  # int32 [P]
     lists: Lists
     list_ids: list[str]
+    source: str
     num_distinct_passages: int
     num_slots: int
-    num_tokens: int  # padding included
+    num_tokens: int  # that the texts have
+    num_padded_tokens: int  # that the micro-batches have
+
+    def digest(self) -> np.ndarray:
+        """uint32 [2], a hash of which text goes where; equal on all processes of a run."""
+        digest = hashlib.blake2b(digest_size=8)
+        for batch in self.token_batches:
+            digest.update(repr((batch.shape, batch.start)).encode())
+        lists = dataclasses.astuple(self.lists)
+        for array in (self.query_position, self.passage_position, *lists):
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update(repr(self.list_ids).encode())
+        return np.frombuffer(digest.digest(), np.uint32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """How the rows of a micro-batch are split: over so many devices, some of them here."""
+
+    count: int = 1
+    local: tuple[int, ...] = (0,)  # places of this process's devices, ascending
 
 
 class BatchPlanner:
     """Plans batches of lists over one passage set.
 
     Args:
-      tokenizer: the student's.
       passages: tokens of every passage, prompt included.
-      query_prompt: goes before every query.
+      queries: tokens of every query text that a table points to, prompt included.
+      special: the special tokens around a text.
       query_max_length: tokens of a query, special tokens included.
       passage_max_length: tokens of a passage, special tokens included.
       shapes: the micro-batches allowed.
       size: the padded sizes of a batch.
-      num_devices: the devices that share each micro-batch.
+      devices: the devices that share each micro-batch.
+      source: the name of the lists' source.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        passages: TokenStore,
+        passages: Tokens,
+        queries: Tokens,
+        special: SpecialTokens,
         *,
-        query_prompt: str,
         query_max_length: int,
         passage_max_length: int,
         shapes: Shapes,
         size: BatchSize,
-        num_devices: int,
+        devices: Devices | None = None,
+        source: str = "",
     ):
-        self._tokenizer = tokenizer
         self._passages = passages
-        self._query_prompt = query_prompt
-        self._num_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-        self._query_room = query_max_length - self._num_special
-        self._passage_room = passage_max_length - self._num_special
-        self._shapes = shapes
-        self._num_devices = num_devices
+        self._queries = queries
+        self._special = special
+        self._query_max_length = query_max_length
+        self._passage_max_length = passage_max_length
+        self.shapes = shapes
+        self._num_special = num_special(special)
+        self._devices = devices or Devices()
+        self._source = source
         self.size = size
 
     @property
     def buffer_rows(self) -> int:
         """Rows of the buffer that holds a batch's embeddings; divisible by the device count."""
-        rows = self.size.num_texts + self._shapes.max_rows
-        return -(-rows // self._num_devices) * self._num_devices
+        rows = self.size.num_texts + self.shapes.max_rows
+        return -(-rows // self._devices.count) * self._devices.count
 
-    def query_ids(self, queries: Sequence[str]) -> list[np.ndarray]:
+    def query_ids(self, numbers: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Token ids of queries, cut to their maximum length, without special tokens."""
-        encoded = self._tokenizer.encode([self._query_prompt + query for query in queries])
-        return [ids[: self._query_room] for ids in encoded]
+        return [self._query(int(number)) for number in numbers]
 
-    def passage_ids(self, rows: Iterable[int]) -> list[np.ndarray]:
+    def passage_ids(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Token ids of passages, cut to their maximum length, without special tokens."""
-        return [self._passages[int(row)][: self._passage_room] for row in rows]
+        return [self._passage(int(row)) for row in rows]
 
-    def __call__(self, records: Sequence[ListRecord]) -> BatchPlan:
-        """Plan the batch of these lists, at most `size.num_queries`."""
-        lists, rows = pad_lists(records, self.size)
-        text_of_query: dict[str, int] = {}
-        query_text = [text_of_query.setdefault(r.query, len(text_of_query)) for r in records]
-        ids = self.query_ids(list(text_of_query)) + self.passage_ids(rows)
-        token_batches, position = self._token_batches(ids)
+    def _query(self, number: int) -> np.ndarray:
+        return self._queries[number][: self._query_max_length - self._num_special]
+
+    def _passage(self, row: int) -> np.ndarray:
+        return self._passages[row][: self._passage_max_length - self._num_special]
+
+    def __call__(self, table: ListTable, numbers: np.ndarray) -> BatchPlan:
+        """Plan the batch of these lists of a table, at most `size.num_queries`."""
+        lists, rows = take_lists(table, numbers, self.size)
+        queries, query_text = np.unique(table.query[numbers], return_inverse=True)
+        lengths = self._lengths(queries, rows)
+        token_batches, position = self._token_batches(queries, rows, lengths)
         query_position = np.zeros(self.size.num_queries, np.int32)
-        query_position[: len(records)] = position[query_text]
+        query_position[: len(numbers)] = position[query_text]
         passage_position = np.zeros(self.size.num_passages, np.int32)
-        passage_position[: len(rows)] = position[len(text_of_query) :]
+        passage_position[: len(rows)] = position[len(queries) :]
         return BatchPlan(
             token_batches,
             query_position,
             passage_position,
             lists,
-            [record.list_id for record in records],
-            len(rows),
-            int(lists.where.sum()),
-            sum(batch.token_ids.size for batch in token_batches),
+            [table.list_ids[number] for number in numbers],
+            self._source,
+            num_distinct_passages=len(rows),
+            num_slots=int(lists.where.sum()),
+            num_tokens=int(lengths.sum()),
+            num_padded_tokens=sum(int(np.prod(batch.shape)) for batch in token_batches),
         )
 
-    def _token_batches(self, ids: list[np.ndarray]) -> tuple[list[TokenBatch], np.ndarray]:
+    def _lengths(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each text, special tokens included: first the queries, then the passages."""
+        special = self._num_special
+        of_queries = np.minimum(self._queries.lengths[queries] + special, self._query_max_length)
+        of_passages = np.minimum(self._passages.lengths[rows] + special, self._passage_max_length)
+        return np.concatenate([of_queries, of_passages])
+
+    def _token_batches(
+        self, queries: np.ndarray, rows: np.ndarray, lengths: np.ndarray
+    ) -> tuple[list[TokenBatch], np.ndarray]:
         """Micro-batches of the texts, and the buffer row of each text's embedding.
 
         The buffer is split over the devices in contiguous blocks, and so is every micro-batch: row
         r of one lies on device r // (rows / devices).
         """
-        lengths = np.array([len(x) for x in ids]) + self._num_special
-        position = np.zeros(len(ids), np.int32)
-        rows_of_device = self.buffer_rows // self._num_devices
+        position = np.zeros(len(lengths), np.int32)
+        rows_of_device = self.buffer_rows // self._devices.count
         token_batches, start = [], 0
-        for batch in cut_microbatches(lengths, self._shapes):
-            tokens = pad_tokens(
-                [ids[i] for i in batch.texts],
-                self._tokenizer,
-                max_length=batch.length,
-                padded_length=batch.length,
-                num_rows=batch.rows,
-            )
-            token_batches.append(TokenBatch(*tokens, start))
-            per_device = batch.rows // self._num_devices
+        for batch in cut_microbatches(lengths, self.shapes):
+            per_device = batch.rows // self._devices.count
+            token_batches.append(self._fill(batch, queries, rows, start))
             device, offset = np.divmod(np.arange(len(batch.texts)), per_device)
             position[batch.texts] = device * rows_of_device + start + offset
             start += per_device
         assert start <= rows_of_device, (start, rows_of_device)
         return token_batches, position
+
+    def _fill(
+        self, batch: MicroBatch, queries: np.ndarray, rows: np.ndarray, start: int
+    ) -> TokenBatch:
+        """The tokens of the rows that this process's devices embed."""
+        per_device = batch.rows // self._devices.count
+        blocks = [batch.texts[d * per_device : (d + 1) * per_device] for d in self._devices.local]
+        # Only the last blocks of a micro-batch can be short, so its texts stay at the front.
+        texts = np.concatenate(blocks)
+        numbers = np.concatenate([queries, rows])[texts].tolist()
+        ids = [
+            self._query(number) if is_query else self._passage(number)
+            for number, is_query in zip(numbers, (texts < len(queries)).tolist(), strict=True)
+        ]
+        token_ids, mask = pad_tokens(
+            ids,
+            self._special,
+            max_length=batch.length,
+            padded_length=batch.length,
+            num_rows=per_device * len(blocks),
+        )
+        return TokenBatch(token_ids, mask, batch.rows, start)

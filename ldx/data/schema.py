@@ -65,7 +65,7 @@ class ListRecord:
       labels: int32[L], human or generated grades, -1 where unjudged.
       teacher_scores: float32[L], calibrated and fused, higher is better; or empty.
       raw_scores: float32[T * L], each teacher's own scores, teacher after teacher; or empty.
-      order_key: groups neighbours, for batches whose lists overlap.
+      order_key: near for lists that share passages, for batches whose lists overlap.
     """
 
     list_id: str

@@ -4,13 +4,11 @@ FOLDER/FINGERPRINT/{ids.npy, offsets.npy, meta.json}. The ids are those of the w
 prompt is part of it), without special tokens or truncation, so every maximum length is served.
 """
 
-import fcntl
 import operator
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
 
@@ -18,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from ldx.errors import UserError
-from ldx.files import atomic_write, fingerprint, read_json, write_json
+from ldx.files import atomic_write, fingerprint, locked, read_json, write_json
 from ldx.progress import progress_bar
 
 CHUNK_TEXTS = 8192
@@ -48,6 +46,36 @@ class TextTokenizer(Protocol):
 
     def encode(self, texts: list[str], /) -> list[np.ndarray]:
         """Token ids, without special tokens or truncation."""
+
+
+class Tokens(Protocol):
+    """Token ids by row, without special tokens: a `TokenStore`, or `TokensInMemory`."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 [N]."""
+
+    def __len__(self) -> int:
+        """N, the number of texts."""
+
+    def __getitem__(self, row: SupportsIndex, /) -> np.ndarray:
+        """The token ids of one text."""
+
+
+class TokensInMemory:
+    """Token ids that were made already."""
+
+    def __init__(self, ids: Sequence[np.ndarray]):
+        self._ids = ids
+        self.lengths = np.array([len(x) for x in ids], np.int32)
+
+    def __len__(self) -> int:
+        """The number of texts."""
+        return len(self._ids)
+
+    def __getitem__(self, row: SupportsIndex) -> np.ndarray:
+        """The token ids of one text."""
+        return self._ids[operator.index(row)]
 
 
 class TokenStore:
@@ -102,8 +130,8 @@ class TokenStore:
         store = cls._open(target)
         if store:
             return store
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(f".{name}.lock"), description):
+        lock = target.with_name(f".{name}.lock")
+        with locked(lock, f"another process tokenises the {description}"):
             store = cls._open(target)
             if store is None:
                 _build(target, texts, tokenizer, description)
@@ -140,18 +168,6 @@ class TokenStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the files again."""
         self.__init__(state["folder"])  # type: ignore[misc]
-
-
-@contextmanager
-def _locked(path: Path, description: str) -> Iterator[None]:
-    """Hold a lock that the system releases when this process ends, however it ends."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.info("Waiting: another process tokenises the %s (lock %s)", description, path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(target: Path, texts: Texts, tokenizer: TextTokenizer, description: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from ldx.data.schema import passage_text
 from ldx.errors import UserError
 from ldx.eval.lines import Lines
 from ldx.files import fingerprint
@@ -37,6 +38,29 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.doc_ids)
+
+
+class CorpusTexts:
+    """The passages as they are embedded, by row: title and text joined, not cut.
+
+    Args:
+      corpus: the passages.
+      template: joins title and text.
+    """
+
+    def __init__(self, corpus: Corpus, template: str):
+        self._corpus, self._template = corpus, template
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    def __getitem__(self, row: int) -> str:
+        return passage_text(self._corpus.titles[row], self._corpus.texts[row], self._template)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where any passage does."""
+        return fingerprint(corpus_fingerprint(self._corpus), self._template)
 
 
 @dataclass(frozen=True)

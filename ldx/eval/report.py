@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from ldx.data.schema import passage_text
 from ldx.embedder import Params
 from ldx.errors import UserError
-from ldx.eval.beir import Dataset
-from ldx.eval.encode import encode_texts
+from ldx.eval.beir import CorpusTexts, Dataset
+from ldx.eval.embeddings import encode_to_file
+from ldx.eval.encode import get_encoder
 from ldx.eval.metrics import (
     METRICS,
     Run,
@@ -116,13 +116,6 @@ def evaluate_embeddings(
     return run, {"index": result.index, "recall_of_index": recall}
 
 
-def corpus_texts(dataset: Dataset, template: str = DEFAULT_TEMPLATE) -> list[str]:
-    """The passages as they are embedded: title and text joined, not cut."""
-    corpus = dataset.corpus
-    pairs = zip(corpus.titles, corpus.texts, strict=True)
-    return [passage_text(title, text, template) for title, text in pairs]
-
-
 def retrieve(
     dataset: Dataset,
     student: Student,
@@ -133,6 +126,7 @@ def retrieve(
     exclude_self: bool = False,
     template: str = DEFAULT_TEMPLATE,
     microbatch_tokens: int | None = None,
+    cache: Path | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Run, MetricValues]:
@@ -148,24 +142,31 @@ def retrieve(
         where `queries_are_passages`.
       template: joins title and text.
       microbatch_tokens: tokens in work at once; None means the device's default.
+      cache: a folder for the passages' embeddings, from which the work goes on after a kill; to
+        be removed once the run is written. None keeps them in memory.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
     """
-    passages = encode_texts(
-        student,
-        params,
-        corpus_texts(dataset, template),
-        kind="passage",
-        microbatch_tokens=microbatch_tokens,
-        description=f"{description} passages".strip(),
-        check=check,
-    )
-    queries = encode_texts(
-        student,
+    encoder = get_encoder(student, microbatch_tokens)
+    texts = CorpusTexts(dataset.corpus, template)
+    what = f"{description} passages".strip()
+    if cache is None:
+        passages = encoder.encode(params, texts, kind="passage", description=what, check=check)
+    else:
+        passages = encode_to_file(
+            encoder,
+            params,
+            texts,
+            cache / "passages.npy",
+            kind="passage",
+            key=texts.fingerprint,
+            description=what,
+            check=check,
+        )
+    queries = encoder.encode(
         params,
         list(dataset.queries.values()),
         kind="query",
-        microbatch_tokens=microbatch_tokens,
         description=f"{description} queries".strip(),
         check=check,
     )

@@ -49,7 +49,8 @@ def search(
 
     Args:
       query_embeddings: float32 [Q, D].
-      passage_embeddings: float32 [N, D]; may be memory-mapped.
+      passage_embeddings: float32 or float16 [N, D]; may be memory-mapped. Scores are computed in
+        float32; ScaNN holds a float32 copy.
       k: results a query.
       index: "exact", "scann", or "auto": ScaNN from 20,000 passages where it is installed and
         finds 95% of what exact search finds, else exact.

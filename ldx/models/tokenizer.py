@@ -2,12 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tokenizers
 
 from ldx.errors import UserError
 from ldx.files import fingerprint
+
+
+class SpecialTokens(Protocol):
+    """The token ids around a text, and the one that fills up shorter texts."""
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Before every text."""
+
+    @property
+    def suffix(self) -> tuple[int, ...]:
+        """After every text."""
+
+    @property
+    def pad_id(self) -> int:
+        """At padding."""
+
+
+def num_special(tokens: SpecialTokens) -> int:
+    """The special tokens of every text."""
+    return len(tokens.prefix) + len(tokens.suffix)
 
 
 class Tokenizer:
@@ -54,8 +76,8 @@ class Tokenizer:
 
 
 def pad_tokens(
-    ids: Sequence[np.ndarray],
-    tokenizer: Tokenizer,
+    ids: Sequence[np.ndarray] | np.ndarray,
+    tokenizer: SpecialTokens,
     *,
     max_length: int,
     padded_length: int,
@@ -74,10 +96,10 @@ def pad_tokens(
       token_ids int32 and mask bool (False is padding), both [num_rows, padded_length].
     """
     prefix, suffix = tokenizer.prefix, tokenizer.suffix
-    num_special = len(prefix) + len(suffix)
+    room = max_length - num_special(tokenizer)
     assert len(ids) <= num_rows, (len(ids), num_rows)
-    assert num_special <= max_length, (num_special, max_length)
-    cut = [x[: max_length - num_special] for x in ids]
+    assert room >= 0, max_length
+    cut = [x[:room] for x in ids]
     ends = np.full((num_rows, 1), len(prefix))  # where the suffix of each row begins
     ends[: len(cut), 0] += np.fromiter(map(len, cut), int, len(cut))
     assert ends.max(initial=0) + len(suffix) <= padded_length, (ends.max(), padded_length)

@@ -61,6 +61,7 @@ def test_round_trip(records):
         ({"seed": "3"}, "seed is '3'"),
         ({"num_passages": True}, "num_passages is True"),
         ({"max_chars": 2.5}, r"max_chars is 2\.5"),
+        ({"order_key": 3}, "order_key is 3"),
         ({"seed": ...}, "the key seed is missing"),
         ({"colour": 1}, "the key colour is unknown"),
         ({"format_version": 99}, "format_version is 99, not 1"),
@@ -84,6 +85,11 @@ def test_all_wrong_keys_are_told_at_once(records):
     with pytest.raises(UserError) as error:
         Manifest.read(records)
     assert all(word in str(error.value) for word in ("seed", "colour", "versions"))
+
+
+def test_nothing_need_be_said_of_the_order_key(records):
+    change(records, order_key=...)
+    assert Manifest.read(records).order_key == ""
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])

@@ -9,6 +9,7 @@ import pytest
 from ldx.data.schema import check_template
 from ldx.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset
+from ldx.eval.encode import Encoder
 from ldx.eval.metrics import METRICS, read_run, score_run
 from ldx.eval.report import (
     drop_self,
@@ -17,8 +18,10 @@ from ldx.eval.report import (
     format_table,
     make_report,
     queries_are_passages,
+    retrieve,
     write_report,
 )
+from ldx.models.student import load_student
 
 
 def make_dataset(queries: dict[str, str] | None = None) -> Dataset:
@@ -55,6 +58,26 @@ def test_equal_ids_are_chance_in_cranfield(data_dir: Path) -> None:
     dataset = load_dataset(data_dir / "cranfield", "test")
     assert set(dataset.queries) <= set(dataset.corpus.doc_ids)
     assert not excludes_self(dataset)
+
+
+def test_a_cache_changes_nothing_but_what_a_second_run_embeds(tiny_bert, tmp_path, monkeypatch):
+    dataset = make_dataset()
+    student = load_student(tiny_bert)
+    sizes = []
+    embed = Encoder.encode_blocks
+
+    def counted(self, params, texts, **options):
+        sizes.append(len(texts))
+        return embed(self, params, texts, **options)
+
+    monkeypatch.setattr(Encoder, "encode_blocks", counted)
+    expected = retrieve(dataset, student, student.params)
+    assert retrieve(dataset, student, student.params, cache=tmp_path / "cache") == expected
+    assert sizes == [4, 2, 4, 2]
+    assert retrieve(dataset, student, student.params, cache=tmp_path / "cache") == expected
+    assert sizes[4:] == [2]
+    retrieve(dataset, student, student.params, cache=tmp_path / "cache", template="{text}")
+    assert sizes[5:] == [4, 2]
 
 
 @pytest.mark.parametrize("exclude_self", [False, True])

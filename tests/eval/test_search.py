@@ -50,13 +50,19 @@ def test_exact_search_is_exact_to_float32() -> None:
     np.testing.assert_array_equal(result.rows[:, 0], np.arange(50))
 
 
-def test_passages_may_be_memory_mapped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", ["exact", "scann"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_passages_may_be_memory_mapped(tmp_path: Path, dtype: str, index: str) -> None:
+    if index == "scann":
+        pytest.importorskip("scann")
     vectors = clustered(500, 16)
-    np.save(tmp_path / "x.npy", vectors)
+    passages = vectors.astype(dtype)
+    np.save(tmp_path / "x.npy", passages)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    np.testing.assert_array_equal(
-        search(vectors[:9], mapped, 5).rows, search(vectors[:9], vectors, 5).rows
-    )
+    result = search(vectors[:9], mapped, 5, index=index)
+    np.testing.assert_array_equal(result.rows, by_numpy(vectors[:9], passages, 5)[1])
+    np.testing.assert_allclose(result.scores, by_numpy(vectors[:9], passages, 5)[0], atol=1e-6)
+    assert result.index == index
 
 
 def test_no_queries_and_unknown_index() -> None:

@@ -1,0 +1,264 @@
+"""What a run trains with, made from its settings: sources, batches, dev sets, the step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from ldx.data.batching import Shapes, best_lengths, default_num_lengths
+from ldx.data.lists import BatchSize, ListTable
+from ldx.data.manifest import Manifest
+from ldx.data.pipeline import BatchSource, TrainSource, epoch_counts
+from ldx.data.plan import BatchPlanner, Devices
+from ldx.data.sources import Source, SourceConfig, check_query_types, open_source
+from ldx.dev import DevSet
+from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
+from ldx.distributed import primary_first
+from ldx.errors import UserError, listing
+from ldx.eval.encode import Encoder
+from ldx.models.student import Student
+from ldx.models.tokenizer import num_special
+from ldx.objective import Objective
+from ldx.optim import make_optimizer
+from ldx.settings import Settings, build
+from ldx.sharding import local_blocks, make_mesh
+from ldx.train_step import TrainState, TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run trains with; all programs of the step are compiled."""
+
+    state: TrainState  # before the first step
+    step: TrainStep
+    batches: BatchSource
+    dev: dict[str, DevSet]
+    mesh: Mesh
+
+
+def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, SourceConfig]:
+    """The sources of `config.data`: its `sources`, or the one of `records`, named "".
+
+    Raises:
+      UserError: an unknown or missing key, or both are given.
+    """
+    sections = data["sources"]
+    assert isinstance(sections, Mapping)
+    if not sections:
+        return {"": SourceConfig(str(data["records"] or workdir / "records"))}
+    for key in ("records", "root"):
+        if data[key]:
+            raise UserError(
+                f"config.data.{key}={data[key]!r} beside config.data.sources; each source has "
+                "its own"
+            )
+    return {
+        name: build(SourceConfig, section, f"data.sources.{name}")
+        for name, section in sections.items()
+    }
+
+
+def lists_of_epoch(
+    configs: Mapping[str, SourceConfig],
+    manifests: Mapping[str, Manifest],
+    query_type_weights: Mapping[str, float],
+) -> list[int]:
+    """How many training lists each source has in an epoch.
+
+    Raises:
+      UserError: a source has none, or a weight is of a query type that there is not.
+    """
+    check_query_types(query_type_weights, manifests)
+    counts = []
+    for name, config in configs.items():
+        have = manifests[name].num_lists["train"]
+        count = sum(epoch_counts(have, config.weight, query_type_weights).values())
+        if not count:
+            raise UserError(
+                f"no training list of {name or config.records} stands in an epoch; raise its "
+                "weight, or config.data.query_type_weights"
+            )
+        counts.append(count)
+    return counts
+
+
+def open_sources(
+    workdir: Path,
+    settings: Settings,
+    configs: Mapping[str, SourceConfig],
+    manifests: Mapping[str, Manifest],
+    student: Student,
+    objective: Objective,
+) -> dict[str, Source]:
+    """All sources, their lists checked and their texts tokenised.
+
+    Raises:
+      UserError: records are damaged, or have scores that the objective cannot use.
+    """
+    check = _ListCheck(objective)
+    sources = {}
+    for name, config in configs.items():
+        # One process makes the tokens, then the others find them.
+        with primary_first(f"tokens {name}"):
+            sources[name] = open_source(
+                name or manifests[name].collection,
+                config,
+                manifests[name],
+                folder=workdir / "tokens",
+                tokenizer=student.tokenizer,
+                query_prompt=student.config.query_prompt,
+                passage_prompt=student.config.passage_prompt,
+                list_size=settings.data.list_size,
+                check=check,
+            )
+    return sources
+
+
+class _ListCheck:
+    """Refuses lists that do not fit the losses, before anything is compiled."""
+
+    def __init__(self, objective: Objective):
+        self._objective = objective
+
+    def __call__(self, where: str, table: ListTable) -> None:
+        """Check the lists of a split; raises UserError."""
+        problems = []
+        if self._objective.needs_teacher:
+            problems += [
+                f"{where} list {table.list_ids[i]!r}: no teacher scores, but listwise_kl learns "
+                "from them"
+                for i in np.flatnonzero(~table.has_scores)
+            ]
+        if self._objective.needs_unit_scores:
+            low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
+            problems += [
+                f"{where} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
+                for i in np.flatnonzero((low < 0) | (high > 1))
+            ]
+        if problems:
+            raise UserError(
+                "the records do not fit config.loss: listwise_kl needs teacher scores, and "
+                "info_nce.false_negative_ratio compares ratios of scores, so it wants them in "
+                "[0, 1] (None switches it off)\n" + listing(problems)
+            )
+
+
+def make_parts(
+    settings: Settings, student: Student, objective: Objective, sources: Mapping[str, Source]
+) -> Parts:
+    """Planners, batches, dev sets, the step and the first state, over all devices."""
+    mesh = make_mesh(fsdp=settings.train.fsdp)
+    size = _batch_size(settings, sources, mesh.size)
+    shapes = _shapes(settings, student, sources, size, mesh.size)
+    encoder = Encoder(student, mesh=mesh, shapes=shapes)
+    planners = {
+        name: _planner(student, source, shapes, size, mesh) for name, source in sources.items()
+    }
+    batches = BatchSource(
+        [
+            TrainSource(
+                source.name,
+                source.train,
+                planners[name],
+                source.config.weight,
+                settings.data.query_type_weights,
+            )
+            for name, source in sources.items()
+        ],
+        batch_size=settings.data.batch_size,
+        seed=settings.seed,
+        num_steps=settings.train.num_steps,
+        block_size=settings.data.block_size,
+    )
+    dev = {
+        source.name: DevSet(
+            source.dev,
+            planners[name],
+            encoder,
+            objective,
+            num_passages=len(source.passages),
+            pool_size=settings.train.dev_pool,
+            seed=settings.seed,
+        )
+        for name, source in sources.items()
+    }
+    step = TrainStep(
+        encoder.embedder,
+        objective,
+        make_optimizer(settings.optim, settings.train.num_steps),
+        buffer_rows=next(iter(planners.values())).buffer_rows,
+        activation_bytes=_or_auto(settings.train.activation_bytes, auto_activation_bytes),
+    )
+    state = step.init(student.params)
+    logging.info("compiling the programs of %d shapes", len(shapes.all))
+    step.compile(state, shapes, size)
+    return Parts(state, step, batches, dev, mesh)
+
+
+def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: int) -> BatchSize:
+    """The padded sizes of every batch, of whatever source; queries for every device alike."""
+    num_queries = -(-settings.data.batch_size // num_devices) * num_devices
+    list_size = max(max(s.train.list_size, s.dev.list_size) for s in sources.values())
+    num_passages = max(len(source.passages) for source in sources.values())
+    return BatchSize(num_queries, list_size, min(num_passages, num_queries * list_size))
+
+
+def _shapes(
+    settings: Settings,
+    student: Student,
+    sources: Mapping[str, Source],
+    size: BatchSize,
+    num_devices: int,
+) -> Shapes:
+    """Micro-batches that fit the texts' lengths and the devices' memory."""
+    config = student.config
+    max_length = max(config.query_max_length, config.passage_max_length)
+    lengths = settings.train.bucket_lengths or best_lengths(
+        _text_lengths(student, sources, size),
+        max_length,
+        default_num_lengths(jax.default_backend()),
+    )
+    tokens = _or_auto(
+        settings.train.microbatch_tokens,
+        lambda: auto_microbatch_tokens(student.embed, student.params, max_length),
+    )
+    logging.info("micro-batches of %d tokens a device, padded to %s", tokens, tuple(lengths))
+    longest = max_length if settings.train.bucket_lengths else lengths[-1]
+    return Shapes.make(longest, tokens, num_devices=num_devices, lengths=lengths)
+
+
+def _text_lengths(student: Student, sources: Mapping[str, Source], size: BatchSize) -> np.ndarray:
+    """Tokens of passages and queries, in the proportion in which batches hold them."""
+    special, config = num_special(student.tokenizer), student.config
+    rng, lengths = np.random.default_rng(0), []
+    for source in sources.values():
+        passages = np.minimum(source.passages.lengths + special, config.passage_max_length)
+        queries = np.minimum(source.queries.lengths + special, config.query_max_length)
+        # The longest of each are there, so that every text has an edge.
+        num = max(1, min(len(queries), len(passages) * size.num_queries // size.num_passages))
+        lengths += [passages, [queries.max()], rng.permutation(queries)[:num]]
+    return np.concatenate(lengths)
+
+
+def _or_auto(value: int | str, auto: Callable[[], int]) -> int:
+    return auto() if isinstance(value, str) else value
+
+
+def _planner(
+    student: Student, source: Source, shapes: Shapes, size: BatchSize, mesh: Mesh
+) -> BatchPlanner:
+    return BatchPlanner(
+        source.passages,
+        source.queries,
+        student.tokenizer,
+        query_max_length=student.config.query_max_length,
+        passage_max_length=student.config.passage_max_length,
+        shapes=shapes,
+        size=size,
+        devices=Devices(mesh.size, tuple(local_blocks(mesh))),
+        source=source.name,
+    )

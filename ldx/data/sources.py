@@ -1,0 +1,144 @@
+"""A corpus to train on: its records, its lists in memory, its tokens on disk.
+
+One run may have several (`config.data.sources`); rows, prompts and calibration are each one's own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ldx.data.lists import ListTable
+from ldx.data.records import ListSource, Manifest, PassageSource, PassageTexts
+from ldx.data.tokens import Texts, TextTokenizer, TokenStore
+from ldx.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """A section of `config.data.sources`, named by its source; configs/base.py explains it."""
+
+    records: str
+    weight: float = 1.0
+    root: str = ""
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, int | float) or self.weight <= 0:
+            raise UserError(
+                f"config.data.sources: weight={self.weight!r} of {self.records}: wanted over 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """An opened source.
+
+    Attributes:
+      name: shown with its metrics.
+      config: where it is and how often its lists stand in an epoch.
+      manifest: what its records are.
+      train: training lists; `query` points into `queries`.
+      dev: dev lists, likewise.
+      passages: tokens of every passage, by row.
+      queries: tokens of every distinct query text of both splits.
+    """
+
+    name: str
+    config: SourceConfig
+    manifest: Manifest
+    train: ListTable
+    dev: ListTable
+    passages: TokenStore
+    queries: TokenStore
+
+
+class QueryTexts(Sequence[str]):
+    """Distinct queries as the model sees them."""
+
+    def __init__(self, queries: Sequence[str], prompt: str):
+        self._queries, self._prompt = queries, prompt
+
+    def __len__(self) -> int:
+        """The number of queries."""
+        return len(self._queries)
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        """The text of a query, prompt included."""
+        return self._prompt + self._queries[number]
+
+
+def open_source(
+    name: str,
+    config: SourceConfig,
+    manifest: Manifest,
+    *,
+    folder: Path,
+    tokenizer: TextTokenizer,
+    query_prompt: str,
+    passage_prompt: str,
+    list_size: int | None,
+    check: Callable[[str, ListTable], None],
+) -> Source:
+    """Read the lists of a source, have them checked, and open its tokens; made where missing.
+
+    Args:
+      name: of the source.
+      config: its section.
+      manifest: of its records.
+      folder: where tokens are kept.
+      tokenizer: the student's.
+      query_prompt: of the student, where the section has none.
+      passage_prompt: likewise.
+      list_size: lists longer than that are cut.
+      check: called with the split and its lists, before anything is tokenised.
+
+    Raises:
+      UserError: records are damaged, or `check` refuses them.
+    """
+    queries: dict[str, int] = {}
+    tables = {}
+    for split in ("train", "dev"):
+        records = ListSource(config.records, split)
+        tables[split] = ListTable.read(
+            records, queries, list_size=list_size, description=f"lists of {name}"
+        )
+        check(f"{name} {split}", tables[split])
+    prompt = query_prompt if config.query_prompt is None else config.query_prompt
+    prints = manifest.fingerprints
+    passages = PassageTexts(
+        PassageSource(config.records),
+        prompt=passage_prompt if config.passage_prompt is None else config.passage_prompt,
+        template=manifest.passage_template,
+        max_chars=manifest.max_chars,
+    )
+    stores: dict[str, tuple[Texts, str]] = {
+        "passages": (passages, f"{prints['passages']} {passages!r}"),
+        "queries": (QueryTexts(list(queries), prompt), f"queries {prints['lists']} {prompt!r}"),
+    }
+    opened = {
+        kind: TokenStore.open_or_build(
+            folder, texts=texts, tokenizer=tokenizer, key=key, description=f"{kind} of {name}"
+        )
+        for kind, (texts, key) in stores.items()
+    }
+    return Source(name, config, manifest, tables["train"], tables["dev"], **opened)
+
+
+def check_query_types(weights: Mapping[str, float], manifests: Mapping[str, Manifest]) -> None:
+    """Refuse a weight of a query type that no source has, and weights under 0.
+
+    Raises:
+      UserError: names the key.
+    """
+    known = {t for m in manifests.values() for t in m.num_lists["train"]}
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(
+                f"config.data.query_type_weights.{name}: no training list is of that type; there "
+                f"are {', '.join(sorted(known))}"
+            )
+        if not isinstance(weight, int | float) or weight < 0:
+            raise UserError(
+                f"config.data.query_type_weights.{name}={weight!r}: wanted a number of at least 0"
+            )

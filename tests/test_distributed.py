@@ -1,0 +1,210 @@
+"""Real processes on loopback: the same losses as one, kills, stops, and other numbers of hosts."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldx import distributed
+from ldx.errors import UserError
+from tests import toy
+
+CONFIG = """
+from configs import base
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.model.path = {model!r}
+    config.model.query_max_length = 16
+    config.model.passage_max_length = 32
+    config.data.records = {records!r}
+    config.data.batch_size = 8
+    config.optim.learning_rate = 1e-3
+    config.train.num_steps = 16
+    config.train.eval_every = 8
+    config.train.stop_on = None
+    config.train.dev_pool = 38
+    config.train.microbatch_tokens = 64
+    config.train.bucket_lengths = (16, 32)
+    config.train.activation_bytes = 0
+    config.eval.split = ""
+    return config
+"""
+LONG = ("--config.train.num_steps=400", "--config.train.eval_every=400",
+        "--config.checkpoint.every_minutes=0.01")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tiny_bert, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    records = toy.make_records(folder / "records")
+    (folder / "config.py").write_text(CONFIG.format(model=str(tiny_bert), records=str(records)))
+    return folder / "config.py"
+
+
+class Job:
+    """The processes of one run."""
+
+    def __init__(self, config: Path, workdir: Path, num_processes: int, *flags: str):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        command = [sys.executable, "-m", "ldx.train", f"--config={config}"]
+        command += [f"--workdir={workdir}", *flags]
+        self.processes = []
+        for number in range(num_processes):
+            joined = [f"--coordinator_address={address}", f"--num_processes={num_processes}"]
+            joined.append(f"--process_id={number}")
+            log = open(workdir.with_name(f"{workdir.name}.{number}.log"), "w+")  # noqa: SIM115
+            one = [*command, *(joined if num_processes > 1 else [])]
+            env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+            process = subprocess.Popen(one, stdout=log, stderr=subprocess.STDOUT, env=env)
+            self.processes.append((process, log))
+
+    def log(self, number: int) -> str:
+        """What a process has printed."""
+        _, file = self.processes[number]
+        return Path(file.name).read_text()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+        """Wait until something holds; fail with the first process's log."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.log(0)[-3000:]
+            time.sleep(0.1)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until process 0 has done a step."""
+        self.wait_for(lambda: f"step {step}/" in self.log(0))
+
+    def ended(self) -> list[int]:
+        """Exit codes, after all have ended."""
+        self.wait_for(lambda: all(p.poll() is not None for p, _ in self.processes))
+        return [p.returncode for p, _ in self.processes]
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process, log in self.processes:
+            process.kill()
+            process.wait()
+            log.close()
+
+
+@pytest.fixture
+def start():
+    jobs = []
+
+    def start_job(*args: object) -> Job:
+        jobs.append(Job(*args))  # type: ignore[arg-type]
+        return jobs[-1]
+
+    yield start_job
+    for job in jobs:
+        job.close()
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> list[dict]:
+    """The numbers of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    job = Job(config, workdir, 1)
+    codes = job.ended()
+    assert codes == [0], job.log(0)
+    job.close()
+    return metrics(workdir)
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_same(ours: list[dict], theirs: list[dict]) -> None:
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name, value in mine.items():
+            # Adam turns rounding of near-zero gradients into steps, so equality ends at 1e-3.
+            np.testing.assert_allclose(value, other[name], rtol=1e-3, err_msg=f"{name} {mine}")
+
+
+@pytest.mark.parametrize(("num_processes", "flags"), [(2, ["--config.train.fsdp=2"]), (4, [])])
+def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, num_processes, flags):
+    job = start(config, tmp_path / "run", num_processes, *flags)
+    codes = job.ended()
+    assert codes == [0] * num_processes, job.log(0) + job.log(1)
+    check_same(metrics(tmp_path / "run"), alone)
+    assert f"in {num_processes} process(es)" in job.log(0)
+
+
+def saved_step(workdir: Path) -> int:
+    path = workdir / "progress.json"
+    return json.loads(path.read_text())["step"] if path.exists() else 0
+
+
+def test_a_killed_process_ends_the_others_and_a_restart_goes_on(config, start, tmp_path):
+    """SIGKILL to one of two, then SIGTERM to one of three, then one finishes alone."""
+    workdir = tmp_path / "run"
+    job = start(config, workdir, 2, *LONG)
+    job.wait_for(lambda: saved_step(workdir) >= 3)
+    job.processes[1][0].kill()
+    killed = time.monotonic()
+    codes = job.ended()
+    assert time.monotonic() - killed < 60
+    assert codes[0] != 0
+    said = job.log(0)
+    assert "lost another process" in said or "another task died" in said, said[-3000:]
+    assert "Traceback" not in said
+
+    job, before = start(config, workdir, 3, *LONG), saved_step(workdir)
+    job.wait_for_step(before + 4)
+    assert re.search(r"going on from step (\d+)", job.log(0))
+    job.processes[1][0].send_signal(signal.SIGTERM)
+    assert job.ended() == [128 + signal.SIGTERM] * 3, job.log(0)
+    step = saved_step(workdir)
+    assert step > before
+    assert all(f"step {step} is saved" in job.log(number) for number in range(3))
+
+    last = f"--config.train.num_steps={LONG[0].partition('=')[2]}"
+    job = start(config, workdir, 1, *LONG, last)
+    job.wait_for_step(step + 2)
+    assert f"going on from step {step}" in job.log(0)
+    lines = [line["step"] for line in metrics(workdir) if "total" in line]
+    assert lines[:step] == list(range(1, step + 1))
+
+
+def test_different_plans_end_the_run(monkeypatch):
+    """What the processes tell each other, as it would come from two of them."""
+    from ldx.sharding import make_mesh
+
+    agreement = distributed.Agreement(make_mesh(2))
+    agreement._told = 6, np.array([[1, 2, 0, 0], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
+    agreement.read()
+    agreement._told = 7, np.array([[1, 2, 0, 1], [1, 3, 0, 0]], np.uint32)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="different batches for step 8"):
+        agreement.read()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "--coordinator_address is missing"),
+        (
+            ["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"],
+            "numbered from 0 to 1",
+        ),
+    ],
+)
+def test_incomplete_flags_are_refused(config, tmp_path, flags, message):
+    command = [sys.executable, "-m", "ldx.train", f"--config={config}", f"--workdir={tmp_path}"]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
