@@ -21,6 +21,7 @@ from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_
 from ldx.files import atomic_write
 
 MAX_CLOZE_QUERIES = 512
+NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list
 OUTPUTS = ("candidates.npz", "cloze.npz", "order.npy")
 
 
@@ -49,8 +50,24 @@ def load_cloze(path: Path) -> Cloze:
 
 
 def load_order(workspace: Workspace) -> np.ndarray:
-    """The place of every passage among its neighbours (`neighbour_order`), int64 [N]."""
+    """The place of every query in the order of `order_queries`, int64 [number of queries]."""
     return np.load(needed(workspace.prep / "order.npy", "mine"))
+
+
+def order_queries(rows: np.ndarray, passage_embeddings: np.ndarray) -> np.ndarray:
+    """The place of every query among those whose candidates are alike, int64 [Q].
+
+    Queries stand near each other (`neighbour_order`) by the mean embedding of their first
+    candidates. That saves more passages than to go by the first candidate alone.
+
+    Args:
+      rows: candidates by passage, int [Q, C], best first; -1 is padding.
+      passage_embeddings: [N, D].
+    """
+    means = np.zeros((len(rows), passage_embeddings.shape[1]), np.float32)
+    for number, candidates in enumerate(rows[:, :NUM_MEAN_CANDIDATES]):
+        means[number] = passage_embeddings[candidates[candidates >= 0]].mean(axis=0)
+    return neighbour_order(means)
 
 
 def split_name(query: Query, doc_ids: list[str]) -> str:
@@ -117,7 +134,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     with atomic_write(workspace.prep / "cloze.npz", "wb") as file:
         np.savez(file, **vars(cloze))
     with atomic_write(workspace.prep / "order.npy", "wb") as file:
-        np.save(file, neighbour_order(passage_embeddings))
+        np.save(file, order_queries(candidates.rows, passage_embeddings))
     found = np.array([query.row for query in queries])[:, None] == candidates.rows
     missed = int((found & (candidates.fused_rank == 0)).sum())
     return {

@@ -15,7 +15,7 @@ from data_prep.candidates import Candidates
 from data_prep.choice import split_of
 from data_prep.corpus import load_passage_texts, passages_inputs
 from data_prep.generate_queries import HUMAN, Query, load_queries
-from data_prep.mine import split_name
+from data_prep.mine import load_order, split_name
 from data_prep.score import load_scores, load_weight
 from data_prep.stage import (
     Stage,
@@ -31,6 +31,7 @@ from ldx.data.tfds_layout import record_files
 from ldx.errors import UserError
 
 UNJUDGED = -1
+ORDER_KEY = "the place of the query in an order of all by the mean embedding of their candidates"
 VERSIONED = ("ldx", "numpy", "bm25s", "jax")
 
 
@@ -40,8 +41,12 @@ def make_lists(
     scores: np.ndarray,
     filters: Filters,
     collection: str,
+    order: np.ndarray,
 ) -> tuple[list[ListRecord], dict[str, dict[str, int]], dict[str, Scale]]:
-    """The lists that pass, in the order of the queries; yields and scales by query type."""
+    """The lists that pass, in the order of the queries; yields and scales by query type.
+
+    `order` is the place of every query among its neighbours.
+    """
     is_own = own_columns(candidates.rows, [query.row for query in queries])
     types = np.array([query.query_type for query in queries])
     records: dict[int, ListRecord] = {}
@@ -73,6 +78,7 @@ def make_lists(
                 raw_scores=np.stack(
                     [candidates.dense[number, columns], candidates.bm25[number, columns]]
                 ),
+                order_key=int(order[number]),
             )
     return [records[number] for number in sorted(records)], yields, scales
 
@@ -91,6 +97,7 @@ def _record(
     grades: np.ndarray,
     teacher_scores: np.ndarray,
     raw_scores: np.ndarray,
+    order_key: int,
 ) -> ListRecord:
     # The passage a query was made from is the positive by its place, not by anyone's judgment.
     is_judged = grades > 0 if query.row < 0 else np.zeros(len(rows), bool)
@@ -105,7 +112,7 @@ def _record(
         labels=np.where(is_judged, grades, UNJUDGED).astype(np.int32),
         teacher_scores=teacher_scores,
         raw_scores=raw_scores.ravel().astype(np.float32),
-        order_key=int(rows[0]),
+        order_key=order_key,
     )
 
 
@@ -137,7 +144,12 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         prep.list_size, prep.rank_limit, prep.require_own_first, prep.min_top_score_percentile
     )
     records, yields, scales = make_lists(
-        queries, candidates, load_scores(workspace), filters, workspace.collection
+        queries,
+        candidates,
+        load_scores(workspace),
+        filters,
+        workspace.collection,
+        load_order(workspace),
     )
     name_of = {query.query_id: split_name(query, doc_ids) for query in queries}
     splits = _split(records, name_of, prep.dev_fraction, config.seed)
@@ -182,6 +194,7 @@ def _write_manifest(
             "method": "percentiles 1 and 99 to 0 and 1, by query type, clipped",
             "scales": {name: [scale.low, scale.high] for name, scale in scales.items()},
         },
+        order_key=ORDER_KEY,
         yields=earlier | {"write_lists": yields},
         versions=_versions(),
     ).write(workspace.records)
@@ -192,6 +205,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     paths = {
         "queries": needed(workspace.prep / "queries.jsonl", "generate_queries"),
         "candidates": needed(workspace.prep / "candidates.npz", "mine"),
+        "order": needed(workspace.prep / "order.npy", "mine"),
         "scores": needed(workspace.prep / "scores.npz", "score"),
     }
     return passages | file_fingerprints(paths)

@@ -96,12 +96,14 @@ def mined():
 
 def test_lists(mined):
     queries, candidates, scores = mined
-    records, yields, scales = make_lists(queries, candidates, scores, Filters(4, 20, True, 0), "c")
+    filters, order = Filters(4, 20, True, 0), np.random.default_rng(1).permutation(len(queries))
+    records, yields, scales = make_lists(queries, candidates, scores, filters, "c", order)
     assert [r.query_id for r in records] == [q.query_id for q in queries]
     assert set(yields) == set(scales) == {"title", "keywords", "human"}
     for number, record in enumerate(records[:-1]):
         np.testing.assert_array_equal(record.rows, candidates.rows[number, :4])
-        assert record.rows[0] == record.source_row == record.order_key
+        assert record.rows[0] == record.source_row
+        assert record.order_key == order[number]
         assert record.labels.tolist() == [-1] * 4
         assert (np.diff(record.teacher_scores) <= 0).all()
         numbers = [i for i, q in enumerate(queries) if q.query_type == record.query_type]
@@ -113,6 +115,7 @@ def test_lists(mined):
     assert human.rows.tolist() == candidates.rows[-1, [3, 0, 1, 5]].tolist()
     assert human.labels.tolist() == [2, -1, -1, 1]
     assert human.source_row == -1
+    assert human.order_key == order[-1]
 
 
 def test_a_split_is_by_name_and_near_its_fraction():

@@ -1,11 +1,10 @@
-"""Tests of data_prep/candidates.py and data_prep/dense.py."""
+"""Tests of data_prep/candidates.py."""
 
 import numpy as np
 
 from data_prep import candidates as module
 from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, find_candidates, fuse, top_rows
-from data_prep.dense import EmbeddingStore
 
 TEXTS = [f"word{i % 7} word{i % 5} common text number{i}" for i in range(40)]
 QUERIES = ["word1 number11", "word3 word4 common", "nothing known"]
@@ -77,21 +76,3 @@ def test_chunks_change_nothing(monkeypatch, tmp_path):
     whole.save(tmp_path / "c.npz")
     loaded = Candidates.load(tmp_path / "c.npz")
     assert all((vars(loaded)[name] == values).all() for name, values in vars(whole).items())
-
-
-def test_embeddings_are_computed_once(tmp_path, monkeypatch):
-    calls = []
-
-    def encode(texts, kind, description):
-        calls.append((len(texts), kind))
-        return np.array([[len(text)] for text in texts], np.float32)
-
-    monkeypatch.setattr("data_prep.dense.BLOCK", 2)
-    texts = ["a", "bb", "ccc"]
-    for _ in range(2):
-        store = EmbeddingStore(tmp_path, lambda: encode, "model")
-        assert store.get(texts, "passage", "").ravel().tolist() == [1, 2, 3]
-    assert calls == [(2, "passage"), (1, "passage")]
-    EmbeddingStore(tmp_path, lambda: encode, "model").get(texts, "query", "")
-    EmbeddingStore(tmp_path, lambda: encode, "other").get(texts, "passage", "")
-    assert len(calls) == 6

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 from data_prep import baselines, corpus, generate_queries, mine, score, write_lists
+from data_prep.candidates import Candidates
 from data_prep.choice import split_of
+from data_prep.neighbours import neighbour_order
 from data_prep.run import STAGES
 from data_prep.stage import Workspace
 from ldx.data.records import ListSource, Manifest, PassageSource
@@ -109,6 +111,16 @@ def test_the_manifest_tells_where_lists_come_from(prepared):
     assert sum(teacher["weight"] for teacher in manifest.teachers) == pytest.approx(1)
     assert set(manifest.yields) == {"corpus", "generate_queries", "mine", "score", "write_lists"}
     assert manifest.passage_template == "{title} {text}"
+    assert "in an order of all by the mean embedding" in manifest.order_key
+
+
+def test_order_keys_are_places_among_neighbours(prepared):
+    embeddings = np.load(prepared.prep / "embeddings" / "passages.npy")
+    rows = Candidates.load(prepared.prep / "candidates.npz").rows
+    places = neighbour_order(np.stack([embeddings[r[r >= 0][:20]].mean(axis=0) for r in rows]))
+    number = {q.query_id: i for i, q in enumerate(generate_queries.load_queries(prepared))}
+    for records in read_lists(prepared).values():
+        assert all(record.order_key == places[number[record.query_id]] for record in records)
 
 
 def test_baselines_find_what_they_should(prepared):
