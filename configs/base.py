@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     # together; 1: all at random. More: batches of fewer distinct passages, which are faster.
     data.block_size = 1
     # How often the lists of a query type stand in an epoch, such as {"title": 0.5}: half of them,
-    # others each epoch. A type that is not named has 1.
+    # others each epoch. A type that is not named has 1. This and the next are set in a file.
     data.query_type_weights = ConfigDict()
     # Several corpora instead of the one of `records`: {NAME: {"records": FOLDER, "weight": 1.0,
     # "root": BEIR_FOLDER, "query_prompt": TEXT, "passage_prompt": TEXT}}; all but records may be

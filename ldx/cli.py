@@ -23,6 +23,7 @@ OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
   --config.train.microbatch_tokens   tokens that are in work at once (in ldx.evaluate:
                                      --microbatch_tokens)
+  --config.train.activation_bytes    kept of the first pass (0: nothing)
   --config.model.passage_max_length  tokens of a passage
   --config.data.batch_size           lists in a step"""
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -110,7 +110,8 @@ def primary_first(name: str) -> Iterator[None]:
 
 
 LOST = re.compile(
-    r"gloo|nccl|connection (closed|reset)|coordination|heartbeat|unavailable|deadline", re.IGNORECASE
+    r"gloo|nccl|connection (closed|reset)|coordination|heartbeat|unavailable|deadline",
+    re.IGNORECASE,
 )
 
 
@@ -153,12 +154,18 @@ class Agreement:
         self.save_is_due = False
         """What process 0 said of it."""
 
-    def tell(self, step: int, digest: np.ndarray, signum: int | None, save_is_due: bool) -> None:
+    def tell(
+        self,
+        step: int,
+        digest: Callable[[], np.ndarray],
+        signum: int | None,
+        save_is_due: bool,
+    ) -> None:
         """Tell the others about the step to come, without waiting for them.
 
         Args:
           step: the step's number.
-          digest: uint32 [2], of its plan.
+          digest: gives uint32 [2], of its plan; asked for where there are others.
           signum: the signal that asks this process to stop; None for none.
           save_is_due: whether this process's clock says that it is time for a checkpoint.
 
@@ -172,7 +179,7 @@ class Agreement:
                 raise Interrupted(signum)
             return
         self.read()
-        value = np.array([[*digest, signum or 0, save_is_due]], np.uint32)
+        value = np.array([[*digest(), signum or 0, save_is_due]], np.uint32)
         rows = np.repeat(value, jax.local_device_count(), axis=0)
         with jax.set_mesh(self._mesh):
             self._told = step, self._share(put_local_rows(rows, self._mesh, self._mesh.size))

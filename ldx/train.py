@@ -219,7 +219,7 @@ class _Run:
             waited = time.monotonic() - begin
             minutes = (time.monotonic() - self.saved_at) / 60
             due = minutes > self.settings.checkpoint.every_minutes
-            self.agreement.tell(progress.step, plan.digest(), self.stop.signum, due)
+            self.agreement.tell(progress.step, plan.digest, self.stop.signum, due)
             self.state, result = self.parts.step(self.state, plan, self.check)
             self._write_pending()  # of the step before: the device has this one to work on
             self.pending, self.waited = result, waited

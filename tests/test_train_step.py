@@ -13,6 +13,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
+from ldx.checkpoint import Checkpoints, Progress
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable, take_lists
 from ldx.data.plan import BatchPlanner, Devices
@@ -415,6 +416,24 @@ def test_fsdp_splits_the_state(fsdp):
     assert len(used) == 4
     for num_bytes in used.values():
         assert num_bytes < whole / fsdp + 100  # Adam's step counts are whole everywhere
+
+
+def test_a_checkpoint_is_restored_on_another_number_of_devices(tmp_path):
+    _, state, _ = train_steps(8, 4, optax.adamw(1e-3), num_steps=2)
+    progress = Progress(step=2, evaluated_step=2)
+    Checkpoints(tmp_path).save(state, progress)
+    problem = Problem.make(3)
+    for num_devices, fsdp in ((2, 2), (1, 1)):
+        planner = make_planner(problem, num_devices)
+        step = make_step(planner, num_devices, optax.adamw(1e-3), fsdp=fsdp)
+        like = step.init(problem.params_as(np.float32))
+        restored = Checkpoints(tmp_path).restore(like, progress)
+        for theirs, ours in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+            np.testing.assert_array_equal(np.asarray(theirs), np.asarray(ours))
+        assert len(bytes_per_device(restored.params)) == num_devices
+        again, result = step(restored, make_plan(problem, planner))
+        assert again.step == 3
+        assert np.isfinite(result.metrics()["total"])
 
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
