@@ -52,7 +52,8 @@ def get_config() -> ConfigDict:
     # Several corpora instead of the one of `records`: {NAME: {"records": FOLDER, "weight": 1.0,
     # "root": BEIR_FOLDER, "query_prompt": TEXT, "passage_prompt": TEXT}}; all but records may be
     # left out. weight: how often its lists stand in an epoch; root: where its judgments are, for
-    # the report; prompts: if not the model's. Every batch is of one source, and they take turns.
+    # the report; prompts: if not the model's. Every batch is of one source, and they take turns, by
+    # name. How title and text are joined and cut is told by each one's records.
     data.sources = ConfigDict()
 
     # ---- What is minimised: the weighted sum of these losses (ldx/losses.py).
@@ -114,7 +115,7 @@ def get_config() -> ConfigDict:
     evaluation.index = "auto"  # exact, scann, or auto: exact for small corpora
     evaluation.relevance_level = 1  # the least grade that is relevant to binary measures
 
-    # ---- What is kept and shown. These two sections alone may differ when a run goes on.
+    # ---- What is kept and shown. These sections may differ when a run goes on.
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_minutes = 10.0  # beside those at every evaluation and at a stop
     config.logging = log = ConfigDict()

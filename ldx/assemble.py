@@ -46,8 +46,12 @@ def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, Sourc
     Raises:
       UserError: an unknown or missing key, or both are given.
     """
-    sections = data["sources"]
-    assert isinstance(sections, Mapping)
+    sections = data["sources"] or {}
+    if not isinstance(sections, Mapping):
+        raise UserError(
+            f'config.data.sources={sections!r}: wanted {{NAME: {{"records": FOLDER, ...}}}}, as '
+            "configs/base.py explains"
+        )
     if not sections:
         return {"": SourceConfig(str(data["records"] or workdir / "records"))}
     for key in ("records", "root"):
@@ -147,11 +151,26 @@ class _ListCheck:
             )
 
 
+def check_cut(settings: Settings, student: Student) -> Mesh:
+    """The mesh of a run; what says how its work is cut is checked before anything is read.
+
+    Raises:
+      UserError: `train.fsdp` or `train.bucket_lengths` do not fit devices or lengths.
+    """
+    config, lengths = student.config, settings.train.bucket_lengths
+    if lengths:
+        Shapes.make(max(config.query_max_length, config.passage_max_length), 1, lengths=lengths)
+    return make_mesh(fsdp=settings.train.fsdp)
+
+
 def make_parts(
-    settings: Settings, student: Student, objective: Objective, sources: Mapping[str, Source]
+    settings: Settings,
+    student: Student,
+    objective: Objective,
+    sources: Mapping[str, Source],
+    mesh: Mesh,
 ) -> Parts:
     """Planners, batches, dev sets, the step and the first state, over all devices."""
-    mesh = make_mesh(fsdp=settings.train.fsdp)
     size = _batch_size(settings, sources, mesh.size)
     shapes = _shapes(settings, student, sources, size, mesh.size)
     encoder = Encoder(student, mesh=mesh, shapes=shapes)
@@ -191,11 +210,15 @@ def make_parts(
         objective,
         make_optimizer(settings.optim, settings.train.num_steps),
         buffer_rows=next(iter(planners.values())).buffer_rows,
-        activation_bytes=_or_auto(settings.train.activation_bytes, auto_activation_bytes),
+        activation_bytes=_or_auto(
+            settings.train.activation_bytes, lambda: auto_activation_bytes(student.params)
+        ),
     )
     state = step.init(student.params)
     logging.info("compiling the programs of %d shapes", len(shapes.all))
     step.compile(state, shapes, size)
+    for each in dev.values():
+        each.compile(student.params)
     return Parts(state, step, batches, dev, mesh)
 
 

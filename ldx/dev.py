@@ -72,6 +72,16 @@ class DevSet:
         """The number of dev lists."""
         return len(self._table)
 
+    def compile(self, params: Params) -> None:
+        """Compile what an evaluation needs of the model and the losses."""
+        self._encoder.compile(params, self._query_ids + self._passage_ids)
+        self._losses(
+            *(
+                np.zeros((len(x), self._encoder.student.embedding_size), np.float32)
+                for x in (self._query_ids, self._passage_ids)
+            )
+        )
+
     def evaluate(
         self, params: Params, check: Callable[[], None] = lambda: None
     ) -> dict[str, float]:

@@ -8,23 +8,37 @@ import jax
 
 from ldx.activations import kept_bytes
 from ldx.data.batching import default_microbatch_tokens
+from ldx.distributed import least
 
 MICROBATCH_SHARE = 0.4
-"""Of a device's memory, for one micro-batch's backward pass."""
+"""Of the memory that the state leaves, for one micro-batch's backward pass."""
 ACTIVATION_SHARE = {"cpu": 0.125}
-"""Of a device's memory, for what is kept of the first pass; 0.25 on accelerators."""
+"""Likewise for what is kept of the first pass; 0.25 on accelerators."""
 TEMPORARY_FACTOR = 1.5
 """What a backward pass needs beyond the activations it is given, as a factor of those."""
 
 
+STATE_FACTOR = 6
+"""What parameters take, their moments and the sums of gradients under way, in parameters."""
+
+
 def device_memory() -> int:
-    """Bytes of one device's memory; on CPU, its share of the machine's."""
+    """Bytes of one device's memory, the least of all processes; on CPU its share of a machine's.
+
+    The least, so that all processes cut the work alike.
+    """
     device = jax.local_devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
+        return least(int(stats["bytes_limit"]))
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return whole // jax.local_device_count()
+    return least(whole // jax.device_count())
+
+
+def _room(params: Any) -> int:
+    """Bytes of a device's memory that the state leaves."""
+    num_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    return max(device_memory() - STATE_FACTOR * num_bytes, 0)
 
 
 def auto_microbatch_tokens(embed: Any, params: Any, max_length: int) -> int:
@@ -37,13 +51,13 @@ def auto_microbatch_tokens(embed: Any, params: Any, max_length: int) -> int:
     """
     wanted = default_microbatch_tokens(jax.default_backend())
     per_token = TEMPORARY_FACTOR * kept_bytes(embed, params, (2, max_length)) / (2 * max_length)
-    fitting = MICROBATCH_SHARE * device_memory() / per_token
+    fitting = MICROBATCH_SHARE * _room(params) / per_token
     if fitting >= wanted:
         return wanted
-    return max(max_length, 2 ** int(math.log2(fitting)))
+    return max(max_length, 2 ** int(math.log2(max(fitting, 1))))
 
 
-def auto_activation_bytes() -> int:
+def auto_activation_bytes(params: Any) -> int:
     """Memory of each device for what the backward pass needs of the first pass."""
     share = ACTIVATION_SHARE.get(jax.default_backend(), 0.25)
-    return int(share * device_memory())
+    return int(share * _room(params))

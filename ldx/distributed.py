@@ -1,11 +1,16 @@
 """Several processes that train as one: how they find each other, and what they agree on.
 
 Every process runs the same command and makes the same plan; process 0 alone writes what is not
-split over processes. At every step they tell each other whether one was asked to stop, and a hash
-of the plan they made of the batch; the answer is read a step later, so nobody waits for it.
+split over processes. Before every step they tell each other whether one was asked to stop, and a
+hash of the plan they made of the batch. That is read before the next step, when it has long come.
 """
 
 import contextlib
+import functools
+import glob
+import hashlib
+import importlib.util
+import json
 import os
 import re
 import sys
@@ -14,12 +19,13 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import flags, logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from ldx.errors import UserError
-from ldx.interrupt import SIGNALS, Interrupted
+from ldx.interrupt import Interrupted
 from ldx.sharding import put_local_rows
 
 HEARTBEAT_SECONDS = 20
@@ -28,11 +34,13 @@ START_SECONDS = 300
 END_SECONDS = 24 * 3600
 """How long a process that is done waits for process 0, which makes the report."""
 
-# What schedulers set where they start several processes of one job.
+# What schedulers set in every process of a job of several, and the number of those.
 SCHEDULERS: Mapping[str, str] = {
-    "SLURM": "SLURM_NTASKS",
-    "Open MPI": "OMPI_COMM_WORLD_SIZE",
+    "SLURM_STEP_NODELIST": "SLURM_NTASKS",
+    "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
 }
+
+_state = {"stops_together": False}
 
 
 def define_flags() -> None:
@@ -52,8 +60,10 @@ def initialize() -> None:
     given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(names):
-        if _is_one_of_several():
+        if _is_scheduled():
             _join({})
+        elif _is_on_tpu():
+            _join_pod()
         return
     if missing:
         raise UserError(f"--{missing[0]} is missing; the flags {', '.join(names)} go together")
@@ -66,12 +76,27 @@ def initialize() -> None:
         _join(given)
 
 
-def _is_one_of_several() -> bool:
-    """Whether a scheduler or a TPU pod started several processes."""
-    if any(int(os.environ.get(name) or 1) > 1 for name in SCHEDULERS.values()):
-        return True
-    # Names of all hosts, on the hosts of a pod.
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+def _is_scheduled() -> bool:
+    """Whether a scheduler started this as one of several processes."""
+    return any(
+        name in os.environ and int(os.environ.get(count) or 1) > 1
+        for name, count in SCHEDULERS.items()
+    )
+
+
+def _is_on_tpu() -> bool:
+    """Whether JAX will use TPUs, of which other hosts may have more."""
+    wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
+    has_library = importlib.util.find_spec("libtpu") is not None
+    return "tpu" in wanted and has_library and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*")))
+
+
+def _join_pod() -> None:
+    """Join the other hosts of a TPU pod, as JAX finds them; a TPU VM alone has none."""
+    try:
+        _join({})
+    except UserError as error:
+        logging.warning("%s\nThis host trains alone.", error)
 
 
 def _join(given: Mapping[str, Any]) -> None:
@@ -82,7 +107,7 @@ def _join(given: Mapping[str, Any]) -> None:
             initialization_timeout=START_SECONDS,
             shutdown_timeout_seconds=END_SECONDS,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run did not find each other ({str(error).splitlines()[0]}); "
             "start the same command on every host, with the same --coordinator_address and "
@@ -102,11 +127,53 @@ def primary_first(name: str) -> Iterator[None]:
 
     For what one process makes on the storage that they share, and the others find there.
     """
+    wait = functools.partial(ocp.multihost.sync_global_processes, name, timeout=END_SECONDS)
     if jax.process_count() > 1 and not is_primary():
-        multihost_utils.sync_global_devices(name)
+        wait()
     yield
     if jax.process_count() > 1 and is_primary():
-        multihost_utils.sync_global_devices(name)
+        wait()
+
+
+def from_primary(values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers as process 0 has them, to the bit, on every process: for what they decide on."""
+    if jax.process_count() == 1:
+        return dict(values)
+    numbers = np.array(list(values.values()), np.float64)
+    told = multihost_utils.broadcast_one_to_all(numbers.view(np.uint32))
+    return dict(zip(values, np.asarray(told).view(np.float64).tolist(), strict=True))
+
+
+def least(number: int) -> int:
+    """The least of the processes' numbers, under 2**62."""
+    if jax.process_count() == 1:
+        return number
+    halves = np.array([number >> 31, number & (2**31 - 1)], np.uint32)
+    told = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64)
+    return int(((told[:, 0] << 31) | told[:, 1]).min())
+
+
+def check_same(what: str, value: Any) -> None:
+    """Refuse to begin where the processes do not have the same.
+
+    Args:
+      what: the value's name, for the message.
+      value: anything JSON can hold.
+
+    Raises:
+      UserError: on every process.
+    """
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(value, sort_keys=True, default=str).encode()
+    digest = np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), np.uint32)
+    told = np.asarray(multihost_utils.process_allgather(digest))
+    if (told != told[0]).any():
+        others = [i for i, one in enumerate(told) if (one != told[0]).any()]
+        raise UserError(
+            f"{what}: not the same in all processes (process 0 and {others} differ); start the "
+            "same command everywhere, with --workdir and records on storage that all hosts share"
+        )
 
 
 LOST = re.compile(
@@ -127,13 +194,19 @@ def explain_loss(error: Exception) -> UserError | None:
     )
 
 
+def stop_together() -> None:
+    """Note that all processes end now, so that each waits for the others."""
+    _state["stops_together"] = True
+
+
 def leave(code: int) -> NoReturn:
     """End this process with an exit code; at once where the others cannot be waited for.
 
     After a failure of one process the others hang in a collective that it never joins; they end
     when they hear no more of it, so it must not wait for them either.
     """
-    if jax.process_count() > 1 and code not in (0, *(128 + s for s in SIGNALS)):
+    alone = code != 0 and not _state["stops_together"]
+    if alone and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -161,7 +234,7 @@ class Agreement:
         signum: int | None,
         save_is_due: bool,
     ) -> None:
-        """Tell the others about the step to come, without waiting for them.
+        """Tell the others about the step to come; first read what was told before the last one.
 
         Args:
           step: the step's number.
@@ -170,8 +243,9 @@ class Agreement:
           save_is_due: whether this process's clock says that it is time for a checkpoint.
 
         Raises:
-          UserError: the processes planned different batches for the step before.
-          Interrupted: before that step one of them was asked to stop; alone, this one is.
+          UserError: the processes planned different batches for the last step.
+          Interrupted: one of them was asked to stop before the last step; alone, this one is now.
+            The step to come is not begun.
         """
         if jax.process_count() == 1:
             self.save_is_due = save_is_due

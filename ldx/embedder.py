@@ -62,7 +62,8 @@ class Embedder:
 
     def lower(self, params: Params, shape: tuple[int, int]) -> jax.stages.Lowered:
         """The program of a shape (rows, length), to be compiled."""
-        return self._forward.lower(params, *self.token_shapes(shape))
+        with jax.set_mesh(self.mesh):  # a part of the key by which a program is found again
+            return self._forward.lower(params, *self.token_shapes(shape))
 
     def token_shapes(self, shape: tuple[int, int]) -> tuple[Any, Any]:
         """What `put_tokens` gives for a micro-batch of this shape (rows, length)."""
@@ -74,7 +75,8 @@ class Embedder:
 
     def __call__(self, params: Params, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Embeddings [B, D] of a micro-batch, rows split over the devices."""
-        return self._forward(params, token_ids, mask)
+        with jax.set_mesh(self.mesh):
+            return self._forward(params, token_ids, mask)
 
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> None:

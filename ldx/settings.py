@@ -234,7 +234,7 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
     """Refuse to go on with another config, model or data than the run began with.
 
     Raises:
-      UserError: names every difference outside the sections checkpoint and logging.
+      UserError: names every difference outside `MAY_DIFFER`.
     """
     before, now = flatten(read_json(workdir / CONFIG_NAME)), flatten(whole)
     problems = [

@@ -6,6 +6,7 @@ at any moment, the same command goes on; a finished run prints its report again.
 """
 
 import collections
+import dataclasses
 import datetime
 import json
 import math
@@ -18,7 +19,7 @@ import jax
 from absl import flags, logging
 
 from ldx import cli, distributed, final_report
-from ldx.assemble import Parts, lists_of_epoch, make_parts, open_sources, source_configs
+from ldx.assemble import Parts, check_cut, lists_of_epoch, make_parts, open_sources, source_configs
 from ldx.checkpoint import Checkpoints, Progress, read_progress
 from ldx.data.manifest import Manifest
 from ldx.data.pipeline import read_ahead
@@ -53,6 +54,9 @@ def main(argv: list[str]) -> None:
     distributed.initialize()
     try:
         train(config, workdir)
+    except Interrupted:
+        distributed.stop_together()
+        raise
     except (RuntimeError, ValueError) as error:
         if told := distributed.explain_loss(error):
             raise told from None
@@ -77,14 +81,17 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     student = build(load_student, config["model"], "model")
     fingerprints = {"model": student.fingerprint} | _fingerprints(manifests)
     progress = read_progress(workdir)
+    seen = dataclasses.asdict(progress) if progress else None
+    distributed.check_same("config, records and progress", [settings.whole, fingerprints, seen])
     if progress:
         check_same_run(workdir, settings.whole, fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
     finished = progress is not None and progress.finished
     if not finished:
+        mesh = check_cut(settings, student)
         sources = open_sources(workdir, settings, configs, manifests, student, objective)
-        parts = make_parts(settings, student, objective, sources)
+        parts = make_parts(settings, student, objective, sources, mesh)
         checkpoints = Checkpoints(workdir)
         checkpoints.discard_uncommitted(progress)
     if distributed.is_primary():
@@ -101,6 +108,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:
     """Records and config must speak of the same passage texts; several sources have their own."""
     if data["sources"]:
+        logging.info("every source has the passage_template and max_chars of its own records")
         return
     (manifest,) = manifests.values()
     for key in ("passage_template", "max_chars"):
@@ -209,7 +217,7 @@ class _Run:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last
             if due and progress.evaluated_step < progress.step:
-                self._write_pending()
+                self._settle()
                 self._evaluate(is_last)
                 self._save()
                 self.written_at = time.monotonic()
@@ -225,14 +233,18 @@ class _Run:
             self.pending, self.waited = result, waited
             progress.step += 1
             if self.agreement.save_is_due:
-                self._write_pending()
+                self._settle()
                 self._save()
+
+    def _settle(self) -> None:
+        """Before anything is decided or saved: the last step's numbers, and what others told."""
+        self._write_pending()
+        self.agreement.read()
 
     def _write_pending(self) -> None:
         """Numbers of the step that was done last, if they are not written yet."""
         if self.pending is None:
             return
-        self.agreement.read()
         result, self.pending = self.pending, None
         metrics = result.metrics()
         seconds = time.monotonic() - self.written_at
@@ -267,26 +279,37 @@ class _Run:
         }
         self.writer.write_extra(step, work)
         if step % self.settings.logging.every_steps == 0 or step == train.num_steps:
-            losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            left = datetime.timedelta(seconds=round(seconds * (train.num_steps - step)))
-            logging.info(
-                "step %d/%d%s  epoch %.2f  %s  lr %.2e  passages %d of %d slots (%.2f)  "
-                "%.1f s  input wait %.3f s  left %s",
-                step,
-                train.num_steps,
-                f"  {plan.source}" if several else "",
-                step / self.parts.batches.steps_per_epoch,
-                losses,
-                rate,
-                plan.num_distinct_passages,
-                plan.num_slots,
-                plan.num_distinct_passages / max(plan.num_slots, 1),
-                seconds,
-                waited,
-                left,
-            )
+            self._log_step(step, plan, metrics, seconds, waited)
         if step % self.parts.batches.steps_per_epoch == 0:
             self._write_mix(step)
+
+    def _log_step(
+        self,
+        step: int,
+        plan: BatchPlan,
+        metrics: Mapping[str, float],
+        seconds: float,
+        waited: float,
+    ) -> None:
+        num_steps = self.settings.train.num_steps
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        left = datetime.timedelta(seconds=round(seconds * (num_steps - step)))
+        logging.info(
+            "step %d/%d%s  epoch %.2f  %s  lr %.2e  passages %d of %d slots (%.2f)  "
+            "%.1f s  input wait %.3f s  left %s",
+            step,
+            num_steps,
+            f"  {plan.source}" if len(self.parts.dev) > 1 else "",
+            step / self.parts.batches.steps_per_epoch,
+            losses,
+            float(self.schedule(step - 1)),
+            plan.num_distinct_passages,
+            plan.num_slots,
+            plan.num_distinct_passages / max(plan.num_slots, 1),
+            seconds,
+            waited,
+            left,
+        )
 
     def _write_mix(self, step: int) -> None:
         """Query types drawn in the epoch that ended with a step."""
@@ -306,7 +329,7 @@ class _Run:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
         progress, train = self.progress, self.settings.train
         params = self.parts.step.whole_params(self.state)
-        values = evaluate_sources(self.parts.dev, params, self.check)
+        values = distributed.from_primary(evaluate_sources(self.parts.dev, params, self.check))
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
@@ -335,6 +358,7 @@ class _Run:
         self.progress.metrics_bytes = self.writer.flush()
         self.checkpoints.save(self.state, self.progress)
         self.saved_step, self.saved_at = self.progress.step, time.monotonic()
+        self.agreement.save_is_due = False
 
 
 if __name__ == "__main__":

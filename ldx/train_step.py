@@ -119,10 +119,13 @@ class TrainStep:
         self._backprop_kept = on_all(self._backprop_kept_local, (whole, ROWS, ROWS, ROWS, whole))
         self._loss = jax.jit(self._loss_of_buffer, out_shardings=(rows, everywhere))
         self._zeros = jax.jit(self._make_zeros, out_shardings=rows)
-        self._update: Any = None  # the one program that knows how the state is split
+        self._update: Any = None  # made by `init`, which learns how the state is split
 
     def init(self, params: Params) -> TrainState:
-        """The state before the first step (`init_state`), split over the devices."""
+        """The state before the first step (`init_state`), split over the devices.
+
+        Comes before any step, also where the state is then replaced by a restored one.
+        """
 
         def make(params: Params) -> TrainState:
             return init_state(params, self._optimizer)
@@ -130,11 +133,12 @@ class TrainStep:
         with jax.set_mesh(self._mesh):
             params = put(jax.tree.map(np.asarray, params), replicated(self._mesh))
             shardings = split_state(self._mesh, jax.eval_shape(make, params))
-            self._update = jax.jit(
-                self._apply_gradients,
-                donate_argnums=0,
-                out_shardings=(shardings, replicated(self._mesh)),
-            )
+            if self._update is None:
+                self._update = jax.jit(
+                    self._apply_gradients,
+                    donate_argnums=0,
+                    out_shardings=(shardings, replicated(self._mesh)),
+                )
             return jax.jit(make, out_shardings=shardings)(params)
 
     def compile(self, state: TrainState, shapes: Shapes, size: BatchSize) -> None:
@@ -187,6 +191,7 @@ class TrainStep:
         Returns:
           The state after, and what the step tells (`StepResult.metrics`).
         """
+        assert self._update is not None, "call init first"
         with jax.set_mesh(self._mesh):
             params = self._gather_params(state)
             buffer, gradients = self._zeros(state.params)

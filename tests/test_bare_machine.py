@@ -54,7 +54,7 @@ record = ListRecord(
 )
 table, size = ListTable.read([record], queries), BatchSize(1, 2, 2)
 tokens = auto_microbatch_tokens(student.embed, student.params, 16)
-assert tokens > 0 and auto_activation_bytes() > 0
+assert tokens > 0 and auto_activation_bytes(student.params) > 0
 planner = BatchPlanner(
     TokensInMemory(passages), TokensInMemory(student.tokenizer.encode(list(queries))),
     student.tokenizer, query_max_length=16, passage_max_length=16,

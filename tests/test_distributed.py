@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,14 @@ def config(tiny_bert, tmp_path_factory) -> Path:
 class Job:
     """The processes of one run."""
 
-    def __init__(self, config: Path, workdir: Path, num_processes: int, *flags: str):
+    def __init__(
+        self,
+        config: Path,
+        workdir: Path,
+        num_processes: int,
+        *flags: str,
+        own_flags: Mapping[int, list[str]] | None = None,
+    ):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
@@ -66,6 +74,7 @@ class Job:
             joined.append(f"--process_id={number}")
             log = open(workdir.with_name(f"{workdir.name}.{number}.log"), "w+")  # noqa: SIM115
             one = [*command, *(joined if num_processes > 1 else [])]
+            one += (own_flags or {}).get(number, [])
             env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
             process = subprocess.Popen(one, stdout=log, stderr=subprocess.STDOUT, env=env)
             self.processes.append((process, log))
@@ -103,8 +112,8 @@ class Job:
 def start():
     jobs = []
 
-    def start_job(*args: object) -> Job:
-        jobs.append(Job(*args))  # type: ignore[arg-type]
+    def start_job(*args: Any, **settings: Any) -> Job:
+        jobs.append(Job(*args, **settings))
         return jobs[-1]
 
     yield start_job
@@ -142,6 +151,29 @@ def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, nu
     assert codes == [0] * num_processes, job.log(0) + job.log(1)
     check_same(metrics(tmp_path / "run"), alone)
     assert f"in {num_processes} process(es)" in job.log(0)
+
+
+def test_a_stopped_run_goes_on_exactly(config, alone, start, tmp_path):
+    """SIGTERM to one of two processes in the middle of training, then the same command."""
+    job = start(config, tmp_path / "run", 2)
+    job.wait_for_step(4)
+    job.processes[1][0].send_signal(signal.SIGTERM)
+    assert job.ended() == [128 + signal.SIGTERM] * 2, job.log(0)
+    step = saved_step(tmp_path / "run")
+    assert 4 <= step < 16
+    job = start(config, tmp_path / "run", 2)
+    assert job.ended() == [0, 0], job.log(0)
+    assert f"going on from step {step}" in job.log(1)
+    check_same(metrics(tmp_path / "run"), alone)
+
+
+def test_processes_of_different_settings_are_refused(config, start, tmp_path):
+    """Two real processes, of which one has another seed."""
+    job = start(config, tmp_path / "run", 2, own_flags={1: ["--config.seed=5"]})
+    assert job.ended() == [2, 2], job.log(0)
+    for number in range(2):
+        assert "not the same in all processes" in job.log(number)
+        assert "Traceback" not in job.log(number)
 
 
 def saved_step(workdir: Path) -> int:
@@ -185,8 +217,9 @@ def test_different_plans_end_the_run(monkeypatch):
     from ldx.sharding import make_mesh
 
     agreement = distributed.Agreement(make_mesh(2))
-    agreement._told = 6, np.array([[1, 2, 0, 0], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
+    agreement._told = 6, np.array([[1, 2, 0, 1], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
     agreement.read()
+    assert agreement.save_is_due
     agreement._told = 7, np.array([[1, 2, 0, 1], [1, 3, 0, 0]], np.uint32)  # type: ignore[assignment]
     with pytest.raises(UserError, match="different batches for step 8"):
         agreement.read()

@@ -20,7 +20,7 @@ MIN_ROWS = 4
 
 def default_microbatch_tokens(platform: str) -> int:
     """Tokens of a micro-batch that keep a device of this platform busy, and not many more."""
-    return 4096 if platform == "cpu" else 32_768
+    return 2048 if platform == "cpu" else 32_768
 
 
 def default_num_lengths(platform: str) -> int:
@@ -83,11 +83,11 @@ class Shapes:
 
 
 def even_lengths(max_length: int) -> list[int]:
-    """Padded lengths for texts of which nothing is known, each a half longer than the last."""
+    """Padded lengths for texts of which nothing is known, each a quarter longer than the last."""
     lengths, length = [], 4 * LENGTH_STEP
     while length < max_length:
         lengths.append(length)
-        length = _round_up(length * 3 // 2)
+        length = _round_up(length * 5 // 4)
     return [*lengths, max_length]
 
 

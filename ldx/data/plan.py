@@ -45,6 +45,7 @@ class BatchPlan:
     passage_position: np.ndarray  # int32 [P]
     lists: Lists
     list_ids: list[str]
+    texts: np.ndarray  # int64: the distinct queries and passages, by number, and their lengths
     source: str
     num_distinct_passages: int
     num_slots: int
@@ -57,9 +58,9 @@ class BatchPlan:
         for batch in self.token_batches:
             digest.update(repr((batch.shape, batch.start)).encode())
         lists = dataclasses.astuple(self.lists)
-        for array in (self.query_position, self.passage_position, *lists):
+        for array in (self.query_position, self.passage_position, self.texts, *lists):
             digest.update(np.ascontiguousarray(array).data)
-        digest.update(repr(self.list_ids).encode())
+        digest.update(repr((self.source, self.list_ids)).encode())
         return np.frombuffer(digest.digest(), np.uint32)
 
 
@@ -146,6 +147,7 @@ class BatchPlanner:
             passage_position,
             lists,
             [table.list_ids[number] for number in numbers],
+            np.concatenate([queries, rows, lengths]).astype(np.int64),
             self._source,
             num_distinct_passages=len(rows),
             num_slots=int(lists.where.sum()),

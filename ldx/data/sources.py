@@ -4,6 +4,7 @@ One run may have several (`config.data.sources`); rows, prompts and calibration 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class SourceConfig:
     passage_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, int | float) or self.weight <= 0:
+        if not _is_number(self.weight) or self.weight <= 0:
             raise UserError(
                 f"config.data.sources: weight={self.weight!r} of {self.records}: wanted over 0"
             )
@@ -138,7 +139,12 @@ def check_query_types(weights: Mapping[str, float], manifests: Mapping[str, Mani
                 f"config.data.query_type_weights.{name}: no training list is of that type; there "
                 f"are {', '.join(sorted(known))}"
             )
-        if not isinstance(weight, int | float) or weight < 0:
+        if not _is_number(weight) or weight < 0:
             raise UserError(
                 f"config.data.query_type_weights.{name}={weight!r}: wanted a number of at least 0"
             )
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]

@@ -177,6 +177,6 @@ class _MatrixFile:
         if free < needed:
             raise UserError(
                 f"{self._path}: {self._shape[0]} embeddings of {self._shape[1]} {self._dtype} "
-                f"numbers need {needed / 1e6:,.0f} MB more, and {free / 1e6:,.0f} MB are free; make "
-                "room, then run the same command again"
+                f"numbers need {needed / 1e6:,.0f} MB more, and {free / 1e6:,.0f} MB are free; "
+                "make room, then run the same command again"
             )

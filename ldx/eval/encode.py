@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ldx.data.batching import MicroBatch, Shapes, cut_microbatches, default_microbatch_tokens
 from ldx.data.tokens import Texts
-from ldx.embedder import Embedder, Params
+from ldx.embedder import Embedder, Params, compile_together
 from ldx.files import fingerprint
 from ldx.models.student import Student
 from ldx.models.tokenizer import pad_tokens
@@ -139,6 +139,13 @@ class Encoder:
         """Embeddings of texts given as token ids, prompt included, without special tokens."""
         with self._bar(len(ids), description, " texts") as bar:
             return self._embed(self.embedder.put_params(params), ids, check, bar.update)
+
+    def compile(self, params: Params, ids: Sequence[np.ndarray]) -> None:
+        """Compile the programs that `encode_ids` needs for these texts."""
+        lengths = np.array([len(x) for x in ids], int) + self._num_special
+        shapes = {(b.rows, b.length) for b in cut_microbatches(lengths, self.shapes)}
+        params = self.embedder.put_params(params)
+        compile_together([self.embedder.lower(params, shape) for shape in sorted(shapes)])
 
     def fingerprint(self, params: Params, kind: Kind) -> str:
         """Differs where a text would have another embedding, devices and rounding aside."""

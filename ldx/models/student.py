@@ -49,7 +49,7 @@ class Student:
     tokenizer: Tokenizer
     graphdef: Any = dataclasses.field(repr=False)
     params: Params = dataclasses.field(repr=False)
-    fingerprint: str  # of weights, sizes, tokenizer and config
+    fingerprint: str  # of weights, sizes, tokenizer, config and dtype
 
     @property
     def embedding_size(self) -> int:
@@ -124,7 +124,11 @@ def load_student(
         remat=remat,
     )
     student_fingerprint = fingerprint(
-        *weight_files(declared.transformer), repr(bert_config), tokenizer.fingerprint, repr(config)
+        *weight_files(declared.transformer),
+        repr(bert_config),
+        tokenizer.fingerprint,
+        repr(config),
+        dtype,
     )
     logging.info("student %s: %s", folder, config)
     return Student(folder, config, tokenizer, graphdef, params, student_fingerprint)
