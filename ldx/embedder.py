@@ -33,14 +33,19 @@ class Embedder:
         """The devices that share a micro-batch."""
         return self.mesh.size
 
-    def on_every_device(self, function: Callable, in_specs: tuple) -> Any:
-        """`function` as a program of every device on its own rows; nothing crosses devices."""
+    def on_every_device(
+        self, function: Callable, in_specs: tuple, *, donated: tuple[int, ...] = ()
+    ) -> Any:
+        """`function` as a program of every device on its own rows; nothing crosses devices.
+
+        `donated` are the arguments whose memory the result takes.
+        """
         on_rows = jax.shard_map(
             function, mesh=self.mesh, in_specs=in_specs, out_specs=ROWS, check_vma=False
         )
         # Told and not inferred, so that an array's sharding has one form, and a program one cache
         # entry, whichever program the array comes from.
-        return jax.jit(on_rows, out_shardings=split_rows(self.mesh))
+        return jax.jit(on_rows, out_shardings=split_rows(self.mesh), donate_argnums=donated)
 
     def put_params(self, params: Params) -> Params:
         """Parameters, whole, on every device."""

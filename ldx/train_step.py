@@ -8,8 +8,8 @@ first pass while it fits in `activation_bytes`; that micro-batch is then not com
 
 Parameters and optimiser state may be split over devices (`ldx.sharding`): the step gathers the
 parameters once, each device sums its own gradient over its micro-batches, and gradients cross
-devices once, at the end. Only the last program, the update, donates: until it runs a step can be
-abandoned and leaves the state as it was.
+devices once, at the end. Only the last program, the update, donates the state: until it runs a step
+can be abandoned and leaves the state as it was.
 """
 
 import dataclasses
@@ -115,8 +115,10 @@ class TrainStep:
         self._gather = jax.jit(lambda params: jax.reshard(params, whole), out_shardings=everywhere)
         self._place = on_all(_place, (ROWS, ROWS, whole))
         self._embed_and_keep = on_all(self._embed_and_keep_local, (whole, ROWS, ROWS))
-        self._backprop = on_all(self._backprop_local, (whole, ROWS, ROWS, ROWS, ROWS, whole))
-        self._backprop_kept = on_all(self._backprop_kept_local, (whole, ROWS, ROWS, ROWS, whole))
+        backprop_specs = (whole, ROWS, ROWS, ROWS, ROWS, whole)
+        self._backprop = on_all(self._backprop_local, backprop_specs, donated=(1,))
+        kept_specs = (whole, ROWS, ROWS, ROWS, whole)
+        self._backprop_kept = on_all(self._backprop_kept_local, kept_specs, donated=(1,))
         self._loss = jax.jit(self._loss_of_buffer, out_shardings=(rows, everywhere))
         self._zeros = jax.jit(self._make_zeros, out_shardings=rows)
         self._update: Any = None  # made by `init`, which learns how the state is split
@@ -235,18 +237,18 @@ class TrainStep:
         check: Callable[[], None],
     ) -> Params:
         """Every device's own gradient of the parameters, summed over its micro-batches."""
-        under_way: list[Params] = []
+        under_way: list[jax.Array] = []
         for batch in reversed(plan.token_batches):
             check()
             start, activations = self._put_start(batch), kept.pop()
             if activations is not None:
-                gradients = self._backprop_kept(
+                gradients, done = self._backprop_kept(
                     params, gradients, buffer_gradient, activations, start
                 )
             else:
                 tokens = self._put_tokens(batch)
-                gradients = self._backprop(params, gradients, buffer_gradient, *tokens, start)
-            under_way.append(gradients)
+                gradients, done = self._backprop(params, gradients, buffer_gradient, *tokens, start)
+            under_way.append(done)
             if len(under_way) > NUM_UNDER_WAY:
                 jax.block_until_ready(under_way.pop(0))
         return gradients
@@ -316,12 +318,12 @@ class TrainStep:
         token_ids: jax.Array,
         mask: jax.Array,
         start: jax.Array,
-    ) -> Params:
-        """Add one micro-batch's gradient to the device's own sum."""
+    ) -> tuple[Params, jax.Array]:
+        """Add one micro-batch's gradient to the device's own sum; and a number to wait for."""
         _, vjp = jax.vjp(lambda p: self._embedder.embed(p, token_ids, mask), params)
         rows = len(token_ids)
         (gradient,) = vjp(jax.lax.dynamic_slice_in_dim(buffer_gradient, start, rows))
-        return _add(gradients, gradient)
+        return _add(gradients, gradient), start[None]
 
     def _backprop_kept_local(
         self,
@@ -330,10 +332,10 @@ class TrainStep:
         buffer_gradient: jax.Array,
         kept: Activations,
         start: jax.Array,
-    ) -> Params:
+    ) -> tuple[Params, jax.Array]:
         """The same from what the first pass kept."""
         part = jax.lax.dynamic_slice_in_dim(buffer_gradient, start, kept.num_rows)
-        return _add(gradients, pull_back(params, kept, part))
+        return _add(gradients, pull_back(params, kept, part)), start[None]
 
     def _apply_gradients(
         self, state: TrainState, gradients: Params, losses: dict[str, jax.Array]
