@@ -118,7 +118,9 @@ class OurSide:
             make_objective(OBJECTIVES[case.rival]),
             make_optimizer(OPTIMIZER, num_steps=1000),
             buffer_rows=self.planner.buffer_rows,
-            activation_bytes=auto_activation_bytes() if activations == "auto" else int(activations),
+            activation_bytes=auto_activation_bytes(student.params)
+            if activations == "auto"
+            else int(activations),
         )
         self._state = self._step.init(student.params)
         start = time.perf_counter()
