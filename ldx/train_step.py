@@ -385,14 +385,8 @@ def _add(total: Params, gradient: Params) -> Params:
 
 def _empty_lists(size: BatchSize) -> tuple[np.ndarray, np.ndarray, Lists]:
     """Positions and lists of a batch without lists."""
-    shape = (size.num_queries, size.list_size)
-    lists = Lists(
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.float32),
-        np.full(shape, -1, np.int32),
-        np.zeros(shape, bool),
-    )
-    return np.zeros(size.num_queries, np.int32), np.zeros(size.num_passages, np.int32), lists
+    queries, passages = (np.zeros(n, np.int32) for n in (size.num_queries, size.num_passages))
+    return queries, passages, Lists.empty(size)
 
 
 def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> str:

@@ -141,6 +141,17 @@ class Lists:
     labels: Array  # int32 [Q, L], -1 unjudged
     where: Array  # bool [Q, L]
 
+    @classmethod
+    def empty(cls, size: BatchSize) -> "Lists":
+        """Padding alone."""
+        shape = (size.num_queries, size.list_size)
+        return cls(
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.float32),
+            np.full(shape, -1, np.int32),
+            np.zeros(shape, bool),
+        )
+
 
 def take_lists(table: ListTable, numbers: np.ndarray, size: BatchSize) -> tuple[Lists, np.ndarray]:
     """The lists of a batch, padded, over its distinct passages, and the rows of those.
@@ -153,13 +164,7 @@ def take_lists(table: ListTable, numbers: np.ndarray, size: BatchSize) -> tuple[
     num, width = len(numbers), table.list_size
     assert num <= size.num_queries, (num, size)
     assert width <= size.list_size, (width, size)
-    shape = (size.num_queries, size.list_size)
-    lists = Lists(
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.float32),
-        np.full(shape, -1, np.int32),
-        np.zeros(shape, bool),
-    )
+    lists = Lists.empty(size)
     where = np.arange(width)[None] < table.sizes[numbers, None]
     distinct, index = np.unique(table.rows[numbers][where], return_inverse=True)
     lists.where[:num, :width] = where
