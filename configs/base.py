@@ -12,6 +12,8 @@ MINILM = (
     "#sha256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 )
 
+BGE_PROMPT = "Represent this sentence for searching relevant passages: "
+
 
 def get_config() -> ConfigDict:
     """The shared settings."""
@@ -123,24 +125,140 @@ def get_config() -> ConfigDict:
     log.tensorboard = True  # WORKDIR/tensorboard
     log.wandb_project = ""  # a Weights & Biases project; "": none
 
-    # ---- How lists are made (data_prep).
-    config.prep = prep = ConfigDict()
-    prep.collection = "beir"  # beir: data.root as it is; api_docs: docstrings of `packages`
+    config.prep = _prep()
+    return config
+
+
+def _prep() -> ConfigDict:
+    """How lists are made (data_prep)."""
+    prep = ConfigDict()
+    # ---- 1. The corpus.
+    # beir: data.root as it is; api_docs: docstrings of `packages`; else what becomes the collection
+    # WORKDIR/dataset: a .jsonl(.gz) or .parquet file, a folder of them, or a dataset on the Hugging
+    # Face hub, org/name@REVISION.
+    prep.collection = "beir"
     prep.packages = ("numpy", "scipy", "jax")
     prep.max_passages = config_dict.placeholder(int)  # of api_docs; None: all
-    prep.queries = "extractive"  # extractive: from the passages; human: qrels/train.tsv
-    prep.query_types = ("sentence", "keywords", "title")  # of extractive queries
-    prep.max_queries = config_dict.placeholder(int)  # None: all
+    prep.max_rejects = 0.01  # the share of records that a stage may set aside; more: it fails
+    # Near-duplicates get no queries and are nobody's candidates. With digits removed, tables and
+    # dates that differ in numbers alone are duplicates; keep_digits tells them apart.
+    prep.drop_near_duplicates = True
+    prep.keep_digits = False
     prep.num_held_out = 100  # random passages kept out of queries and lists (at most 5%)
-    prep.candidate_depth = 100  # candidates a query, of BM25 and the student fused
-    prep.list_size = 20  # the best by the teacher that stay
-    prep.teacher_weight = config_dict.placeholder(float)  # of the student; None: by dev queries
+    prep.max_source_passages = config_dict.placeholder(int)
+    prep.max_source_passages = 100_000  # passages that get queries, at random; None: all
+
+    # ---- 2. Queries.
+    # extractive: cut out of passages; llm: written by `llm`; human: the collection's own, judged in
+    # qrels/HUMAN_SPLIT.tsv; human may be joined to another by +.
+    prep.queries = "extractive"
+    prep.human_split = "train"
+    # Of extractive queries sentence, keywords and title; of llm the prompts in data_prep/prompts,
+    # or paths of .toml files of your own.
+    prep.query_types = ("sentence", "keywords", "title")
+    prep.max_queries = config_dict.placeholder(int)  # of all types; None: all
+    prep.max_attempts = 3  # how often a passage is asked for a query of a type until one is good
+    prep.llm = llm = ConfigDict()
+    llm.backend = "vllm"  # vllm: in this process; openai: a server that speaks its API
+    # vllm: a folder, or org/name@REVISION on the hub; openai: the name the server knows it by.
+    llm.model = "meta-llama/Llama-3.1-8B-Instruct@main"
+    llm.base_url = "http://127.0.0.1:8000/v1"  # openai: the server, up to and with /v1
+    llm.api_key_env = ""  # openai: the environment variable that holds the key; "": none is needed
+    llm.concurrency = 64  # openai: requests under way at once
+    llm.requests_per_minute = config_dict.placeholder(float)  # openai: None: no limit
+    llm.timeout = 600.0  # openai: seconds until a request counts as failed
+    llm.max_retries = 8  # openai: after failed connections, time-outs, and status 429 or 5xx
+    llm.send_seed = True  # openai: off for servers that refuse the parameter
+    llm.engine_args = ConfigDict()  # vllm: arguments of vllm.LLM
+    llm.chat_template_kwargs = ConfigDict()  # such as {"enable_thinking": False} for Qwen3
+
+    # ---- 3. Candidates.
+    # Retrievers by name, fused by reciprocal rank: kind bm25; dense (the student, or any model by
+    # the keys of config.model); run ({"path": FILE}, the run of any other).
+    prep.retrievers = base_retrievers()
+    prep.index = "auto"  # of dense ones: exact, scann, or auto: exact for small corpora
+    prep.candidate_depth = 100  # the best of each retriever that are fused, and stay
+    # Of the fused: the first range_min are left out, and those from range_max on (None: none). Of
+    # the rest num_candidates are scored (None: all): the first (sampling_strategy top), or at equal
+    # steps of score (spread). A query's own passage is scored in any case.
+    prep.range_min = 0
+    prep.range_max = config_dict.placeholder(int)
+    prep.sampling_strategy = "top"
+    prep.num_candidates = config_dict.placeholder(int)
+
+    # ---- 4. Teachers by name. kind hybrid: of BM25 and a dense retriever (dense_weight: None
+    # chooses by dev queries); cross_encoder, rank_t5, mono_t5, yes_no, vllm: models; run_file:
+    # scores in a file. Further keys are the arguments of their classes in data_prep/teachers.
+    # weight: of a teacher among several.
+    prep.teachers = base_teachers()
+
+    # ---- 5. Calibrated scores and lists.
+    # How scores come to [0, 1]: percentile, z_score or rank. It belongs to the temperature of the
+    # loss: set both by `use_calibration`.
+    prep.calibration = "percentile"
     prep.rank_limit = config_dict.placeholder(int)
     prep.rank_limit = 20  # a query stays if its own passage is among so many candidates; None: off
     prep.require_own_first = True  # a query stays if the teacher ranks its own passage first
+    prep.min_top_score_percentile = config_dict.placeholder(float)
     prep.min_top_score_percentile = 25.0  # of all scores; a query stays if its top is not under it
-    prep.dev_fraction = 0.1  # of the source passages (human: of the queries)
+    prep.list_size = 20  # the best by the teacher that stay
+    # Candidates that are too good to be negatives leave a list, by calibrated scores: those over
+    # the positive's less absolute_margin, less relative_margin of it, or over max_score; None: off.
+    prep.absolute_margin = config_dict.placeholder(float)
+    prep.relative_margin = config_dict.placeholder(float)
+    prep.max_score = config_dict.placeholder(float)
+    prep.dev_fraction = 0.1  # of the source passages (human: of the best relevant ones)
+
+    # ---- How the work is done.
+    prep.shard_size = 512  # queries, or passages, of a shard: what a kill can cost
+    prep.python = ConfigDict()  # {STAGE: the Python of its environment}; this one where none is
+    return prep
+
+
+def base_retrievers() -> ConfigDict:
+    """BM25 and the student."""
+    return ConfigDict({"bm25": {"kind": "bm25"}, "student": {"kind": "dense"}})
+
+
+def base_teachers() -> ConfigDict:
+    """The hybrid of BM25 and the student, which needs no other model."""
+    dense_weight = config_dict.placeholder(float)
+    return ConfigDict({"hybrid": {"kind": "hybrid", "dense_weight": dense_weight}})
+
+
+def use_calibration(
+    config: ConfigDict, calibration: str, *, teacher_temperature: float
+) -> ConfigDict:
+    """Set how scores come to [0, 1] and the temperature that goes with it."""
+    config.prep.calibration = calibration
+    config.loss.listwise_kl.teacher_temperature = teacher_temperature
     return config
+
+
+CADET_TYPES = (
+    "question",
+    "claim",
+    "title",
+    "keywords",
+    "web_search_zero_shot",
+    "web_search_few_shot",
+)
+
+
+def use_cadet(config: ConfigDict) -> ConfigDict:
+    """CADET's way to lists: six types of LLM-written queries, three retrievers, a cross-encoder.
+
+    (arXiv 2505.19274.) The student's own retriever is one of the three.
+    """
+    config.prep.queries = "llm"
+    config.prep.query_types = CADET_TYPES
+    # Put commits in place of @main to pin the models.
+    bge = {"kind": "dense", "path": "BAAI/bge-base-en-v1.5@main", "query_prompt": BGE_PROMPT}
+    config.prep.retrievers.bge = ConfigDict(bge)
+    reranker = "BAAI/bge-reranker-v2.5-gemma2-lightweight@main"
+    teacher = {"kind": "layerwise", "model": reranker, "max_length": 512, "dtype": "bfloat16"}
+    config.prep.teachers = ConfigDict({"bge_reranker": teacher})
+    return use_calibration(config, "percentile", teacher_temperature=0.3)
 
 
 def use_hybrid_teacher(config: ConfigDict) -> ConfigDict:
@@ -149,8 +267,7 @@ def use_hybrid_teacher(config: ConfigDict) -> ConfigDict:
     Its scores lie closer together than a cross-encoder's: at 0.3 the targets are almost flat (the
     first of 8 entries has 0.38 of the mass in the demo, 0.73 at 0.1), and the student gets worse.
     """
-    config.loss.listwise_kl.teacher_temperature = 0.1
-    return config
+    return use_calibration(config, "percentile", teacher_temperature=0.1)
 
 
 def apply_smoke(config: ConfigDict) -> ConfigDict:
@@ -173,6 +290,10 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.prep.packages = ("numpy",)
     config.prep.max_passages = 200
     config.prep.queries = "extractive"
+    config.prep.query_types = ("sentence", "keywords", "title")
+    config.prep.teachers = base_teachers()
+    config.prep.retrievers = base_retrievers()
+    config.prep.python = ConfigDict()
     config.prep.list_size = 6
     return config
 

@@ -3,9 +3,10 @@
     python -m data_prep.run --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
     python -m ldx.train --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
 
-FIQA is the collection's folder in BEIR layout. The settings are those of configs/base.py: up to
-4096 lists of 20 a step, KL plus a tenth of InfoNCE. The teacher is the hybrid of data_prep, at its
-temperature; with a cross-encoder's scores set it back to 0.3. It is meant for accelerators.
+FIQA is the collection's folder in BEIR layout. An LLM writes six queries a passage (`pip install
+'ldx[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, a
+cross-encoder scores them; --dry-run says what that costs. Then up to 4096 lists of 20 a step, KL
+plus a tenth of InfoNCE. All of it is meant for accelerators.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.path = "intfloat/e5-base-unsupervised@main"  # put a commit here to pin it
     config.model.query_prompt = "query: "
     config.model.passage_prompt = "passage: "
-    base.use_hybrid_teacher(config)
     config.model.pooling = "mean"
     config.model.normalize = True
     config.model.dtype = "bfloat16"
+    base.use_cadet(config)
     return base.apply_smoke(config) if arg == "smoke" else config

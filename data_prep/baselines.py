@@ -1,82 +1,120 @@
-"""Stage 6: what BM25 and the hybrid teacher find for the test queries, to compare with.
+"""Stage 7: what BM25 and the hybrid teacher find for the test queries, to compare with.
 
-Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split.
+Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split, and the
+retrievers are those of a hybrid. Passages are searched as they are evaluated: all, and not cut.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.bm25 import Bm25
-from data_prep.candidates import moments, score_corpus, top_rows
-from data_prep.corpus import load_passage_texts, passages_inputs, qrels_files
-from data_prep.dense import EmbeddingStore, model_fingerprint
+from data_prep.candidates import top_rows
+from data_prep.corpus import qrels_files
+from data_prep.dense import DenseModel, model_fingerprint
 from data_prep.hybrid import hybrid_scores
+from data_prep.hybrid_teacher import HYBRID, hybrid_columns
+from data_prep.passages import load_passages, passages_inputs
+from data_prep.retrievers import retriever_sections
+from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_weight
-from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.data.schema import passage_text
+from data_prep.stage import (
+    Stage,
+    Workspace,
+    file_fingerprints,
+    needed,
+    run_as_command,
+    stage_counts,
+)
+from ldx.data.tokens import Texts
 from ldx.eval import beir
 from ldx.eval.metrics import Run, write_run
+from ldx.progress import progress_bar
 
 DEPTH = 100
+QUERIES_AT_ONCE = 16
 
 
-def _runs(
-    query_texts: dict[str, str],
+def _z(scores: np.ndarray) -> np.ndarray:
+    """z-scores of each query's scores of all passages, [Q, N]; 0 where none varies."""
+    deviation = scores.std(axis=1, keepdims=True)
+    varies = deviation > 1e-6
+    z = (scores - scores.mean(axis=1, keepdims=True)) / np.where(varies, deviation, 1.0)
+    return np.where(varies, z, 0.0)
+
+
+def find_runs(
+    queries: Mapping[str, str],
     doc_ids: list[str],
     bm25: Bm25,
     query_embeddings: np.ndarray,
     passage_embeddings: np.ndarray,
     weight: float,
 ) -> dict[str, Run]:
-    """The first DEPTH passages of both retrievers for each query."""
+    """The first DEPTH passages of BM25 and of the hybrid for each query."""
     runs: dict[str, Run] = {"bm25": {}, "teacher": {}}
-    query_ids = list(query_texts)
-    texts = list(query_texts.values())
-    chunks = score_corpus(texts, bm25, query_embeddings, passage_embeddings, "baselines")
-    for start, lexical, dense in chunks:
-        hybrid = hybrid_scores(lexical, dense, moments(lexical, dense), weight)
-        for name, scores in (("bm25", lexical), ("teacher", hybrid)):
-            for i, row_scores in enumerate(scores):
-                best = top_rows(row_scores, DEPTH)
-                found = {doc_ids[row]: float(row_scores[row]) for row in best}
-                runs[name][query_ids[start + i]] = found
+    query_ids, texts = list(queries), list(queries.values())
+    rows = np.arange(len(doc_ids))
+    with progress_bar(total=len(texts), desc="baselines", unit=" queries") as bar:
+        for start in range(0, len(texts), QUERIES_AT_ONCE):
+            stop = min(start + QUERIES_AT_ONCE, len(texts))
+            lexical = np.zeros((stop - start, len(doc_ids)), np.float32)
+            for i, matches in enumerate(bm25.match_all(texts[start:stop])):
+                lexical[i, matches.rows] = matches.scores
+            dense = query_embeddings[start:stop] @ passage_embeddings.T
+            hybrid = hybrid_scores(_z(lexical), _z(dense), weight)
+            for name, scores in (("bm25", lexical), ("teacher", hybrid)):
+                for query_id, values in zip(query_ids[start:stop], scores, strict=True):
+                    best = top_rows(rows, values, DEPTH)
+                    runs[name][query_id] = {doc_ids[row]: float(values[row]) for row in best}
+            bar.update(stop - start)
     return runs
 
 
-def _passage_embeddings(store: EmbeddingStore, texts: list[str], mined: list[str]) -> np.ndarray:
-    """Embeddings of the texts as they are evaluated, not cut; mining's where it did not cut."""
-    embeddings = np.array(store.get("passages", mined, "passage"))
-    pairs = enumerate(zip(texts, mined, strict=True))
-    others = [row for row, (text, cut) in pairs if text != cut]
-    if others:
-        other_texts = [texts[row] for row in others]
-        embeddings[others] = store.get("passages that mining cut", other_texts, "passage")
-    return embeddings
+def _is_mined(workspace: Workspace) -> bool:
+    """Whether the passages that were mined are those evaluated: none was set aside, or cut."""
+    counts = stage_counts(workspace, ("corpus",))["corpus"]
+    return not counts["rejected"] and not counts["cut"]
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    split = workspace.config.eval.split
-    if split not in qrels_files(workspace.dataset):
+    config, split = workspace.config, workspace.config.eval.split
+    hybrid = _hybrid(workspace)
+    if hybrid is None or split not in qrels_files(workspace.dataset):
         for path in _run_files(workspace):
             path.unlink(missing_ok=True)
         return {"test queries": 0}
-    dataset = beir.load_dataset(workspace.dataset, split)
-    corpus = dataset.corpus
-    pairs = zip(corpus.titles, corpus.texts, strict=True)
-    texts = [
-        passage_text(title, text, workspace.config.data.passage_template) for title, text in pairs
-    ]
-    store = EmbeddingStore(workspace.prep / "embeddings", workspace.config)
-    passage_embeddings = _passage_embeddings(store, texts, load_passage_texts(workspace)[1])
+    name, section = hybrid
+    dataset = beir.load_dataset(workspace.dataset, split, max_bad=config.prep.max_rejects)
+    passages = load_passages(workspace)
+    texts: Texts = beir.CorpusTexts(dataset.corpus, config.data.passage_template)
+    what, key, folder = "passages", passages.key, "bm25"
+    if not _is_mined(workspace):
+        what, folder = "evaluated passages", "bm25_evaluated"
+        key = beir.CorpusTexts(dataset.corpus, config.data.passage_template).fingerprint
+    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    dense = list(sections)[hybrid_columns(workspace, name, section)[1]]
+    model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
     queries = dict(dataset.queries)
-    query_embeddings = store.get("test queries", list(queries.values()), "query")
-    weight = load_weight(workspace)
-    runs = _runs(queries, corpus.doc_ids, Bm25(texts), query_embeddings, passage_embeddings, weight)
+    runs = find_runs(
+        queries,
+        dataset.corpus.doc_ids,
+        Bm25.open_or_build(workspace.prep / folder, texts, key=key, description=what),
+        model.embed(list(queries.values()), "query"),
+        model.embed_to_file(workspace.prep, what, texts, "passage", key),
+        load_weight(workspace) or 0.0,
+    )
     for path in _run_files(workspace):
         write_run(path, runs[path.stem], tag=path.stem)
     return {"test queries": len(queries)}
+
+
+def _hybrid(workspace: Workspace) -> tuple[str, dict[str, Any]] | None:
+    teachers = workspace.config.prep.teachers.to_dict()
+    found = [(name, section) for name, section in teachers.items() if section["kind"] == HYBRID]
+    return found[0] if found else None
 
 
 def _run_files(workspace: Workspace) -> list[Path]:
@@ -84,22 +122,22 @@ def _run_files(workspace: Workspace) -> list[Path]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    passages = passages_inputs(workspace)
     root = workspace.dataset
-    paths = {path.name: path for path in root.glob("queries.jsonl*")} | qrels_files(root)
-    paths["scores"] = needed(workspace.prep / "scores.npz", "score")
+    paths = {p.name: p for kind in ("corpus", "queries") for p in root.glob(f"{kind}.jsonl*")}
+    paths |= qrels_files(root)
+    paths["scores"] = needed(workspace.prep / SCORES_NAME, "score")
     model = {"model": model_fingerprint(workspace.config.model)}
-    return passages | file_fingerprints(paths) | model
+    return passages_inputs(workspace) | file_fingerprints(paths) | model
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
     is_judged = workspace.config.eval.split in qrels_files(workspace.dataset)
-    return _run_files(workspace) if is_judged else []
+    return _run_files(workspace) if is_judged and _hybrid(workspace) else []
 
 
 STAGE = Stage(
     name="baselines",
-    keys=("data.root", "data.passage_template", "data.max_chars", "eval.split"),
+    keys=("data.root", "data.passage_template", "data.max_chars", "eval.split", "prep.teachers"),
     inputs=_inputs,
     outputs=_outputs,
     work=_work,

@@ -1,14 +1,30 @@
-"""BM25 scores of many queries against a whole corpus at once, by one sparse product."""
+"""BM25 of corpora that do not fit in memory: an index in memory-mapped files, built in chunks.
 
+FOLDER/KEY/{terms.npy, starts.npy, rows.npy, weights.npy, meta.json}. Words are known by 64-bit
+hashes, so that no vocabulary is held. N passages, T distinct words, M words of passages.
+"""
+
+import hashlib
 import logging
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import bm25s
 import numpy as np
-import scipy.sparse
+
+from ldx.data.tokens import Texts
+from ldx.files import atomic_write, locked, read_json, write_json
+from ldx.progress import progress_bar
 
 K1 = 1.5
 B = 0.75
+CHUNK_TEXTS = 50_000  # between two points from which a killed build goes on
+TEXTS_AT_ONCE = 2_000
+MAX_CACHED_WORDS = 500_000
+DENSE_SHARE = 8  # more matches than passages / 8 are summed in an array of all passages
 
 
 def tokenize(texts: Sequence[str]) -> list[list[str]]:
@@ -16,54 +32,270 @@ def tokenize(texts: Sequence[str]) -> list[list[str]]:
     return bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The passages that share a word with a query.
+
+    Attributes:
+      rows: int64 [m], ascending.
+      scores: float32 [m], over 0.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+    def scores_of(self, rows: np.ndarray) -> np.ndarray:
+        """The scores of some passages, float32; 0 for one that shares no word."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.float32)
+        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.where(self.rows[places] == rows, self.scores[places], np.float32(0))
+
+    def moments(self, num_passages: int) -> tuple[float, float]:
+        """Mean and deviation of the scores of all N passages."""
+        scores = self.scores.astype(np.float64)
+        mean = scores.sum() / num_passages
+        return mean, float(np.sqrt(max(0.0, (scores**2).sum() / num_passages - mean**2)))
+
+
 class Bm25:
     """An index of a corpus with Lucene's BM25, k1 = 1.5 and b = 0.75.
 
     score(q, p) = Σ_t tf(t, q) · idf(t) · tf(t, p) / (tf(t, p) + k1 · (1 − b + b · |p| / mean |p|))
+    idf(t) = ln(1 + (N − df(t) + 0.5) / (df(t) + 0.5))
+
+    Threads may share it.
     """
 
-    def __init__(self, texts: Sequence[str]):
-        logging.getLogger("bm25s").setLevel(logging.WARNING)
-        tokens = tokenize(texts)
-        self.num_passages = len(tokens)
-        self._mean_length = max(1.0, float(np.mean([len(words) for words in tokens])))
-        self.vocabulary = {word: i for i, word in enumerate(sorted({w for t in tokens for w in t}))}
-        counts = self._counts(tokens)
-        # csr [passages, words] → how many passages a word stands in.
-        frequency = np.bincount(counts.indices, minlength=len(self.vocabulary))
-        self.idf = np.log1p((self.num_passages - frequency + 0.5) / (frequency + 0.5))
-        self._weights = self._saturated(counts)
+    def __init__(self, folder: str | Path):
+        """Map a finished index; use `open_or_build` where it may have to be built."""
+        self.folder = folder = Path(folder)
+        meta = read_json(folder / "meta.json")
+        self.num_passages: int = meta["num_passages"]
+        self._mean_length: float = meta["mean_length"]
+        self._terms = np.load(folder / "terms.npy")
+        self._starts = np.load(folder / "starts.npy")
+        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        self._weights = np.load(folder / "weights.npy", mmap_mode="r")
+        self._idf = _idf(np.diff(self._starts), self.num_passages)
+        self._hash = _WordHashes()
 
-    def scores(self, queries: Sequence[str]) -> np.ndarray:
-        """BM25 scores, float32 [num_queries, num_passages]."""
-        return (self._counts(tokenize(queries)) @ self._weights.T).toarray().astype(np.float32)
+    @classmethod
+    def open_or_build(
+        cls, folder: str | Path, texts: Texts, *, key: str, description: str = "passages"
+    ) -> "Bm25":
+        """Open the index of these texts under `folder`; build it when missing.
+
+        One process builds while others wait; a killed build goes on after its last chunk.
+
+        Args:
+          folder: an index of another key in it is removed.
+          texts: the passages; read only when building.
+          key: a plain name that changes whenever any text does.
+          description: what the texts are, for the progress bar.
+        """
+        target = Path(folder) / key
+        if not (target / "meta.json").is_file():
+            with locked(Path(folder) / ".lock", f"another process indexes the {description}"):
+                if not (target / "meta.json").is_file():
+                    for other in set(Path(folder).iterdir()) - {Path(folder) / ".lock"}:
+                        if other.name not in (key, f".{key}.building"):
+                            shutil.rmtree(other)
+                    _build(target, texts, description)
+        return cls(target)
+
+    def __getstate__(self) -> dict[str, Path]:
+        """The folder; the files are mapped again."""
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        """Map the files again."""
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    def rarity(self, word: str) -> float:
+        """The idf of a word, over 0; 0 for one that no passage has."""
+        known = self._known([word])
+        return known[0][2] if known else 0.0
+
+    def match(self, query: str) -> Matches:
+        """All passages that share a word with a query, with their scores."""
+        return self._sum(tokenize([query])[0])
+
+    def match_all(self, queries: Sequence[str]) -> Iterator[Matches]:
+        """`match` for each of many queries."""
+        return map(self._sum, tokenize(queries) if queries else [])
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """The score of each query for its own text, which may be outside the corpus; float32 [N].
+        """The score of each query for its own text, which may be outside the corpus; float32 [n].
 
         The corpus keeps its word frequencies and its mean length.
         """
-        products = self._counts(tokenize(queries)).multiply(
-            self._saturated(self._counts(tokenize(texts)))
+        scores = np.zeros(len(queries), np.float32)
+        pairs = zip(tokenize(queries), tokenize(texts), strict=True) if queries else ()
+        for number, (query, text) in enumerate(pairs):
+            norm = K1 * (1 - B + B * len(text) / self._mean_length)
+            for (_, count, idf), word in zip(*self._known_words(query), strict=True):
+                frequency = text.count(word)
+                scores[number] += count * idf * frequency / (frequency + norm)
+        return scores
+
+    def _sum(self, words: Iterable[str]) -> Matches:
+        known = self._known(words)
+        slices = [slice(self._starts[t], self._starts[t + 1]) for t, _, _ in known]
+        rows = [np.asarray(self._rows[each]) for each in slices]
+        weights = [
+            self._weights[each] * np.float32(count)
+            for each, (_, count, _) in zip(slices, known, strict=True)
+        ]
+        num_matches = sum(len(each) for each in rows)
+        if num_matches * DENSE_SHARE > self.num_passages:
+            sums = np.zeros(self.num_passages, np.float32)
+            for each, values in zip(rows, weights, strict=True):
+                sums[each] += values  # a passage stands once among those of a word
+            found = np.flatnonzero(sums)
+            return Matches(found, sums[found])
+        if not num_matches:
+            return Matches(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        found, places = np.unique(np.concatenate(rows), return_inverse=True)
+        sums = np.zeros(len(found), np.float32)
+        first = 0
+        for values in weights:
+            sums[places[first : first + len(values)]] += values
+            first += len(values)
+        return Matches(found.astype(np.int64), sums)
+
+    def _known(self, words: Iterable[str]) -> list[tuple[int, int, float]]:
+        return self._known_words(words)[0]
+
+    def _known_words(self, words: Iterable[str]) -> tuple[list[tuple[int, int, float]], list[str]]:
+        """The number, count and idf of each distinct word that the corpus has, and the words."""
+        counts: dict[str, int] = {}
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+        hashes = self._hash(list(counts))
+        places = np.minimum(np.searchsorted(self._terms, hashes), len(self._terms) - 1)
+        known, known_words = [], []
+        for place, word, value in zip(places.tolist(), counts, hashes, strict=True):
+            if len(self._terms) and self._terms[place] == value:
+                known.append((place, counts[word], float(self._idf[place])))
+                known_words.append(word)
+        return known, known_words
+
+
+class _WordHashes:
+    """64-bit hashes of words; the same in every process."""
+
+    def __init__(self) -> None:
+        self._cache: dict[str, int] = {}
+
+    def __call__(self, words: Sequence[str]) -> np.ndarray:
+        """uint64 [number of words]."""
+        if len(self._cache) > MAX_CACHED_WORDS:
+            self._cache = {}
+        cache = self._cache
+        values = []
+        for word in words:
+            value = cache.get(word)
+            if value is None:
+                digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+                value = cache[word] = int.from_bytes(digest, "big")
+            values.append(value)
+        return np.array(values, np.uint64)
+
+
+def _idf(frequency: np.ndarray, num_passages: int) -> np.ndarray:
+    return np.log1p((num_passages - frequency + 0.5) / (frequency + 0.5))
+
+
+def _build(target: Path, texts: Texts, description: str) -> None:
+    """Index chunk by chunk into a hidden folder, then join the chunks and move them in."""
+    work = target.with_name(f".{target.name}.building")
+    work.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(texts), CHUNK_TEXTS)
+    chunks = [work / f"chunk-{start:012d}.npz" for start in starts]
+    hashes = _WordHashes()
+    with progress_bar(total=len(texts), desc=f"BM25 of {description}", unit=" texts") as bar:
+        for start, path in zip(starts, chunks, strict=True):
+            size = min(CHUNK_TEXTS, len(texts) - start)
+            if not path.is_file():
+                _write_chunk(path, texts, range(start, start + size), hashes)
+            bar.update(size)
+    store = work / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir()
+    _join(store, chunks, len(texts))
+    os.rename(store, target)
+    shutil.rmtree(work)
+
+
+def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) -> None:
+    """The words of some passages: by word, then by row, how often each stands where."""
+    lengths, words, rows = [], [], []
+    for start in range(numbers.start, numbers.stop, TEXTS_AT_ONCE):
+        some = range(start, min(start + TEXTS_AT_ONCE, numbers.stop))
+        tokens = tokenize([texts[number] for number in some])
+        sizes = np.array([len(each) for each in tokens], np.int32)
+        lengths.append(sizes)
+        rows.append(np.repeat(np.arange(some.start, some.stop, dtype=np.int32), sizes))
+        words.append(hashes([word for each in tokens for word in each]))
+    all_words, all_rows = np.concatenate(words), np.concatenate(rows)
+    order = np.lexsort((all_rows, all_words))
+    all_words, all_rows = all_words[order], all_rows[order]
+    is_first = np.ones(len(all_words), bool)
+    is_first[1:] = (all_words[1:] != all_words[:-1]) | (all_rows[1:] != all_rows[:-1])
+    first = np.flatnonzero(is_first)
+    counts = np.diff(np.append(first, len(all_words)))
+    terms, frequency = np.unique(all_words[first], return_counts=True)
+    with atomic_write(path, "wb") as file:
+        np.savez(
+            file,
+            lengths=np.concatenate(lengths),
+            terms=terms,
+            frequency=frequency,
+            rows=all_rows[first],
+            counts=np.minimum(counts, 2**16 - 1).astype(np.uint16),
         )
-        return np.asarray(products.sum(axis=1), np.float32).ravel()
 
-    def _counts(self, tokens: list[list[str]]) -> scipy.sparse.csr_array:
-        """How often each known word stands in each text; lengths count the unknown ones too."""
-        rows, columns = [], []
-        for row, words in enumerate(tokens):
-            known = [self.vocabulary[word] for word in words if word in self.vocabulary]
-            rows += [row] * len(known)
-            columns += known
-        shape = (len(tokens), len(self.vocabulary))
-        ones = np.ones(len(rows), np.float64)
-        matrix = scipy.sparse.csr_array((ones, (rows, columns)), shape=shape)
-        matrix.sum_duplicates()
-        return matrix
 
-    def _saturated(self, counts: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-        length = counts.sum(axis=1)
-        norm = K1 * (1 - B + B * length / self._mean_length)
-        row_of = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-        data = counts.data / (counts.data + norm[row_of]) * self.idf[counts.indices]
-        return scipy.sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
+    """Bring the words of all chunks together, and weigh them."""
+    terms, frequency = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    num_words = 0
+    for path in chunks:
+        with np.load(path) as chunk:
+            both = np.concatenate([terms, chunk["terms"]])
+            counts = np.concatenate([frequency, chunk["frequency"]])
+            num_words += int(chunk["lengths"].sum())
+        terms, places = np.unique(both, return_inverse=True)
+        frequency = np.bincount(places, counts, minlength=len(terms)).astype(np.int64)
+    mean_length = max(1.0, num_words / max(1, num_passages))
+    idf = _idf(frequency, num_passages)
+    starts = np.concatenate([[0], np.cumsum(frequency)]).astype(np.int64)
+    shape = (max(1, int(starts[-1])),)  # an empty file cannot be mapped
+    rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.int32, shape)
+    weights = np.lib.format.open_memmap(folder / "weights.npy", "w+", np.float32, shape)
+    filled = starts[:-1].copy()
+    first_row = 0
+    for path in chunks:
+        with np.load(path) as chunk:
+            lengths, sizes = chunk["lengths"], chunk["frequency"]
+            chunk_rows, counts = chunk["rows"], chunk["counts"].astype(np.float64)
+            number = np.searchsorted(terms, chunk["terms"])
+        offsets = np.arange(len(chunk_rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        where = np.repeat(filled[number], sizes) + offsets
+        norm = K1 * (1 - B + B * lengths / mean_length)
+        rows[where] = chunk_rows
+        saturated = counts / (counts + norm[chunk_rows - first_row])
+        weights[where] = saturated * np.repeat(idf[number], sizes)
+        filled[number] += sizes
+        first_row += len(lengths)
+    for array in (rows, weights):
+        array.flush()
+    np.save(folder / "terms.npy", terms)
+    np.save(folder / "starts.npy", starts)
+    write_json(
+        folder / "meta.json", {"num_passages": num_passages, "mean_length": float(mean_length)}
+    )
+
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)

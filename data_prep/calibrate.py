@@ -1,113 +1,312 @@
-"""Scores of a teacher brought to [0, 1], and the filters that lists must pass."""
+"""Stage 5: which queries stay, calibrated and fused scores, and the lists made of them.
 
-from collections.abc import Sequence
+Leaves WORKDIR/prep/lists/TYPE.npz and calibration.json, which tells how far the teachers agree, how
+much their targets teach, and how many queries each filter let through.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import logging
 
-LOW, HIGH = 1.0, 99.0  # percentiles that become 0 and 1
+from data_prep.calibration import (
+    DESCRIPTIONS,
+    METHODS,
+    agreement,
+    fuse_scores,
+    normalized_entropy,
+    order_scores,
+)
+from data_prep.candidates import Candidates, pad_last
+from data_prep.lists import (
+    Denoising,
+    Filters,
+    apply_filters,
+    list_columns,
+    own_columns,
+    positive_columns,
+)
+from data_prep.mine import candidate_paths, query_shards
+from data_prep.queries import Query
+from data_prep.score import INDEX_NAME as SCORES_NAME
+from data_prep.score import load_scores, score_paths
+from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
+from ldx.errors import UserError
+from ldx.files import atomic_write, read_json, write_json
 
-
-@dataclass(frozen=True)
-class Scale:
-    """(score − low) / (high − low), clipped to [0, 1]."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def fit(cls, scores: np.ndarray) -> "Scale":
-        """Take the 1st and 99th percentile of `scores`."""
-        low, high = np.percentile(scores.astype(np.float64), [LOW, HIGH])
-        return cls(float(low), float(high))
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores, float32; 0.5 everywhere when all scores were equal."""
-        if self.high <= self.low:
-            return np.full(scores.shape, 0.5, np.float32)
-        scaled = (scores.astype(np.float64) - self.low) / (self.high - self.low)
-        return np.clip(scaled, 0.0, 1.0).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What a list must be to stay; see prep.* in configs/base.py. None, False or 0: off."""
-
-    list_size: int
-    rank_limit: int | None
-    require_own_first: bool
-    min_top_score_percentile: float | None
+RESULT_NAME = "calibration.json"
+UNJUDGED = -1
+MAX_AGREEMENT_QUERIES = 2000  # of each type that agreement is measured on
+NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
 
 
-def apply_filters(
-    scores: np.ndarray,
-    fused_rank: np.ndarray,
-    is_own: np.ndarray,
-    filters: Filters,
-    *,
-    human: bool,
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Which lists of one query type stay, and how many did after each filter.
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of one query type; G lists of at most L entries, T teachers.
 
-    Args:
-      scores: float32 [Q, C], the teacher's; padding is -inf.
-      fused_rank: int32 [Q, C], the retriever's rank from 1; 0 where a passage was added.
-      is_own: bool [Q, C], the passage a query was made from, once a row at most.
-      filters: those that are on.
-      human: queries by people have no passage of their own; those filters do not apply.
-
-    Returns:
-      bool [Q], and the yield by filter.
+    Attributes:
+      numbers: int64 [G], the places of their queries among all.
+      rows: int64 [G, L], entry 0 the positive; -1 is padding.
+      labels: int32 [G, L], human grades; -1 unjudged.
+      teacher_scores: float32 [G, L], calibrated and fused.
+      raw_scores: float32 [G, T, L].
     """
-    keep = np.ones(len(scores), bool)
-    yields = {"queries": len(scores)}
 
-    def narrow(name: str, passes: np.ndarray) -> None:
-        nonlocal keep
-        keep = keep & passes
-        yields[name] = int(keep.sum())
-
-    if filters.rank_limit and not human:
-        own_rank = np.where(is_own, fused_rank, 0).max(axis=1)
-        narrow("own passage found", (own_rank > 0) & (own_rank <= filters.rank_limit))
-    if filters.require_own_first and not human:
-        own_score = np.where(is_own, scores, -np.inf).max(axis=1)
-        narrow("own passage first", own_score >= scores.max(axis=1))
-    narrow("full list", np.isfinite(scores).sum(axis=1) >= filters.list_size)
-    if filters.min_top_score_percentile and keep.any():
-        kept = scores[keep]
-        least = np.percentile(kept[np.isfinite(kept)], filters.min_top_score_percentile)
-        narrow("top score", scores.max(axis=1) >= least)
-    return keep, yields
+    numbers: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    teacher_scores: np.ndarray
+    raw_scores: np.ndarray
 
 
-def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool) -> np.ndarray:
-    """Columns of one query's candidates that become its list, the positive first.
-
-    The rest stands in the teacher's order. A human query's positive has the highest grade and of
-    those the best score; its other relevant passages fill at most half of the list, the rest of
-    them is left out, for no relevant passage may be a negative.
-
-    Args:
-      scores: float32 [C]; padding is -inf.
-      grades: int [C], the human grades, or 1 for the passage a query was made from; else 0.
-      size: entries wanted.
-      human: whether the grades are human.
-    """
-    order = np.argsort(-scores, kind="stable")
-    order = order[np.isfinite(scores[order])]
-    positive = min(order, key=lambda c: (-grades[c], -scores[c]))
-    others = [c for c in order if c != positive]
-    if human:
-        relevant = [c for c in others if grades[c] > 0][: size // 2 - 1 if size > 1 else 0]
-        chosen = set(relevant)
-        unjudged = [c for c in others if grades[c] <= 0][: size - 1 - len(relevant)]
-        chosen |= set(unjudged)
-        others = [c for c in others if c in chosen]
-    return np.array([positive, *others[: size - 1]], np.int64)
+def load_lists(path: Path) -> Lists:
+    """Read the lists of a type."""
+    with np.load(path) as arrays:
+        return Lists(**{name: arrays[name] for name in arrays.files})
 
 
-def own_columns(rows: np.ndarray, own_rows: Sequence[int]) -> np.ndarray:
-    """Where each query's own passage stands among its candidates, bool [Q, C]."""
-    own = np.asarray(own_rows)[:, None]
-    return (rows == own) & (own >= 0)
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """All queries of a type; T teachers."""
+
+    numbers: np.ndarray
+    queries: Sequence[Query]
+    candidates: Candidates
+    raw: list[np.ndarray]  # [Q, C] of each teacher
+
+
+def _read_type(workspace: Workspace, query_type: str) -> _Scored:
+    paths, scores = candidate_paths(workspace), score_paths(workspace)
+    parts = [p for p in query_shards(workspace) if p.queries[0].query_type == query_type]
+    candidates = Candidates.concatenate([Candidates.load(paths[part.name]) for part in parts])
+    width = candidates.rows.shape[1]
+    raw = [
+        np.concatenate([pad_last(load_scores(files[p.name]), width, np.nan) for p in parts])
+        for files in scores.values()
+    ]
+    numbers = np.concatenate([np.array(part.numbers) for part in parts])
+    return _Scored(numbers, [query for part in parts for query in part.queries], candidates, raw)
+
+
+def grades_of(queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
+    """int32 [Q, C]: human grades; of queries made from a passage, 1 for that passage; else 0."""
+    grades = np.zeros(rows.shape, np.int32)
+    for number, query in enumerate(queries):
+        if query.row >= 0:
+            grades[number] = rows[number] == query.row
+        else:
+            for row, grade in query.relevant.items():
+                grades[number, rows[number] == row] = grade
+    return grades
+
+
+class _TypeMaker:
+    """Makes the lists of one query type after another, by the settings of a workspace."""
+
+    def __init__(self, workspace: Workspace):
+        prep = self.prep = workspace.config.prep
+        self.workspace = workspace
+        self.temperature = workspace.config.loss.listwise_kl.teacher_temperature
+        self.weights = [section.get("weight", 1.0) for section in prep.teachers.values()]
+        self.teachers = list(prep.teachers)
+        self.filters = Filters(
+            prep.list_size,
+            prep.rank_limit,
+            prep.require_own_first,
+            prep.min_top_score_percentile,
+        )
+        self.denoising = Denoising(prep.absolute_margin, prep.relative_margin, prep.max_score)
+
+    def make(self, query_type: str) -> tuple[Lists | None, dict[str, Any]]:
+        """The lists of a type, None where no query stays, and what is reported of it."""
+        scored = _read_type(self.workspace, query_type)
+        human = scored.queries[0].is_human
+        rows = scored.candidates.rows
+        own = np.array([query.row for query in scored.queries])
+        keep, yields = apply_filters(
+            order_scores(scored.raw, self.weights),
+            scored.candidates.fused_rank,
+            own_columns(rows, own),
+            self.filters,
+            human=human,
+        )
+        facts: dict[str, Any] = {"yields": yields}
+        if not keep.any():
+            return None, facts
+        raw = [scores[keep] for scores in scored.raw]
+        queries = [query for query, stays in zip(scored.queries, keep, strict=True) if stays]
+        scales = [METHODS[self.prep.calibration].fit(scores) for scores in raw]
+        each = [scale(scores) for scale, scores in zip(scales, raw, strict=True)]
+        fused = fuse_scores(each, self.weights)
+        grades = grades_of(queries, rows[keep])
+        facts["scales"] = {n: s.facts() for n, s in zip(self.teachers, scales, strict=True)}
+        facts |= self._agreement(raw)
+        usable = self._denoise(fused, grades, yields)
+        lists = self._compose(scored.numbers[keep], rows[keep], usable, raw, grades, human, yields)
+        if lists is not None:
+            facts["entropy"] = self._entropy(query_type, lists)
+        return lists, facts
+
+    def _denoise(self, fused: np.ndarray, grades: np.ndarray, yields: dict[str, int]) -> np.ndarray:
+        """The scores without those candidates that are too good to be negatives."""
+        if not self.denoising.is_on:
+            return fused
+        positive = np.take_along_axis(fused, positive_columns(fused, grades)[:, None], axis=1)
+        removes = self.denoising.removes(fused, positive[:, 0])
+        gone = np.zeros(fused.shape, bool)
+        for name, removed in removes.items():
+            removed = removed & (grades <= 0)
+            yields[f"entries over {name}"] = int(removed.sum())
+            gone |= removed
+        return np.where(gone, np.float32(np.nan), fused)
+
+    def _compose(
+        self,
+        numbers: np.ndarray,
+        rows: np.ndarray,
+        scores: np.ndarray,
+        raw: Sequence[np.ndarray],
+        grades: np.ndarray,
+        human: bool,
+        yields: dict[str, int],
+    ) -> Lists | None:
+        size = self.prep.list_size
+        columns = [
+            list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))
+        ]
+        if self.denoising.is_on:
+            yields["full list after de-noising"] = sum(len(each) == size for each in columns)
+        chosen = np.array([i for i, each in enumerate(columns) if len(each) == size], np.int64)
+        if not len(chosen):
+            return None
+        at = np.stack([columns[i] for i in chosen])
+
+        def taken(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values[chosen], at, axis=1)
+
+        is_judged = human & (taken(grades) > 0)
+        # The passage a query was made from is the positive by its place, not by a judgment.
+        return Lists(
+            numbers[chosen],
+            taken(rows).astype(np.int64),
+            np.where(is_judged, taken(grades), UNJUDGED).astype(np.int32),
+            taken(scores),
+            np.stack([taken(each) for each in raw], axis=1),
+        )
+
+    def _agreement(self, raw: Sequence[np.ndarray]) -> dict[str, Any]:
+        found = {}
+        for i, first in enumerate(self.teachers):
+            for j in range(i + 1, len(self.teachers)):
+                some = slice(0, MAX_AGREEMENT_QUERIES)
+                value = agreement(raw[i][some], raw[j][some])
+                found[f"{first} and {self.teachers[j]}"] = {
+                    "tau": round(value.tau, 4),
+                    "top-1": round(value.top_1, 4),
+                }
+        return {"agreement": found} if found else {}
+
+    def _entropy(self, query_type: str, lists: Lists) -> dict[str, float]:
+        entropy = normalized_entropy(lists.teacher_scores, self.temperature)
+        median = float(np.median(entropy))
+        if not NEARLY_ONE_HOT < median < NEARLY_FLAT:
+            what, change = (
+                ("almost flat: the teacher tells entries hardly apart", "Lower")
+                if median >= NEARLY_FLAT
+                else ("almost one-hot: no more than a label", "Raise")
+            )
+            logging.warning(
+                "%s: at teacher_temperature %g the targets are %s (median entropy %.2f of the "
+                "most). %s config.loss.listwise_kl.teacher_temperature, or change the teacher",
+                *(query_type, self.temperature, what, median, change),
+            )
+        quantiles = np.quantile(entropy, [0.1, 0.5, 0.9]).round(4).tolist()
+        return dict(zip(("10%", "median", "90%"), quantiles, strict=True))
+
+
+def _work(workspace: Workspace) -> dict[str, Any]:
+    maker = _TypeMaker(workspace)
+    types = dict.fromkeys(part.queries[0].query_type for part in query_shards(workspace))
+    folder, facts, num_lists = workspace.prep / "lists", {}, 0
+    kept = []
+    for query_type in types:
+        lists, facts[query_type] = maker.make(query_type)
+        if lists is None:
+            continue
+        num_lists += len(lists.numbers)
+        kept.append(query_type)
+        with atomic_write(folder / f"{query_type}.npz", "wb") as file:
+            np.savez(file, **vars(lists))
+    if not kept:
+        yields = {name: each["yields"] for name, each in facts.items()}
+        raise UserError(
+            f"no lists: of each query type stay {yields}; loosen prep.rank_limit, "
+            "prep.require_own_first, prep.list_size or the margins"
+        )
+    prep = workspace.config.prep
+    value = {
+        "types": kept,
+        "calibration": {
+            "method": DESCRIPTIONS[prep.calibration],
+            "fusion": "mean of the teachers' calibrated scores by weight",
+            "teacher_temperature": maker.temperature,
+            "scales": {name: each.get("scales", {}) for name, each in facts.items()},
+        },
+        "facts": facts,
+    }
+    write_json(workspace.prep / RESULT_NAME, value)
+    return {
+        "lists": num_lists,
+        **{name: _yield(each["yields"]) for name, each in facts.items()},
+        "facts": facts,
+    }
+
+
+def _yield(yields: Mapping[str, int]) -> str:
+    stages = [value for name, value in yields.items() if not name.startswith("entries ")]
+    return f"{stages[-1]} of {stages[0]}"
+
+
+def read_result(workspace: Workspace) -> dict[str, Any]:
+    """What calibration.json says."""
+    return read_json(needed(workspace.prep / RESULT_NAME, "calibrate"))
+
+
+def list_paths(workspace: Workspace) -> dict[str, Path]:
+    """The lists of each query type."""
+    return {
+        name: workspace.prep / "lists" / f"{name}.npz" for name in read_result(workspace)["types"]
+    }
+
+
+def _outputs(workspace: Workspace) -> list[Path]:
+    result = workspace.prep / RESULT_NAME
+    return [result, *(list_paths(workspace).values() if result.is_file() else ())]
+
+
+STAGE = Stage(
+    name="calibrate",
+    keys=(
+        "prep.teachers",
+        "prep.calibration",
+        "prep.rank_limit",
+        "prep.require_own_first",
+        "prep.min_top_score_percentile",
+        "prep.list_size",
+        "prep.absolute_margin",
+        "prep.relative_margin",
+        "prep.max_score",
+        "loss.listwise_kl.teacher_temperature",
+    ),
+    inputs=lambda workspace: file_fingerprints(
+        {"scores": needed(workspace.prep / SCORES_NAME, "score")}
+    ),
+    outputs=_outputs,
+    work=_work,
+)
+
+if __name__ == "__main__":
+    run_as_command(STAGE.main)

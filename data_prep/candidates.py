@@ -1,86 +1,87 @@
-"""Candidates of queries: BM25 and the dense retriever, fused by reciprocal rank.
+"""Candidates of queries: what several retrievers found, fused by reciprocal rank, and chosen from.
 
-Q queries, N passages, C candidates a query at most, D dimensions.
+Q queries, N passages, R retrievers, C candidates a query at most.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.bm25 import Bm25
-from ldx.files import atomic_write
-from ldx.progress import progress_bar
+from data_prep.shards import arrays_file
 
 RECIPROCAL_RANK_K = 60
-SCORES_AT_ONCE = 2**24  # of one chunk of queries against the corpus
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What two retrievers found for each query.
+    """What the retrievers found for each query.
 
     Attributes:
       rows: int32 [Q, C], best first by fused rank, then those added; -1 is padding.
       fused_rank: int32 [Q, C], from 1; 0 where the passage was added, not found.
-      bm25: float32 [Q, C].
-      dense: float32 [Q, C], dot products of the embeddings.
-      moments: float32 [Q, 4], over the WHOLE corpus: BM25 mean and deviation, dense mean and
-        deviation.
+      scores: float32 [Q, R, C], of every retriever, for all candidates.
+      moments: float32 [Q, R, 2], mean and deviation of each retriever over the WHOLE corpus.
     """
 
     rows: np.ndarray
     fused_rank: np.ndarray
-    bm25: np.ndarray
-    dense: np.ndarray
+    scores: np.ndarray
     moments: np.ndarray
 
-    def save(self, path: Path) -> None:
-        """Write as an .npz file, atomically."""
-        with atomic_write(path, "wb") as file:
-            np.savez(file, **asdict(self))
+    def __len__(self) -> int:
+        """Q."""
+        return len(self.rows)
+
+    def take(self, numbers: np.ndarray) -> "Candidates":
+        """Those of some queries."""
+        return Candidates(*(values[numbers] for values in vars(self).values()))
+
+    def to_bytes(self) -> bytes:
+        """An .npz file."""
+        return arrays_file(**vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "Candidates":
-        """Read what `save` wrote."""
+        """Read a file that `to_bytes` made."""
         with np.load(path) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files})
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Candidates"]) -> "Candidates":
+        """All queries of the parts, in order, padded to the widest."""
+        width = max(part.rows.shape[1] for part in parts)
 
-def moments(bm25: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """Means and deviations of each query's scores over the corpus, float32 [Q, 4]."""
-    columns = [bm25.mean(1), bm25.std(1), dense.mean(1), dense.std(1)]
-    return np.stack(columns, axis=1).astype(np.float32)
+        def joined(name: str, fill: int) -> np.ndarray:
+            arrays = [getattr(part, name) for part in parts]
+            return np.concatenate([pad_last(array, width, fill) for array in arrays])
 
-
-def score_corpus(
-    queries: Sequence[str],
-    bm25: Bm25,
-    query_embeddings: np.ndarray,
-    passage_embeddings: np.ndarray,
-    description: str,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Scores of all passages, chunk by chunk of queries.
-
-    Yields:
-      The chunk's first query, its BM25 scores float32 [chunk, N], its dense scores.
-    """
-    step = max(1, SCORES_AT_ONCE // len(passage_embeddings))
-    with progress_bar(total=len(queries), desc=description, unit=" queries") as bar:
-        for start in range(0, len(queries), step):
-            stop = min(start + step, len(queries))
-            dense = query_embeddings[start:stop] @ passage_embeddings.T
-            yield start, bm25.scores(queries[start:stop]), dense
-            bar.update(stop - start)
+        return cls(
+            joined("rows", -1),
+            joined("fused_rank", 0),
+            joined("scores", 0),
+            np.concatenate([part.moments for part in parts]),
+        )
 
 
-def top_rows(scores: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the k highest finite scores, best first, ties by row; scores [N]."""
-    k = min(k, len(scores))
-    best = np.argpartition(-scores, k - 1)[:k]
-    best = best[np.isfinite(scores[best])]
-    return best[np.lexsort((best, -scores[best]))]
+def pad_last(array: np.ndarray, width: int, fill: float) -> np.ndarray:
+    """An array whose last axis is filled up to `width`."""
+    missing = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+    return np.pad(array, missing, constant_values=fill)
+
+
+def top_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Those of `rows` with the k highest finite scores, best first, ties by row; both [n]."""
+    if len(rows) > k:
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+        equal = equal[np.argsort(rows[equal], kind="stable")][: k - len(above)]
+        chosen = np.concatenate([above, equal])
+        rows, scores = rows[chosen], scores[chosen]
+    finite = np.isfinite(scores)
+    rows, scores = rows[finite], scores[finite]
+    return rows[np.lexsort((rows, -scores))]
 
 
 def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
@@ -96,49 +97,103 @@ def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
     return rows[np.lexsort((rows, -score))[:depth]]
 
 
-def find_candidates(
-    queries: Sequence[str],
-    bm25: Bm25,
-    query_embeddings: np.ndarray,
-    passage_embeddings: np.ndarray,
-    *,
-    depth: int,
-    excluded: Sequence[int],
-    added: Sequence[Sequence[int]],
-) -> Candidates:
-    """Fuse both retrievers to `depth` candidates a query.
+@dataclass(frozen=True)
+class Selection:
+    """Which of the fused candidates a teacher scores; see prep.* in configs/base.py."""
+
+    depth: int
+    range_min: int = 0
+    range_max: int | None = None
+    strategy: str = "top"
+    num_candidates: int | None = None
+
+    def choose(self, z_scores: np.ndarray) -> np.ndarray:
+        """Places of the fused candidates that stay, ascending.
+
+        The first `range_min` go, and those from `range_max` on. Of the rest stay `num_candidates`:
+        the first ("top"), or those nearest to so many scores at equal steps from the highest to the
+        lowest ("spread").
+
+        Args:
+          z_scores: [n], the mean of the retrievers' z-scores, by fused rank.
+        """
+        places = np.arange(len(z_scores))[self.range_min : self.range_max]
+        number = self.num_candidates
+        if number is None or len(places) <= number:
+            return places
+        if self.strategy == "top":
+            return places[:number]
+        scores = z_scores[places].astype(np.float64)
+        free = np.ones(len(places), bool)
+        for wanted in np.linspace(scores.max(), scores.min(), number):
+            distance = np.where(free, np.abs(scores - wanted), np.inf)
+            free[int(distance.argmin())] = False
+        return places[~free]
+
+
+def z_scores(scores: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Each retriever's scores by its mean and deviation over the corpus; 0 where none varies.
 
     Args:
-      queries: Q texts.
-      bm25: an index of the N passages.
-      query_embeddings: float32 [Q, D].
-      passage_embeddings: float32 [N, D].
-      depth: candidates a query, and the length of the rankings that are fused.
-      excluded: rows that are nobody's candidates.
-      added: for each query the rows that are in its list whether found or not.
+      scores: [..., R, C].
+      moments: [..., R, 2].
     """
-    width = depth + max(len(rows) for rows in added)
-    num_queries = len(queries)
-    rows = np.full((num_queries, width), -1, np.int32)
-    fused_rank = np.zeros((num_queries, width), np.int32)
-    bm25_scores, dense_scores = np.zeros((2, num_queries, width), np.float32)
-    all_moments = np.zeros((num_queries, 4), np.float32)
-    barred = np.asarray(excluded, np.int64)
-    chunks = score_corpus(queries, bm25, query_embeddings, passage_embeddings, "mining")
-    for start, lexical, dense in chunks:
-        all_moments[start : start + len(dense)] = moments(lexical, dense)
-        for i in range(len(dense)):
-            query = start + i
-            # Passages that share no word with the query are not ranked by BM25.
-            by_words = np.where(lexical[i] > 0, lexical[i], -np.inf)
-            by_meaning = dense[i].copy()
-            by_words[barred] = by_meaning[barred] = -np.inf
-            found = fuse([top_rows(by_words, depth), top_rows(by_meaning, depth)], depth)
-            missing = [row for row in added[query] if row not in set(found.tolist())]
-            chosen = np.concatenate([found, np.asarray(missing, np.int64)]).astype(np.int32)
-            size = len(chosen)
-            rows[query, :size] = chosen
-            fused_rank[query, : len(found)] = np.arange(1, len(found) + 1)
-            bm25_scores[query, :size] = lexical[i, chosen]
-            dense_scores[query, :size] = dense[i, chosen]
-    return Candidates(rows, fused_rank, bm25_scores, dense_scores, all_moments)
+    mean, deviation = moments[..., 0][..., None], moments[..., 1][..., None]
+    varies = deviation > 1e-6
+    return np.where(varies, (scores - mean) / np.where(varies, deviation, 1.0), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one retriever says of one query.
+
+    Attributes:
+      ranking: int64 [at most depth], rows best first.
+      score: float32 scores of any rows.
+      moments: mean and deviation of the scores over the whole corpus.
+    """
+
+    ranking: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray]
+    moments: tuple[float, float]
+
+
+def join_found(
+    found: Sequence[Sequence[Found]], added: Sequence[Sequence[int]], selection: Selection
+) -> Candidates:
+    """Fuse what the retrievers found, choose from it, and add what must be there.
+
+    Args:
+      found: of each retriever, for each query.
+      added: for each query the rows that are in its list whether found or not.
+      selection: which of the fused candidates stay; rows of `added` stay in any case.
+    """
+    num_queries, num_retrievers = len(added), len(found)
+    rows, ranks, scores = [], [], []
+    for query in range(num_queries):
+        each = [retriever[query] for retriever in found]
+        fused = fuse([one.ranking for one in each], selection.depth)
+        raw = np.stack([one.score(fused) for one in each])
+        moments = np.array([one.moments for one in each])
+        kept = selection.choose(z_scores(raw, moments).mean(axis=0))
+        must = np.asarray(added[query], np.int64)
+        kept = np.union1d(kept, np.flatnonzero(np.isin(fused, must)))
+        missing = must[~np.isin(must, fused)]
+        more = np.stack([one.score(missing) for one in each])
+        rows.append(np.concatenate([fused[kept], missing]))
+        ranks.append(np.concatenate([kept + 1, np.zeros(len(missing), np.int64)]))
+        scores.append(np.concatenate([raw[:, kept], more], axis=1))
+    width = max((len(each) for each in rows), default=0)
+
+    def stacked(arrays: list[np.ndarray], dtype: type, fill: int, shape: tuple) -> np.ndarray:
+        padded = [pad_last(np.asarray(array, dtype), width, fill) for array in arrays]
+        return np.stack(padded) if padded else np.zeros(shape, dtype)
+
+    return Candidates(
+        stacked(rows, np.int32, -1, (0, 0)),
+        stacked(ranks, np.int32, 0, (0, 0)),
+        stacked(scores, np.float32, 0, (0, num_retrievers, 0)),
+        np.array([[r[q].moments for r in found] for q in range(num_queries)], np.float32).reshape(
+            num_queries, num_retrievers, 2
+        ),
+    )

@@ -1,53 +1,70 @@
-"""Stage 1: the collection, its passage set, and the passages that are held out.
+"""Stage 1: the collection, its passage set, and which passages take part in what.
 
-Leaves RECORDS/passages and WORKDIR/prep/held_out.json; `api_docs` collections are made first.
+Leaves RECORDS/passages, WORKDIR/prep/{passages.npz, health.json, health.txt, health.png}, and
+rejects/corpus.jsonl where rows were set aside. Collections that are not in BEIR layout are made in
+WORKDIR/dataset first. The collection itself is never altered.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep import api_docs
 from data_prep.choice import draw
-from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.data.records import PassageSource, records_fingerprint, write_passages
-from ldx.data.schema import Passage, passage_text
+from data_prep.health import RejectCounts, health_report, plot_lengths, render
+from data_prep.hub_judgments import fetch_judgments
+from data_prep.near_duplicates import KEPT, NearDuplicates, find_near_duplicates
+from data_prep.passages import ROLES_NAME, Roles
+from data_prep.readers import hub_name, read_passages, source_fingerprint
+from data_prep.shards import check_rejects
+from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
+from ldx.data.records import PassageSource, PassageTexts, write_passages
+from ldx.data.schema import Passage
 from ldx.data.tfds_layout import record_files
 from ldx.errors import UserError
 from ldx.eval import beir
-from ldx.files import fingerprint, read_json, write_json
+from ldx.files import atomic_write, write_json
+from ldx.progress import progress_bar
 
 MAX_HELD_OUT_FRACTION = 0.05
+PASSAGES_PER_FILE = 500_000
+API_DOCS, BEIR = "api_docs", "beir"
 
 
-def load_passage_texts(workspace: Workspace) -> tuple[list[str], list[str]]:
-    """The doc_ids and texts of the passage set, titles joined and cut as configured."""
-    data = workspace.config.data
-    source = PassageSource(workspace.records)
-    passages = [source[row] for row in range(len(source))]
-    texts = [passage_text(p.title, p.text, data.passage_template, data.max_chars) for p in passages]
-    return [p.doc_id for p in passages], texts
+def choose_roles(
+    source: PassageSource,
+    duplicate: np.ndarray,
+    *,
+    num_held_out: int,
+    max_source_passages: int | None,
+    seed: int,
+) -> Roles:
+    """Which passages are held out, and which get queries; both by draws of their doc_ids.
+
+    At most 5% of all are held out. `duplicate` bool [N].
+    """
+    num_passages = len(source)
+    held, order = np.zeros(num_passages), np.zeros(num_passages)
+    rows = range(num_passages)
+    for row in progress_bar(rows, desc="roles", unit=" passages"):
+        doc_id = source[row].doc_id
+        held[row], order[row] = draw(seed, "held out", doc_id), draw(seed, "source", doc_id)
+    number = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
+    held_out = _lowest(held, np.ones(num_passages, bool), number)
+    eligible = ~held_out & ~duplicate
+    most = num_passages if max_source_passages is None else max_source_passages
+    return Roles(held_out, duplicate, _lowest(order, eligible, most))
 
 
-def load_held_out(workspace: Workspace) -> list[int]:
-    """The rows that get no queries and enter no list."""
-    return read_json(workspace.prep / "held_out.json")["rows"]
-
-
-def passages_inputs(workspace: Workspace) -> dict[str, str]:
-    """What later stages depend on: the passage set and the held-out rows."""
-    held_out = needed(workspace.prep / "held_out.json", "corpus")
-    return {
-        "passages": records_fingerprint(workspace.records, "passages"),
-        "held_out": fingerprint(held_out),
-    }
-
-
-def choose_held_out(doc_ids: list[str], num_held_out: int, seed: int) -> list[int]:
-    """Rows held out: those of the smallest draws, at most 5% of all."""
-    num = min(num_held_out, int(MAX_HELD_OUT_FRACTION * len(doc_ids)))
-    order = sorted(range(len(doc_ids)), key=lambda row: draw(seed, "held out", doc_ids[row]))
-    return sorted(order[:num])
+def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
+    """The `number` eligible places with the lowest values, bool [N]."""
+    chosen = np.zeros(len(values), bool)
+    places = np.flatnonzero(eligible)
+    chosen[places[np.argsort(values[places], kind="stable")[:number]]] = True
+    return chosen
 
 
 def qrels_files(root: Path) -> dict[str, Path]:
@@ -62,30 +79,27 @@ def _collection_files(root: Path) -> dict[str, Path]:
 
 
 def _inputs(workspace: Workspace) -> Mapping[str, Any]:
-    prep = workspace.config.prep
-    if prep.collection == "api_docs":
-        if workspace.config.data.root:
+    prep, root = workspace.config.prep, workspace.config.data.root
+    if prep.collection == BEIR:
+        if not root:
+            raise UserError("data.root is empty; set --config.data.root to a folder in BEIR layout")
+        files = _collection_files(workspace.dataset)
+        if not any(name.startswith("corpus") for name in files):
             raise UserError(
-                f"config.data.root={workspace.config.data.root!r}, but prep.collection=api_docs "
-                "makes a collection of its own in WORKDIR/dataset; leave data.root empty, or set "
-                "--config.prep.collection=beir"
+                f"config.data.root={root!r} is no folder in BEIR layout: it has no corpus.jsonl or "
+                "corpus.jsonl.gz. Another kind of corpus is named by --config.prep.collection, "
+                "with data.root empty"
             )
+        return file_fingerprints(files)
+    if root:
+        raise UserError(
+            f"config.data.root={root!r}, but prep.collection={prep.collection} makes a collection "
+            "of its own in WORKDIR/dataset; leave data.root empty, or set "
+            "--config.prep.collection=beir"
+        )
+    if prep.collection == API_DOCS:
         return api_docs.package_versions(prep.packages)
-    if prep.collection != "beir":
-        raise UserError(f"prep.collection is {prep.collection!r}; known are 'beir' and 'api_docs'")
-    if not workspace.config.data.root:
-        raise UserError("data.root is empty; set --config.data.root to a folder in BEIR layout")
-    return file_fingerprints(_collection_files(workspace.dataset))
-
-
-def _outputs(workspace: Workspace) -> list[Path]:
-    paths = [workspace.prep / "held_out.json"]
-    if workspace.config.prep.collection == "api_docs":
-        root = workspace.dataset
-        paths += [root / "corpus.jsonl", root / "queries.jsonl", root / "qrels" / "test.tsv"]
-    if (workspace.records / "passages").is_dir():
-        return paths + record_files(workspace.records, "passages")
-    return [*paths, workspace.records / "passages" / "missing"]
+    return {"collection": source_fingerprint(prep.collection)}
 
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
@@ -101,20 +115,147 @@ def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
     return {"dropped": dict(docs.dropped)}
 
 
+class _Rejects:
+    """Writes rejected rows to a file, and counts them."""
+
+    def __init__(self, path: Path):
+        self.path, self.counts = path, RejectCounts()
+        self._lines: list[dict[str, str]] = []
+
+    def __call__(self, where: str, reason: str, excerpt: str) -> None:
+        self.counts(where, reason, excerpt)
+        self._lines.append({"id": where, "reason": reason, "excerpt": excerpt})
+
+    def finish(self, num_passages: int, most: float) -> None:
+        """Write them; raises UserError where they are too many."""
+        self.path.unlink(missing_ok=True)
+        if not self._lines:
+            return
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in self._lines)
+        plain = [{**x, "reason": x["reason"].partition(":")[0]} for x in self._lines]
+        check_rejects("corpus", plain, num_passages + len(plain), most, self.path.parent)
+
+
+def _make_dataset(workspace: Workspace, rejects: _Rejects) -> None:
+    """Write what `prep.collection` names as WORKDIR/dataset, with its judgments on the hub."""
+    _make_judgments(workspace)
+    with atomic_write(workspace.dataset / "corpus.jsonl") as file:
+        for _, passage in read_passages(workspace.config.prep.collection, reject=rejects):
+            record = {"_id": passage.doc_id, "title": passage.title, "text": passage.text}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _make_judgments(workspace: Workspace) -> None:
+    hub = hub_name(workspace.config.prep.collection)
+    queries, qrels = fetch_judgments(*hub) if hub else ({}, {})
+    if not queries:
+        return
+    root = workspace.dataset
+    with atomic_write(root / "queries.jsonl") as file:
+        for query_id, text in queries.items():
+            file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")
+    for split, judged in qrels.items():
+        with atomic_write(root / "qrels" / f"{split}.tsv") as file:
+            file.write("query-id\tcorpus-id\tscore\n")
+            for query_id, grades in judged.items():
+                file.writelines(f"{query_id}\t{doc}\t{grade}\n" for doc, grade in grades.items())
+
+
+def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
+    """The good passages; at their end, an error where too many were bad."""
+    found = read_passages(str(workspace.dataset), reject=rejects)
+    bar = progress_bar(found, desc="passages", unit=" passages")
+    num_passages = 0
+    for _, passage in bar:
+        yield passage
+        num_passages += 1
+        if rejects.counts.counts:
+            bar.set_postfix_str(f"{rejects.counts.counts.total()} set aside", refresh=False)
+    rejects.finish(num_passages, workspace.config.prep.max_rejects)
+
+
+def _check_judgments(workspace: Workspace) -> tuple[dict[str, str], dict[str, beir.Qrels]]:
+    """Queries and judgments are read now: a broken file must not be found after hours of mining."""
+    root = workspace.dataset
+    has_queries = any(root.glob("queries.jsonl*")) or "human" in workspace.config.prep.queries
+    queries = beir.read_queries(root) if has_queries else {}
+    return queries, {split: beir.read_qrels(path) for split, path in qrels_files(root).items()}
+
+
+def _near_duplicates(workspace: Workspace, texts: PassageTexts) -> NearDuplicates | None:
+    prep = workspace.config.prep
+    if not prep.drop_near_duplicates:
+        return None
+    rows = (texts[row] for row in range(len(texts)))
+    workspace.prep.mkdir(parents=True, exist_ok=True)
+    return find_near_duplicates(rows, folder=workspace.prep, keep_digits=prep.keep_digits)
+
+
 def _work(workspace: Workspace) -> dict[str, Any]:
-    config = workspace.config
-    counts = _make_api_docs(workspace) if config.prep.collection == "api_docs" else {}
-    corpus = beir.read_corpus(workspace.dataset)
-    # The other files are checked now: a broken one must not be found after hours of mining.
-    has_queries = any(workspace.dataset.glob("queries.jsonl*")) or config.prep.queries == "human"
-    queries = beir.read_queries(workspace.dataset) if has_queries else {}
-    for path in qrels_files(workspace.dataset).values():
-        beir.read_qrels(path)
-    triples = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
-    num_passages = write_passages(workspace.records, (Passage(*triple) for triple in triples))
-    held_out = choose_held_out(corpus.doc_ids, config.prep.num_held_out, config.seed)
-    write_json(workspace.prep / "held_out.json", {"rows": held_out})
-    return {"passages": num_passages, "queries": len(queries), "held out": len(held_out), **counts}
+    config, prep = workspace.config, workspace.config.prep
+    rejects = _Rejects(workspace.prep / "rejects" / "corpus.jsonl")
+    counts: dict[str, Any] = {}
+    if prep.collection == API_DOCS:
+        counts = _make_api_docs(workspace)
+    elif prep.collection != BEIR:
+        _make_dataset(workspace, rejects)
+    queries, qrels = _check_judgments(workspace)
+    num_passages = write_passages(
+        workspace.records, _passages(workspace, rejects), shard_size=PASSAGES_PER_FILE
+    )
+    source = PassageSource(workspace.records)
+    texts = PassageTexts(
+        source, template=config.data.passage_template, max_chars=config.data.max_chars
+    )
+    found = _near_duplicates(workspace, texts)
+    duplicate = np.zeros(num_passages, bool) if found is None else found.reasons != KEPT
+    roles = choose_roles(
+        source,
+        duplicate,
+        num_held_out=prep.num_held_out,
+        max_source_passages=prep.max_source_passages,
+        seed=config.seed,
+    )
+    test = qrels.get(config.eval.split, {})
+    report = health_report(
+        (source[row] for row in range(num_passages)),
+        template=config.data.passage_template,
+        max_chars=config.data.max_chars,
+        rejects=rejects.counts,
+        near_duplicates=found,
+        test_queries=[text for query_id, text in queries.items() if query_id in test],
+        train_queries=[t for q, t in queries.items() if q in qrels.get(prep.human_split, {})],
+        qrels=qrels,
+    )
+    write_json(workspace.prep / "health.json", report)
+    with atomic_write(workspace.prep / "health.txt") as file:
+        file.write(render(report) + "\n")
+    plot_lengths(report, workspace.prep / "health.png")
+    print(render(report))
+    roles.save(workspace.prep / ROLES_NAME)
+    return {
+        "passages": num_passages,
+        "queries": len(queries),
+        "rejected": rejects.counts.counts.total(),
+        "near-duplicates": int(duplicate.sum()),
+        "cut": report["lengths"]["cut"],
+        "held out": int(roles.held_out.sum()),
+        "get queries": int(roles.source.sum()),
+        **counts,
+    }
+
+
+def _outputs(workspace: Workspace) -> list[Path]:
+    paths = [workspace.prep / ROLES_NAME, workspace.prep / "health.json"]
+    root = workspace.dataset
+    if workspace.config.prep.collection != BEIR:
+        paths.append(root / "corpus.jsonl")
+    if workspace.config.prep.collection == API_DOCS:
+        paths += [root / "queries.jsonl", root / "qrels" / "test.tsv"]
+    if (workspace.records / "passages").is_dir():
+        return paths + record_files(workspace.records, "passages")
+    return [*paths, workspace.records / "passages" / "missing"]
 
 
 STAGE = Stage(
@@ -123,10 +264,18 @@ STAGE = Stage(
         "seed",
         "data.root",
         "data.records",
+        "data.passage_template",
+        "data.max_chars",
+        "eval.split",
         "prep.collection",
         "prep.packages",
         "prep.max_passages",
+        "prep.max_rejects",
+        "prep.drop_near_duplicates",
+        "prep.keep_digits",
         "prep.num_held_out",
+        "prep.max_source_passages",
+        "prep.human_split",
         "prep.queries",
     ),
     inputs=_inputs,

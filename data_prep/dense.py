@@ -1,50 +1,69 @@
-"""Embeddings of the corpus and of queries by the base model, in files that the stages share."""
+"""A bi-encoder for data preparation: embeddings in memory, or in files that stages share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from ldx.data.tokens import Texts
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Kind, get_encoder
 from ldx.files import fingerprint
 from ldx.models.student import load_student, resolve_model_path
 
 
-def model_fingerprint(model: ConfigDict) -> str:
-    """What the base model's files and settings hash to."""
-    folder = resolve_model_path(model.path)
+def model_fingerprint(model: Mapping[str, Any]) -> str:
+    """What a model's files and settings hash to."""
+    folder = resolve_model_path(model["path"])
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".txt", ".safetensors"})
     return fingerprint(repr(sorted(model.items())), *files)
 
 
-class EmbeddingStore:
-    """Embeddings of texts, made once; a stage that was killed goes on where it was.
+class DenseModel:
+    """Embeds texts with a student of ldx.
 
     Args:
-      folder: where they are kept, in NAME.npy.
-      config: its model embeds.
+      name: of the retriever, for its folder and for messages.
+      model: the keys of `config.model`.
+      microbatch_tokens: in work at once on a device, or "auto".
     """
 
-    def __init__(self, folder: Path, config: ConfigDict):
-        self._folder = folder
-        self._student = load_student(**config.model)
-        tokens = config.train.microbatch_tokens
-        self._encoder = get_encoder(self._student, None if tokens == "auto" else tokens)
-        self._model = model_fingerprint(config.model)
+    def __init__(self, name: str, model: Mapping[str, Any], microbatch_tokens: int | str = "auto"):
+        self._name = name
+        self._student = load_student(**model)
+        tokens = None if isinstance(microbatch_tokens, str) else microbatch_tokens
+        self._encoder = get_encoder(self._student, tokens)
+        self._fingerprint = model_fingerprint(model)
 
-    def get(self, name: str, texts: Sequence[str], kind: Kind) -> np.ndarray:
-        """Embeddings float32 [num_texts, D] in the order of the texts, memory-mapped.
+    def embed(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
+        """Embeddings float32 [num_texts, D]."""
+        if not len(texts):
+            return np.zeros((0, self._student.embedding_size), np.float32)
+        return self._encoder.encode(self._student.params, texts, kind=kind)
 
-        What the folder has of this name and other texts, or another model, is replaced.
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The length of each text, without special tokens or prompt."""
+        return [len(ids) for ids in self._student.tokenizer.encode(list(texts))]
+
+    def embed_to_file(
+        self, folder: Path, what: str, texts: Texts, kind: Kind, key: str
+    ) -> np.ndarray:
+        """Embeddings float32 [num_texts, D], memory-mapped; made once, also across kills.
+
+        Args:
+          folder: they are in FOLDER/embeddings/NAME/WHAT.npy.
+          what: they are of; what is there of another key or model is replaced.
+          texts: read only when they are embedded.
+          kind: of the texts.
+          key: changes whenever any text does.
         """
         return encode_to_file(
             self._encoder,
             self._student.params,
             texts,
-            self._folder / f"{name.replace(' ', '_')}.npy",
+            folder / "embeddings" / self._name / f"{what.replace(' ', '_')}.npy",
             kind=kind,
-            key=fingerprint(self._model, *texts),
-            description=name,
+            key=fingerprint(self._fingerprint, key),
+            description=f"{what} ({self._name})",
         )

@@ -3,19 +3,20 @@
 They need no language model; whatever is chosen is a function of (seed, passage, type).
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
-from data_prep.bm25 import Bm25
 from data_prep.choice import pick
 
 SENTENCE_WORDS = (5, 30)
 KEYWORDS = (3, 6)
 TITLE_WORDS = (3, 9)
 MIN_PROSE = 0.7
+MAX_CACHED_WORDS = 100_000
 
 _WORD = re.compile(r"\w[\w'-]*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(`*])")
@@ -47,10 +48,10 @@ _EMPTY_WORDS = frozenset(STOPWORDS_EN) | frozenset(_MORE_EMPTY_WORDS.split())
 class Extractor:
     """Cuts queries of several types out of the passages of one corpus."""
 
-    def __init__(self, bm25: Bm25, seed: int):
-        """Rarity of words is judged by the corpus that `bm25` was made of."""
+    def __init__(self, rarity: Callable[[str], float], seed: int):
+        """`rarity` is a word's idf in the corpus, 0 for a word that it does not know."""
         self._seed = seed
-        self._rarity = dict(zip(bm25.vocabulary, bm25.idf.tolist(), strict=True))
+        self._rarity = functools.lru_cache(MAX_CACHED_WORDS)(rarity)
         self._makers: dict[str, Callable[[list[str], tuple[str, ...]], tuple[str, str]]] = {
             "sentence": self._sentence,
             "keywords": self._keywords,
@@ -84,12 +85,12 @@ class Extractor:
 
     def _keywords(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
         """The words of the highest TF-IDF, in order of appearance."""
-        words = [w for w in _terms(" ".join(sentences)) if w in self._rarity]
+        words = [w for w in _terms(" ".join(sentences)) if self._rarity(w) > 0]
         counts = {word: words.count(word) for word in dict.fromkeys(words)}
         low, high = KEYWORDS
         if len(counts) < low:
             return "", ""
-        best = sorted(counts, key=lambda w: -(counts[w] ** 0.5) * self._rarity[w])
+        best = sorted(counts, key=lambda w: -(counts[w] ** 0.5) * self._rarity(w))
         chosen = set(best[: low + pick(high - low + 1, self._seed, *names)])
         return " ".join(word for word in counts if word in chosen), ""
 
@@ -99,14 +100,14 @@ class Extractor:
         heads = [(head, s) for s in sentences if (head := _head_phrase(s))]
         if not heads:
             return "", ""
-        weight = {w: terms.count(w) * self._rarity.get(w, 0.0) for w in set(terms)}
+        weight = {w: terms.count(w) * self._rarity(w) for w in set(terms)}
         central = [sum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
         order = np.argsort(-np.array(central), kind="stable")[:2]
         return heads[order[pick(len(order), self._seed, *names)]]
 
     def _information(self, sentence: str) -> float:
         terms = _terms(sentence)
-        return sum(self._rarity.get(w, 0.0) for w in terms) / max(len(terms), 1)
+        return sum(self._rarity(w) for w in terms) / max(len(terms), 1)
 
 
 TYPES = ("sentence", "keywords", "title")

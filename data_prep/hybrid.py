@@ -5,30 +5,14 @@ z-scores are taken for each query over the whole corpus. Q queries, C candidates
 
 import numpy as np
 
-from data_prep.candidates import Candidates
-
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 DEFAULT_WEIGHT = 0.5
 MIN_QUERIES = 30  # fewer say nothing about the weight
 
 
-def hybrid_scores(
-    bm25: np.ndarray, dense: np.ndarray, moments: np.ndarray, weight: float
-) -> np.ndarray:
-    """Hybrid scores float32 [Q, ...] of scores of that shape; moments [Q, 4] as in Candidates.
-
-    A retriever whose scores do not vary over the corpus says nothing and gives z = 0.
-    """
-    shape = (len(moments), *[1] * (bm25.ndim - 1))
-    bm25_mean, bm25_std, dense_mean, dense_std = (m.reshape(shape) for m in moments.T)
-    z_bm25 = _z(bm25, bm25_mean, bm25_std)
-    z_dense = _z(dense, dense_mean, dense_std)
+def hybrid_scores(z_bm25: np.ndarray, z_dense: np.ndarray, weight: float) -> np.ndarray:
+    """Hybrid scores, float32, of z-scores of one shape (`data_prep.candidates.z_scores`)."""
     return (weight * z_dense + (1 - weight) * z_bm25).astype(np.float32)
-
-
-def _z(scores: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    varies = std > 1e-6
-    return np.where(varies, (scores - mean) / np.where(varies, std, 1.0), 0.0)
 
 
 def ndcg_at_10(scores: np.ndarray, gains: np.ndarray) -> np.ndarray:
@@ -41,23 +25,13 @@ def ndcg_at_10(scores: np.ndarray, gains: np.ndarray) -> np.ndarray:
     return dcg / np.maximum((ideal * discounts[: ideal.shape[1]]).sum(1), 1e-9)
 
 
-def ndcg_by_weight(candidates: Candidates, numbers: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """nDCG@10 of some queries at each of WEIGHTS, float64 [len(WEIGHTS), len(numbers)].
-
-    Args:
-      candidates: of all queries.
-      numbers: the queries meant.
-      gains: [len(numbers), C].
-    """
-    padding = candidates.rows[numbers] < 0
+def ndcg_by_weight(
+    z_bm25: np.ndarray, z_dense: np.ndarray, padding: np.ndarray, gains: np.ndarray
+) -> np.ndarray:
+    """nDCG@10 at each of WEIGHTS, float64 [len(WEIGHTS), Q]; all arguments [Q, C]."""
     values = []
     for weight in WEIGHTS:
-        scores = hybrid_scores(
-            candidates.bm25[numbers],
-            candidates.dense[numbers],
-            candidates.moments[numbers],
-            weight,
-        )
+        scores = hybrid_scores(z_bm25, z_dense, weight)
         values.append(ndcg_at_10(np.where(padding, -np.inf, scores), gains))
     return np.stack(values)
 

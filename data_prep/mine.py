@@ -1,52 +1,198 @@
-"""Stage 3: candidates of every training query, with the scores of both retrievers.
+"""Stage 3: candidates of every training query, with the scores of all retrievers.
 
-Leaves WORKDIR/prep/candidates.npz, cloze.npz, order.npy and the embeddings of the corpus.
+Leaves WORKDIR/prep/candidates/*.npz, candidates.json, order.npy, and the retrievers' indexes.
 """
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.bm25 import Bm25
-from data_prep.candidates import find_candidates
-from data_prep.choice import draw, split_of
-from data_prep.corpus import load_held_out, load_passage_texts, passages_inputs
-from data_prep.dense import EmbeddingStore, model_fingerprint
-from data_prep.extractive import remove_sentence
-from data_prep.generate_queries import Query, load_queries
+from data_prep.candidates import Candidates, Selection, join_found
+from data_prep.choice import draw
+from data_prep.dense import DenseModel, model_fingerprint
+from data_prep.engine import LocalEngine
 from data_prep.neighbours import neighbour_order
-from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.files import atomic_write
+from data_prep.passages import Passages, load_passages, passages_inputs
+from data_prep.queries import QUERIES_NAME, Query, QueryShard, cut_into_shards, read_queries
+from data_prep.retrievers import (
+    Bm25Retriever,
+    DenseRetriever,
+    Retriever,
+    RunRetriever,
+    retriever_sections,
+)
+from data_prep.shards import Made, Payload, Shard, ShardFolder, shard_key
+from data_prep.stage import (
+    Stage,
+    Workspace,
+    config_fingerprint,
+    file_fingerprints,
+    needed,
+    run_as_command,
+)
+from ldx.files import atomic_write, fingerprint, read_json, write_json
 
-MAX_CLOZE_QUERIES = 512
+NUM_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
 NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list
-OUTPUTS = ("candidates.npz", "cloze.npz", "order.npy")
+QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
+INDEX_NAME = "candidates.json"
+KEYS = (
+    "seed",
+    "data.passage_template",
+    "data.max_chars",
+    "prep.retrievers",
+    "prep.index",
+    "prep.candidate_depth",
+    "prep.range_min",
+    "prep.range_max",
+    "prep.sampling_strategy",
+    "prep.num_candidates",
+    "prep.shard_size",
+)
 
 
-@dataclass(frozen=True, eq=False)
-class Cloze:
-    """Dev queries against their own passage WITHOUT the sentence they were cut from.
+def open_retrievers(
+    workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
+) -> dict[str, Retriever]:
+    """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
+    config, prep = workspace.config, workspace.config.prep
+    sections = retriever_sections(prep.retrievers.to_dict(), config.model.to_dict())
+    depth = prep.candidate_depth
+    retrievers: dict[str, Retriever] = {}
+    for name, (kind, section) in sections.items():
+        if kind == "bm25":
+            retrievers[name] = Bm25Retriever(passages, workspace.prep, depth)
+        elif kind == "run":
+            retrievers[name] = RunRetriever(section["path"], workspace.records, passages, depth)
+        else:
+            model = DenseModel(name, section, config.train.microbatch_tokens)
+            retrievers[name] = DenseRetriever(
+                model, passages, workspace.prep, depth, prep.index, sample_queries
+            )
+    return retrievers
 
-    With the sentence in place a query finds its passage by its very words, and BM25 looks perfect;
-    people's queries are not verbatim. (The inverse cloze task of Lee et al., ACL 2019.)
 
-    Attributes:
-      queries: int32 [n], numbers of the queries.
-      bm25: float32 [n], scores of the shortened passages.
-      dense: float32 [n].
+class Miner:
+    """Finds the candidates of one shard of queries after another."""
+
+    def __init__(self, workspace: Workspace, sample_queries: Sequence[str], selection: Selection):
+        passages = load_passages(workspace)
+        self._retrievers = open_retrievers(workspace, passages, sample_queries)
+        self._selection = selection
+
+    def __call__(self, payload: Payload) -> Made:
+        """The candidates of `payload["queries"]`, as an .npz file."""
+        queries: list[Query] = payload["queries"]
+        found = [
+            retriever.find([q.text for q in queries], [q.query_id for q in queries])
+            for retriever in self._retrievers.values()
+        ]
+        added = [query.needed_rows for query in queries]
+        return Made(join_found(found, added, self._selection).to_bytes())
+
+
+def load_queries(workspace: Workspace) -> list[Query]:
+    """What the stage before left."""
+    return read_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
+
+
+def query_shards(workspace: Workspace) -> list[QueryShard]:
+    """The training queries in shards."""
+    return cut_into_shards(load_queries(workspace), workspace.config.prep.shard_size)
+
+
+def candidate_paths(workspace: Workspace) -> dict[str, Path]:
+    """The candidates of each shard of queries, by its name."""
+    index = read_json(needed(workspace.prep / INDEX_NAME, "mine"))
+    return {name: workspace.prep / "candidates" / file for name, file in index["shards"].items()}
+
+
+def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:
+    """The place of every query among those whose candidates are alike, int64 [Q].
+
+    Queries stand near each other (`neighbour_order`) by the mean embedding of their first
+    candidates. That saves more passages than to go by the first candidate alone.
+
+    Args:
+      rows: candidates by passage, int [q, C] for each part of the queries, best first; -1 is
+        padding.
+      passage_embeddings: [N, D].
     """
+    means = np.zeros((sum(map(len, rows)), passage_embeddings.shape[1]), np.float32)
+    every = (candidates for part in rows for candidates in part[:, :NUM_MEAN_CANDIDATES])
+    for number, candidates in enumerate(every):
+        found = np.sort(candidates[candidates >= 0])
+        if len(found):
+            means[number] = passage_embeddings[found].mean(axis=0)
+    return neighbour_order(means)
 
-    queries: np.ndarray
-    bm25: np.ndarray
-    dense: np.ndarray
+
+def _shard(queries: QueryShard, settings: str) -> Shard:
+    return Shard(
+        queries.name,
+        shard_key(settings, queries.content()),
+        len(queries.queries),
+        lambda: {"queries": queries.queries},
+    )
 
 
-def load_cloze(path: Path) -> Cloze:
-    """What this stage left."""
-    with np.load(path) as arrays:
-        return Cloze(**{name: arrays[name] for name in arrays.files})
+def _work(workspace: Workspace) -> dict[str, Any]:
+    config, prep = workspace.config, workspace.config.prep
+    parts = query_shards(workspace)
+    queries = [query for part in parts for query in part.queries]
+    sample = sorted(queries, key=lambda query: draw(config.seed, "sample", query.query_id))
+    selection = Selection(
+        prep.candidate_depth,
+        prep.range_min,
+        prep.range_max,
+        prep.sampling_strategy,
+        prep.num_candidates,
+    )
+    passages = load_passages(workspace)
+    settings = fingerprint(
+        config_fingerprint(workspace, KEYS),
+        repr(sorted(_retriever_inputs(workspace).items())),
+        passages.key,
+        passages.roles.excluded.tobytes(),
+    )
+    shards = [_shard(part, settings) for part in parts]
+    folder = ShardFolder(workspace.prep / "candidates", ".npz")
+    sample_texts = [query.text for query in sample[:NUM_SAMPLE_QUERIES]]
+    paths = folder.make(
+        functools.partial(Miner, workspace, sample_texts, selection),
+        shards,
+        LocalEngine(),
+        description="mining",
+        unit="queries",
+    )
+    folder.remove_stale(shards)
+    rows = [Candidates.load(path).rows for path in paths]
+    with atomic_write(workspace.prep / "order.npy", "wb") as file:
+        np.save(file, _order(workspace, rows))
+    shown = {
+        "shards": {s.name: p.name for s, p in zip(shards, paths, strict=True)},
+        "content": fingerprint(*paths),
+    }
+    write_json(workspace.prep / INDEX_NAME, shown)
+    return _report(workspace, parts, paths)
+
+
+def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
+    """The place of every query among its neighbours; as it stands, without a dense retriever."""
+    folders = sorted((workspace.prep / "embeddings").glob("*/passages.npy"))
+    names = _dense_names(workspace)
+    chosen = [path for path in folders if path.parent.name in names[:1]]
+    if not chosen:
+        return np.arange(sum(map(len, rows)))
+    return order_queries(rows, np.load(chosen[0], mmap_mode="r"))
+
+
+def _dense_names(workspace: Workspace) -> list[str]:
+    sections = workspace.config.prep.retrievers
+    return [name for name, section in sections.items() if section.kind == "dense"]
 
 
 def load_order(workspace: Workspace) -> np.ndarray:
@@ -54,115 +200,72 @@ def load_order(workspace: Workspace) -> np.ndarray:
     return np.load(needed(workspace.prep / "order.npy", "mine"))
 
 
-def order_queries(rows: np.ndarray, passage_embeddings: np.ndarray) -> np.ndarray:
-    """The place of every query among those whose candidates are alike, int64 [Q].
-
-    Queries stand near each other (`neighbour_order`) by the mean embedding of their first
-    candidates. That saves more passages than to go by the first candidate alone.
-
-    Args:
-      rows: candidates by passage, int [Q, C], best first; -1 is padding.
-      passage_embeddings: [N, D].
-    """
-    means = np.zeros((len(rows), passage_embeddings.shape[1]), np.float32)
-    for number, candidates in enumerate(rows[:, :NUM_MEAN_CANDIDATES]):
-        means[number] = passage_embeddings[candidates[candidates >= 0]].mean(axis=0)
-    return neighbour_order(means)
-
-
-def split_name(query: Query, doc_ids: list[str]) -> str:
-    """The passage that decides a query's split: its source, or a human's best (ties: the first)."""
-    if query.row >= 0:
-        return doc_ids[query.row]
-    best = max(query.relevant.values())
-    return doc_ids[min(row for row, grade in query.relevant.items() if grade == best)]
-
-
-def make_cloze(
-    queries: list[Query],
-    numbers: list[int],
-    texts: list[str],
-    bm25: Bm25,
-    query_embeddings: np.ndarray,
-    store: EmbeddingStore,
-) -> Cloze:
-    """Score the queries of `numbers` whose sentence can be found in their passage."""
-    shortened = {
-        i: remove_sentence(texts[queries[i].row], queries[i].excerpt)
-        for i in numbers
-        if queries[i].excerpt
-    }
-    shortened = {i: text for i, text in shortened.items() if text != texts[queries[i].row]}
-    if not shortened:
-        return Cloze(np.zeros(0, np.int32), *np.zeros((2, 0), np.float32))
-    chosen = np.array(list(shortened), np.int32)
-    rest = list(shortened.values())
-    embeddings = store.get("shortened passages", rest, "passage")
-    dense = np.einsum("nd,nd->n", query_embeddings[chosen], embeddings)
-    return Cloze(chosen, bm25.pair_scores([queries[i].text for i in chosen], rest), dense)
-
-
-def _dev_numbers(workspace: Workspace, queries: list[Query], doc_ids: list[str]) -> list[int]:
-    seed, fraction = workspace.config.seed, workspace.config.prep.dev_fraction
-    names = [split_name(query, doc_ids) for query in queries]
-    dev = [i for i, name in enumerate(names) if split_of(fraction, seed, name) == "dev"]
-    dev.sort(key=lambda i: draw(seed, "cloze", queries[i].query_id))
-    return sorted(dev[:MAX_CLOZE_QUERIES])
-
-
-def _work(workspace: Workspace) -> dict[str, Any]:
-    config = workspace.config
-    doc_ids, texts = load_passage_texts(workspace)
-    queries = load_queries(workspace)
-    bm25 = Bm25(texts)
-    store = EmbeddingStore(workspace.prep / "embeddings", config)
-    passage_embeddings = store.get("passages", texts, "passage")
-    query_texts = [query.text for query in queries]
-    query_embeddings = store.get("queries", query_texts, "query")
-    candidates = find_candidates(
-        query_texts,
-        bm25,
-        query_embeddings,
-        passage_embeddings,
-        depth=config.prep.candidate_depth,
-        excluded=load_held_out(workspace),
-        added=[list(query.relevant) or [query.row] for query in queries],
+def _report(
+    workspace: Workspace, parts: Sequence[QueryShard], paths: Sequence[Path]
+) -> dict[str, Any]:
+    """Counts, and quantiles of every retriever's scores of all candidates."""
+    prep = workspace.config.prep
+    names = list(prep.retrievers)
+    counts = dict.fromkeys(
+        ("queries", "candidates", "own passage not found", "own passage over rank_limit"), 0
     )
-    numbers = _dev_numbers(workspace, queries, doc_ids)
-    cloze = make_cloze(queries, numbers, texts, bm25, query_embeddings, store)
-    candidates.save(workspace.prep / "candidates.npz")
-    with atomic_write(workspace.prep / "cloze.npz", "wb") as file:
-        np.savez(file, **vars(cloze))
-    with atomic_write(workspace.prep / "order.npy", "wb") as file:
-        np.save(file, order_queries(candidates.rows, passage_embeddings))
-    found = np.array([query.row for query in queries])[:, None] == candidates.rows
-    missed = int((found & (candidates.fused_rank == 0)).sum())
-    return {
-        "queries": len(queries),
-        "candidates": int((candidates.rows >= 0).sum()),
-        "own passage not found": missed,
-        "cloze queries": len(cloze.queries),
+    short = 0
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for part, path in zip(parts, paths, strict=True):
+        candidates = Candidates.load(path)
+        known = candidates.rows >= 0
+        own = np.array([query.row for query in part.queries])[:, None]
+        is_own = (candidates.rows == own) & (own >= 0)
+        rank = np.where(is_own, candidates.fused_rank, 0).max(axis=1, initial=0)
+        made = own[:, 0] >= 0
+        counts["queries"] += len(candidates)
+        counts["candidates"] += int(known.sum())
+        counts["own passage not found"] += int((made & (rank == 0)).sum())
+        if prep.rank_limit:
+            counts["own passage over rank_limit"] += int((rank > prep.rank_limit).sum())
+        short += int((known.sum(axis=1) < prep.list_size).sum())
+        for number, name in enumerate(names):
+            scores[name].append(candidates.scores[:, number][known])
+    quantiles = {
+        name: np.quantile(np.concatenate(values), QUANTILES).round(4).tolist()
+        for name, values in scores.items()
     }
+    return {
+        **counts,
+        f"fewer than {prep.list_size} candidates": short,
+        "quantiles": {"of": list(QUANTILES), **quantiles},
+    }
+
+
+def _retriever_inputs(workspace: Workspace) -> dict[str, str]:
+    config = workspace.config
+    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    prints: Mapping[str, Any] = {
+        "dense": lambda section: model_fingerprint(section),
+        "run": lambda section: fingerprint(Path(section["path"])),
+        "bm25": lambda section: "bm25",
+    }
+    return {f"retriever {name}": prints[kind](s) for name, (kind, s) in sections.items()}
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    passages = passages_inputs(workspace)
-    paths = {"queries": needed(workspace.prep / "queries.jsonl", "generate_queries")}
-    model = {"model": model_fingerprint(workspace.config.model)}
-    return passages | file_fingerprints(paths) | model
+    inputs = passages_inputs(workspace)
+    paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
+    return inputs | file_fingerprints(paths) | _retriever_inputs(workspace)
+
+
+def _outputs(workspace: Workspace) -> list[Path]:
+    outputs = [workspace.prep / INDEX_NAME, workspace.prep / "order.npy"]
+    if outputs[0].is_file():
+        outputs += candidate_paths(workspace).values()
+    return outputs
 
 
 STAGE = Stage(
     name="mine",
-    keys=(
-        "seed",
-        "data.passage_template",
-        "data.max_chars",
-        "prep.candidate_depth",
-        "prep.dev_fraction",
-    ),
+    keys=(*KEYS, "prep.rank_limit", "prep.list_size"),
     inputs=_inputs,
-    outputs=lambda workspace: [workspace.prep / name for name in OUTPUTS],
+    outputs=_outputs,
     work=_work,
 )
 

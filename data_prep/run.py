@@ -1,22 +1,55 @@
 """All stages in order, each in a process of its own: from a collection to training lists.
 
-    python -m data_prep.run --config=FILE.py --workdir=DIR
+    python -m data_prep.run --config=FILE.py --workdir=DIR [--dry-run] [--engine=local|ray]
 
 A stage whose config and inputs are unchanged is skipped, so the same command goes on after a kill.
+--dry-run says what all of it will cost, and does nothing.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
 
-from data_prep.stage import refuse_arguments, run_as_command, workspace_from_flags
+from absl import flags
 
-STAGES = ("corpus", "generate_queries", "mine", "score", "write_lists", "baselines")
+from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
+from ldx.errors import UserError
+
+STAGES = (
+    "corpus",
+    "generate_queries",
+    "mine",
+    "score",
+    "calibrate",
+    "write_tfrecords",
+    "baselines",
+)
 
 
-def _run_stage(name: str, arguments: list[str]) -> None:
+def _interpreters(workspace: Workspace) -> dict[str, str]:
+    """The Python of each stage: this one, or that of an environment that the config names.
+
+    Raises:
+      UserError: a stage that there is not, or no such program.
+    """
+    named = workspace.config.prep.python.to_dict()
+    for stage, python in named.items():
+        if stage not in STAGES:
+            raise UserError(
+                f"config.prep.python.{stage}: there is no such stage; they are {', '.join(STAGES)}"
+            )
+        if shutil.which(python) is None:
+            raise UserError(
+                f"config.prep.python.{stage}={python!r}: no such program; wanted the Python of an "
+                "environment in which ldx is installed, such as .venv-vllm/bin/python"
+            )
+    return {stage: named.get(stage, sys.executable) for stage in STAGES}
+
+
+def _run_stage(python: str, name: str, arguments: list[str]) -> None:
     """Run a stage with these flags; exit as it does when it fails, having said why itself."""
-    process = subprocess.Popen([sys.executable, "-m", f"data_prep.{name}", *arguments])
+    process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
     try:
         code = process.wait()
     except BaseException:
@@ -31,12 +64,19 @@ def _run_stage(name: str, arguments: list[str]) -> None:
 def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
     refuse_arguments(argv)
-    workspace_from_flags()
+    workspace = workspace_from_flags()
+    interpreters = _interpreters(workspace)
+    if flags.FLAGS["dry-run"].value:
+        from data_prep.dry_run import estimate, render
+
+        print(render(estimate(workspace)))
+        return
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
-    for name in STAGES:
-        _run_stage(name, sys.argv[1:])
+    for name, python in interpreters.items():
+        _run_stage(python, name, sys.argv[1:])
 
 
 if __name__ == "__main__":
+    flags.DEFINE_bool("dry-run", False, "Say what the stages will cost, and do nothing")
     run_as_command(main)

@@ -1,124 +1,207 @@
-"""Stage 4: the hybrid teacher's score of every candidate, its weight chosen on dev queries.
+"""Stage 4: every teacher's raw score of every candidate.
 
-Leaves WORKDIR/prep/scores.npz.
+Leaves WORKDIR/prep/scores/TEACHER/*.npz and scores.json.
 """
 
-import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.candidates import Candidates
-from data_prep.choice import split_of
-from data_prep.corpus import load_passage_texts, passages_inputs
-from data_prep.generate_queries import Query, load_queries
-from data_prep.hybrid import (
-    DEFAULT_WEIGHT,
-    MIN_QUERIES,
-    WEIGHTS,
-    best_weight,
-    hybrid_scores,
-    ndcg_by_weight,
+from data_prep.choice import draw
+from data_prep.hybrid_teacher import HYBRID, score_hybrid
+from data_prep.mine import INDEX_NAME as CANDIDATES_NAME
+from data_prep.mine import candidate_paths, query_shards
+from data_prep.passages import Passages, load_passages, passages_inputs
+from data_prep.queries import Query, QueryShard
+from data_prep.shards import (
+    Made,
+    Payload,
+    Shard,
+    ShardFolder,
+    arrays_file,
+    check_rejects,
+    shard_key,
 )
-from data_prep.mine import Cloze, load_cloze, split_name
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.errors import UserError
-from ldx.files import atomic_write
+from data_prep.teachers import Pairs, make_teacher
+from data_prep.teachers.parity import check_parity, transformers_form
+from ldx.data.records import PassageSource
+from ldx.files import fingerprint, read_json, write_json
+
+INDEX_NAME = "scores.json"
+NUM_PARITY_PAIRS = 50
 
 
-def cloze_ndcg(queries: list[Query], candidates: Candidates, cloze: Cloze) -> np.ndarray:
-    """nDCG@10 by weight, own passages scored without the sentences of the queries."""
-    numbers = cloze.queries
-    is_own = candidates.rows[numbers] == np.array([queries[i].row for i in numbers])[:, None]
-    bm25, dense = candidates.bm25.copy(), candidates.dense.copy()
-    bm25[numbers] = np.where(is_own, cloze.bm25[:, None], bm25[numbers])
-    dense[numbers] = np.where(is_own, cloze.dense[:, None], dense[numbers])
-    shortened = dataclasses.replace(candidates, bm25=bm25, dense=dense)
-    return ndcg_by_weight(shortened, numbers, is_own.astype(np.float64))
+class Scorer:
+    """Scores the candidates of one shard of queries after another; holds the teacher."""
+
+    def __init__(self, name: str, settings: Mapping[str, Any]):
+        self._teacher = make_teacher(name, settings)
+
+    def __call__(self, payload: Payload) -> Made:
+        """The scores float32 [Q, C] of `payload` (`pairs_payload`), NaN where there is none."""
+        places = payload["places"]
+        at = np.argwhere(places >= 0)
+        passages = [payload["passages"][places[q, c]] for q, c in at]
+        doc_ids = [payload["doc_ids"][places[q, c]] for q, c in at]
+        pairs = Pairs(
+            [payload["query_ids"][q] for q, _ in at],
+            [payload["queries"][q] for q, _ in at],
+            doc_ids,
+            passages,
+        )
+        scores = np.full(places.shape, np.nan, np.float32)
+        scores[at[:, 0], at[:, 1]] = self._teacher.score(pairs)
+        rejects = [
+            {"id": f"{problem.query_id} {problem.doc_id}", "reason": problem.reason}
+            for problem in getattr(self._teacher, "problems", ())
+        ]
+        return Made(arrays_file(scores=scores), rejects)
 
 
-def judged_ndcg(queries: list[Query], candidates: Candidates, numbers: np.ndarray) -> np.ndarray:
-    """nDCG@10 by weight of queries with judgments."""
-    gains = np.zeros((len(numbers), candidates.rows.shape[1]))
-    for i, number in enumerate(numbers):
-        for row, grade in queries[number].relevant.items():
-            gains[i, candidates.rows[number] == row] = grade
-    return ndcg_by_weight(candidates, numbers, gains)
-
-
-def choose_weight(
-    queries: list[Query], candidates: Candidates, cloze: Cloze, dev_numbers: np.ndarray
-) -> tuple[float, dict[float, float], int]:
-    """The weight, nDCG@10 by weight (empty when there is too little), and how many queries said so.
-
-    No test judgment is looked at: human dev queries are measured by their training judgments,
-    queries made from passages by the cloze test.
-    """
-    judged = np.array([i for i in dev_numbers if queries[i].relevant], np.int64)
-    if len(judged) >= MIN_QUERIES:
-        ndcg = judged_ndcg(queries, candidates, judged)
-    elif len(cloze.queries) >= MIN_QUERIES:
-        ndcg = cloze_ndcg(queries, candidates, cloze)
-    else:
-        return DEFAULT_WEIGHT, {}, 0
-    curve = dict(zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True))
-    return best_weight(ndcg), curve, ndcg.shape[1]
-
-
-def load_weight(workspace: Workspace) -> float:
-    """The weight that this stage used."""
-    with np.load(needed(workspace.prep / "scores.npz", "score")) as arrays:
-        return float(arrays["weight"])
-
-
-def load_scores(workspace: Workspace) -> np.ndarray:
-    """The teacher's scores of all candidates, float32 [Q, C]; padding is -inf."""
-    with np.load(needed(workspace.prep / "scores.npz", "score")) as arrays:
+def load_scores(path: Path) -> np.ndarray:
+    """Scores float32 [Q, C] of a shard; NaN where there is none, padding included."""
+    with np.load(path) as arrays:
         return arrays["scores"]
 
 
-def _work(workspace: Workspace) -> dict[str, Any]:
-    config = workspace.config
-    queries = load_queries(workspace)
-    candidates = Candidates.load(needed(workspace.prep / "candidates.npz", "mine"))
-    weight, num_used = config.prep.teacher_weight, 0
-    curve: dict[float, float] = {}
-    if weight is None:
-        cloze = load_cloze(needed(workspace.prep / "cloze.npz", "mine"))
-        doc_ids, _ = load_passage_texts(workspace)
-        fraction, seed = config.prep.dev_fraction, config.seed
-        names = [split_name(query, doc_ids) for query in queries]
-        dev = [i for i, name in enumerate(names) if split_of(fraction, seed, name) == "dev"]
-        weight, curve, num_used = choose_weight(queries, candidates, cloze, np.array(dev, np.int64))
-    if not 0 <= weight <= 1:
-        raise UserError(f"prep.teacher_weight is {weight}; wanted is a number from 0 to 1, or None")
-    scores = hybrid_scores(candidates.bm25, candidates.dense, candidates.moments, weight)
-    scores[candidates.rows < 0] = -np.inf
-    with atomic_write(workspace.prep / "scores.npz", "wb") as file:
-        np.savez(file, scores=scores, weight=weight)
+def pairs_payload(
+    queries: Sequence[Query], rows: np.ndarray, passages: Passages, source: PassageSource
+) -> Payload:
+    """What a scorer needs: texts and ids of queries and of their distinct candidates."""
+    distinct, places = np.unique(rows, return_inverse=True)
+    places = places.reshape(rows.shape) - int((distinct < 0).any())
+    known = distinct[distinct >= 0].tolist()
     return {
-        "pairs": int((candidates.rows >= 0).sum()),
-        "dense weight": float(weight),
-        "dev queries for the weight": num_used,
-        "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve.items()},
+        "query_ids": [query.query_id for query in queries],
+        "queries": [query.text for query in queries],
+        "doc_ids": [source[row].doc_id for row in known],
+        "passages": [passages.texts[row] for row in known],
+        "places": places,
     }
+
+
+def _score_model(
+    workspace: Workspace,
+    name: str,
+    section: Mapping[str, Any],
+    parts: Sequence[QueryShard],
+    passages: Passages,
+) -> tuple[list[Shard], dict[str, Any]]:
+    paths = candidate_paths(workspace)
+    source = PassageSource(workspace.records)
+    settings = {key: value for key, value in section.items() if key != "weight"}
+    teacher_key = make_teacher(name, settings).fingerprint
+
+    def payload(part: QueryShard) -> Payload:
+        rows = Candidates.load(paths[part.name]).rows
+        return pairs_payload(part.queries, rows, passages, source)
+
+    shards = [
+        Shard(
+            part.name,
+            shard_key(teacher_key, passages.key, paths[part.name].name),
+            len(part.queries),
+            functools.partial(payload, part),
+        )
+        for part in parts
+    ]
+    folder = ShardFolder(workspace.prep / "scores" / name, ".npz")
+    is_done = len(folder.find(shards)) == len(shards)
+    facts = {} if is_done else _check_parity(name, settings, payload, parts, workspace.config.seed)
+    make = functools.partial(Scorer, name, settings)
+    engine = workspace.engine
+    folder.make(make, shards, engine, description=f"scores of {name}", unit="queries")
+    rejects = folder.rejects(shards)
+    num_pairs = sum(int((Candidates.load(path).rows >= 0).sum()) for path in paths.values())
+    # A file may well lack what the retrievers found; a model has a score for everything.
+    most = 1.0 if section["kind"] == "run_file" else workspace.config.prep.max_rejects
+    check_rejects(f"score ({name})", rejects, num_pairs, most, folder.folder)
+    return shards, {"not scored": len(rejects), **facts}
+
+
+def _check_parity(
+    name: str,
+    settings: Mapping[str, Any],
+    payload: Callable[[QueryShard], Payload],
+    parts: Sequence[QueryShard],
+    seed: int,
+) -> dict[str, Any]:
+    """Before a fast engine's long job: 50 pairs, scored by transformers as well."""
+    slow = transformers_form(name, settings)
+    if slow is None:
+        return {}
+    part = min(parts, key=lambda part: draw(seed, "parity", part.name))
+    some = payload(part)
+    at = np.argwhere(some["places"] >= 0).tolist()
+    at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
+    chosen = [(q, some["places"][q, c]) for q, c in at[:NUM_PARITY_PAIRS]]
+    pairs = Pairs(
+        [some["query_ids"][q] for q, _ in chosen],
+        [some["queries"][q] for q, _ in chosen],
+        [some["doc_ids"][p] for _, p in chosen],
+        [some["passages"][p] for _, p in chosen],
+    )
+    return {"parity": vars(check_parity(slow, make_teacher(name, settings), pairs))}
+
+
+def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
+    """The scores of each teacher, by teacher and by shard of queries."""
+    index = read_json(needed(workspace.prep / INDEX_NAME, "score"))["shards"]
+    root = workspace.prep / "scores"
+    return {
+        teacher: {name: root / teacher / file for name, file in files.items()}
+        for teacher, files in index.items()
+    }
+
+
+def load_weight(workspace: Workspace) -> float | None:
+    """The dense retriever's weight in the hybrid; None where there is no hybrid."""
+    facts = read_json(needed(workspace.prep / INDEX_NAME, "score"))["facts"]
+    weights = [each["dense weight"] for each in facts.values() if "dense weight" in each]
+    return weights[0] if weights else None
+
+
+def _work(workspace: Workspace) -> dict[str, Any]:
+    parts, passages = query_shards(workspace), load_passages(workspace)
+    index: dict[str, dict[str, str]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    paths: list[Path] = []
+    for name, section in workspace.config.prep.teachers.to_dict().items():
+        if section["kind"] == HYBRID:
+            shards, facts[name] = score_hybrid(workspace, name, section, parts, passages)
+        else:
+            shards, facts[name] = _score_model(workspace, name, section, parts, passages)
+        found = ShardFolder(workspace.prep / "scores" / name, ".npz").find(shards)
+        index[name] = {shard: path.name for shard, path in found.items()}
+        paths += found.values()
+    value = {"shards": index, "facts": facts, "content": fingerprint(*paths)}
+    write_json(workspace.prep / INDEX_NAME, value)
+    rows = (Candidates.load(path).rows for path in candidate_paths(workspace).values())
+    return {"pairs": sum(int((each >= 0).sum()) for each in rows), **facts}
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    passages = passages_inputs(workspace)
-    paths = {
-        "queries": needed(workspace.prep / "queries.jsonl", "generate_queries"),
-        "candidates": needed(workspace.prep / "candidates.npz", "mine"),
-        "cloze": needed(workspace.prep / "cloze.npz", "mine"),
-    }
-    return passages | file_fingerprints(paths)
+    paths = {"candidates": needed(workspace.prep / CANDIDATES_NAME, "mine")}
+    return passages_inputs(workspace) | file_fingerprints(paths)
+
+
+def _outputs(workspace: Workspace) -> list[Path]:
+    outputs = [workspace.prep / INDEX_NAME]
+    if outputs[0].is_file():
+        outputs += [path for files in score_paths(workspace).values() for path in files.values()]
+    return outputs
 
 
 STAGE = Stage(
     name="score",
-    keys=("seed", "prep.teacher_weight", "prep.dev_fraction"),
+    keys=("seed", "prep.teachers", "prep.dev_fraction", "prep.max_rejects"),
     inputs=_inputs,
-    outputs=lambda workspace: [workspace.prep / "scores.npz"],
+    outputs=_outputs,
     work=_work,
 )
 

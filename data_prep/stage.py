@@ -2,29 +2,33 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from data_prep.engine import LocalEngine, define_engine_flags, engine_from_flags
+from data_prep.settings import PrepConfig
+from data_prep.shards import Engine
 from ldx import cli
 from ldx.data.schema import check_template
 from ldx.errors import UserError
 from ldx.files import fingerprint, read_json, write_json
 from ldx.settings import build, check_model_section, check_seed
 
-VERSION = 2
+VERSION = 3
 """Raised when the same config and inputs give other outputs than before."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The config of a run and the folders it reads and writes."""
+    """The config of a run, the folders it reads and writes, and the engine it works with."""
 
     config: ConfigDict
     workdir: Path
+    engine: Engine = field(default_factory=LocalEngine)
 
     @property
     def dataset(self) -> Path:
@@ -49,7 +53,10 @@ class Workspace:
     @property
     def collection(self) -> str:
         """The name of the collection: that of its folder, or how it was made."""
-        return self.dataset.name if self.config.data.root else self.config.prep.collection
+        if self.config.data.root:
+            return self.dataset.name
+        name = self.config.prep.collection.partition("@")[0].rstrip("/").rpartition("/")[2]
+        return name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,9 @@ class Stage:
         return counts
 
     def _made_from(self, workspace: Workspace) -> str:
-        values = {key: _config_value(workspace.config, key) for key in self.keys}
-        known = {"config": values, "inputs": dict(self.inputs(workspace)), "version": VERSION}
-        return fingerprint(json.dumps(known, sort_keys=True, default=str))
+        settings = config_fingerprint(workspace, self.keys)
+        inputs = json.dumps(dict(self.inputs(workspace)), sort_keys=True, default=str)
+        return fingerprint(settings, inputs)
 
     def _is_done(self, workspace: Workspace, path: Path, made_from: str) -> bool:
         outputs = self.outputs(workspace)
@@ -108,6 +115,12 @@ class Stage:
         return same and record.get("outputs") == fingerprint(*outputs)
 
 
+def config_fingerprint(workspace: Workspace, keys: tuple[str, ...]) -> str:
+    """A hash of the values of config keys, and of the version of the stages."""
+    values = {key: _config_value(workspace.config, key) for key in keys}
+    return fingerprint(json.dumps([values, VERSION], sort_keys=True, default=str))
+
+
 def refuse_arguments(argv: list[str]) -> None:
     """Refuse what is no flag, such as a path without its flag's name."""
     if len(argv) > 1:
@@ -115,44 +128,16 @@ def refuse_arguments(argv: list[str]) -> None:
 
 
 def define_flags() -> None:
-    """Define --config and --workdir."""
+    """Define --config, --workdir, and those of the engine."""
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Folder of this run; the same for all stages")
+    define_engine_flags()
 
 
 def run_as_command(main: Callable[[list[str]], None]) -> None:
     """Define the flags of a stage, run `main`, and exit."""
     define_flags()
     cli.run(main)
-
-
-@dataclass(frozen=True)
-class PrepConfig:
-    """The section `config.prep`; configs/base.py explains its keys."""
-
-    collection: str
-    packages: tuple[str, ...]
-    max_passages: int | None
-    queries: str
-    query_types: tuple[str, ...]
-    max_queries: int | None
-    num_held_out: int
-    candidate_depth: int
-    list_size: int
-    teacher_weight: float | None
-    rank_limit: int | None
-    require_own_first: bool
-    min_top_score_percentile: float | None
-    dev_fraction: float
-
-    def __post_init__(self) -> None:
-        for key, least in (("list_size", 2), ("candidate_depth", 2), ("num_held_out", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted at least {least}")
-        if not 0 <= self.dev_fraction < 1:
-            raise UserError(
-                f"config.prep.dev_fraction={self.dev_fraction}: wanted from 0 to under 1"
-            )
 
 
 def workspace_from_flags() -> Workspace:
@@ -166,7 +151,7 @@ def workspace_from_flags() -> Workspace:
     check_model_section(config.model)
     check_template(config.data.passage_template)
     check_seed(config.seed)
-    return Workspace(config, Path(cli.required("workdir")))
+    return Workspace(config, Path(cli.required("workdir")), engine_from_flags())
 
 
 def stage_counts(workspace: Workspace, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:

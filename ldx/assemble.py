@@ -17,7 +17,6 @@ from ldx.data.plan import BatchPlanner, Devices
 from ldx.data.sources import Source, SourceConfig, check_query_types, open_source
 from ldx.dev import DevSet
 from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
-from ldx.distributed import primary_first
 from ldx.errors import UserError, listing
 from ldx.eval.encode import Encoder
 from ldx.models.student import Student
@@ -106,19 +105,17 @@ def open_sources(
     check = _ListCheck(objective)
     sources = {}
     for name, config in configs.items():
-        # One process makes the tokens, then the others find them.
-        with primary_first(f"tokens {name}"):
-            sources[name] = open_source(
-                name or manifests[name].collection,
-                config,
-                manifests[name],
-                folder=workdir / "tokens",
-                tokenizer=student.tokenizer,
-                query_prompt=student.config.query_prompt,
-                passage_prompt=student.config.passage_prompt,
-                list_size=settings.data.list_size,
-                check=check,
-            )
+        sources[name] = open_source(
+            name or manifests[name].collection,
+            config,
+            manifests[name],
+            folder=workdir / "tokens",
+            tokenizer=student.tokenizer,
+            query_prompt=student.config.query_prompt,
+            passage_prompt=student.config.passage_prompt,
+            list_size=settings.data.list_size,
+            check=check,
+        )
     return sources
 
 

@@ -93,7 +93,11 @@ def export(
 def _data_facts(records: Sequence[Path]) -> dict[str, Any]:
     manifests = [Manifest.read(folder) for folder in records]
     num_lists = sum(sum(m.num_lists.get("train", {}).values()) for m in manifests)
-    return {"collection": ", ".join(m.collection for m in manifests), "num_lists": num_lists}
+    return {
+        "collection": ", ".join(m.collection for m in manifests),
+        "num_lists": num_lists,
+        "provenance": {m.collection: m.provenance() for m in manifests},
+    }
 
 
 def _check_texts(records: Path) -> list[str]:

@@ -36,6 +36,7 @@ from ldx.summaries import read_metrics
 REPORT_NAME = "report.txt"
 RESULTS_NAME = "results.json"
 CACHE_NAME = ".embeddings"
+MAX_BAD_LINES = 0.01  # of a corpus; data_prep sets as many aside
 SHOWN = ("nDCG@10", "R@100")
 
 
@@ -129,7 +130,7 @@ def judged_datasets(
             )
             continue
         template = manifests[name].passage_template
-        dataset = load_dataset(root, split)
+        dataset = load_dataset(root, split, max_bad=MAX_BAD_LINES)
         judged[name] = Judged(dataset, template, source.query_prompt, source.passage_prompt)
     return judged
 

@@ -153,16 +153,17 @@ def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, nu
     assert f"in {num_processes} process(es)" in job.log(0)
 
 
-def test_a_stopped_run_goes_on_exactly(config, alone, start, tmp_path):
-    """SIGTERM to one of two processes in the middle of training, then the same command."""
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_a_stopped_run_goes_on_exactly(config, alone, start, tmp_path, num_processes):
+    """SIGTERM to one of two processes in the middle of training, then as many, or more."""
     job = start(config, tmp_path / "run", 2)
     job.wait_for_step(4)
     job.processes[1][0].send_signal(signal.SIGTERM)
     assert job.ended() == [128 + signal.SIGTERM] * 2, job.log(0)
     step = saved_step(tmp_path / "run")
     assert 4 <= step < 16
-    job = start(config, tmp_path / "run", 2)
-    assert job.ended() == [0, 0], job.log(0)
+    job = start(config, tmp_path / "run", num_processes)
+    assert job.ended() == [0] * num_processes, job.log(0)
     assert f"going on from step {step}" in job.log(1)
     check_same(metrics(tmp_path / "run"), alone)
 

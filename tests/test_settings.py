@@ -5,11 +5,12 @@ import importlib
 import pytest
 
 from configs import base
+from data_prep.settings import PrepConfig
 from ldx.errors import UserError
 from ldx.files import write_json
-from ldx.settings import check_model_section, check_same_run, resolve, save_run
+from ldx.settings import build, check_model_section, check_same_run, resolve, save_run
 
-EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general")
+EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])
@@ -18,6 +19,7 @@ def test_every_experiment_resolves(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant).to_dict()
     settings = resolve(config, 3000)
     check_model_section(config["model"])
+    build(PrepConfig, config["prep"], "prep")
     batch_size = config["data"]["batch_size"]
     assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
     assert "auto" not in str(settings.whole["optim"])

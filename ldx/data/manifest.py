@@ -56,6 +56,11 @@ class Manifest:
         self._check_counts(path)
         write_json(path, dataclasses.asdict(self))
 
+    def provenance(self) -> dict[str, Any]:
+        """How the lists were made, for a model card."""
+        keys = ("teachers", "calibration", "prompts", "yields", "seed", "versions")
+        return {key: value for key in keys if (value := getattr(self, key)) not in ({}, [])}
+
     @classmethod
     def read(cls, records_dir: str | Path) -> "Manifest":
         """Read manifest.json and check it against the sets beside it.

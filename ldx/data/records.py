@@ -69,12 +69,16 @@ def write_passages(
 
 
 def write_lists(
-    records_dir: str | Path, splits: Mapping[str, Iterable[ListRecord]]
+    records_dir: str | Path,
+    splits: Mapping[str, Iterable[ListRecord]],
+    *,
+    shard_size: int | None = None,
 ) -> dict[str, dict[str, int]]:
     """Write the lists of the splits `train` and `dev`; the passages must be there already.
 
     Returns the number of lists by split and query type. An old set is replaced when the new one
-    is complete; the manifest is removed before.
+    is complete; the manifest is removed before. `shard_size` cuts a split into files of that many
+    lists.
 
     Raises:
       UserError: a list is not valid (`validate_list`), or its list_id stands there twice.
@@ -99,6 +103,7 @@ def write_lists(
         "lists",
         LIST_FEATURES,
         {split: encoded(split) for split in splits},
+        shard_size=shard_size,
         before_replacing=lambda: remove_manifest(records_dir),
     )
     return {split: dict(counter) for split, counter in counts.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from ldx.data.lists import ListTable
 from ldx.data.records import ListSource, Manifest, PassageSource, PassageTexts
 from ldx.data.tokens import Texts, TextTokenizer, TokenStore
+from ldx.distributed import primary_first
 from ldx.errors import UserError
 
 
@@ -97,6 +98,43 @@ def open_source(
     Raises:
       UserError: records are damaged, or `check` refuses them.
     """
+    tables, queries = _read_lists(name, config, list_size, check)
+    if config.query_prompt is not None:
+        query_prompt = config.query_prompt
+    if config.passage_prompt is not None:
+        passage_prompt = config.passage_prompt
+    prints = manifest.fingerprints
+    passages = PassageTexts(
+        PassageSource(config.records),
+        prompt=passage_prompt,
+        template=manifest.passage_template,
+        max_chars=manifest.max_chars,
+    )
+    texts: dict[str, tuple[Texts, str]] = {
+        "passages": (passages, f"{prints['passages']} {passages!r}"),
+        "queries": (
+            QueryTexts(queries, query_prompt),
+            f"queries {prints['lists']} {query_prompt!r}",
+        ),
+    }
+    # One process makes the tokens, then the others find them.
+    with primary_first(f"tokens of {name}"):
+        opened = {
+            kind: TokenStore.open_or_build(
+                folder, texts=each, tokenizer=tokenizer, key=key, description=f"{kind} of {name}"
+            )
+            for kind, (each, key) in texts.items()
+        }
+    return Source(name, config, manifest, tables["train"], tables["dev"], **opened)
+
+
+def _read_lists(
+    name: str,
+    config: SourceConfig,
+    list_size: int | None,
+    check: Callable[[str, ListTable], None],
+) -> tuple[dict[str, ListTable], list[str]]:
+    """The lists by split, checked, and the distinct queries of both."""
     queries: dict[str, int] = {}
     tables = {}
     for split in ("train", "dev"):
@@ -105,25 +143,7 @@ def open_source(
             records, queries, list_size=list_size, description=f"lists of {name}"
         )
         check(f"{name} {split}", tables[split])
-    prompt = query_prompt if config.query_prompt is None else config.query_prompt
-    prints = manifest.fingerprints
-    passages = PassageTexts(
-        PassageSource(config.records),
-        prompt=passage_prompt if config.passage_prompt is None else config.passage_prompt,
-        template=manifest.passage_template,
-        max_chars=manifest.max_chars,
-    )
-    stores: dict[str, tuple[Texts, str]] = {
-        "passages": (passages, f"{prints['passages']} {passages!r}"),
-        "queries": (QueryTexts(list(queries), prompt), f"queries {prints['lists']} {prompt!r}"),
-    }
-    opened = {
-        kind: TokenStore.open_or_build(
-            folder, texts=texts, tokenizer=tokenizer, key=key, description=f"{kind} of {name}"
-        )
-        for kind, (texts, key) in stores.items()
-    }
-    return Source(name, config, manifest, tables["train"], tables["dev"], **opened)
+    return tables, list(queries)
 
 
 def check_query_types(weights: Mapping[str, float], manifests: Mapping[str, Manifest]) -> None:

@@ -78,19 +78,23 @@ class Dataset:
     qrels: Qrels
 
 
-def read_corpus(path: str | Path) -> Corpus:
+def read_corpus(path: str | Path, *, max_bad: float = 0.0) -> Corpus:
     """Read a corpus: a folder in BEIR layout, or a .jsonl or .jsonl.gz file.
+
+    Args:
+      path: where it is.
+      max_bad: the share of bad lines up to which they are left out, with a warning.
 
     Raises:
       UserError: the bad lines: malformed JSON, missing or mistyped fields, duplicate ids, ...
     """
-    lines = Lines(_find(path, "corpus"))
+    lines = Lines(find_file(path, "corpus"))
     corpus = Corpus([], [], [])
     for doc_id, record in _records(lines):
         corpus.doc_ids.append(doc_id)
         corpus.titles.append(record.get("title") or "")
         corpus.texts.append(record["text"])
-    lines.finish(CORPUS_LINE)
+    lines.finish(CORPUS_LINE, max_bad=max_bad)
     if not len(corpus):
         raise UserError(f"{lines.path} is empty; wanted: {CORPUS_LINE}")
     return corpus
@@ -102,7 +106,7 @@ def read_queries(path: str | Path) -> dict[str, str]:
     Raises:
       UserError: the bad lines, as for a corpus.
     """
-    lines = Lines(_find(path, "queries"))
+    lines = Lines(find_file(path, "queries"))
     queries = {query_id: record["text"] for query_id, record in _records(lines)}
     lines.finish(QUERIES_LINE)
     if not queries:
@@ -165,10 +169,11 @@ def find_qrels(root: str | Path, split: str) -> Path:
     )
 
 
-def load_dataset(root: str | Path, split: str) -> Dataset:
+def load_dataset(root: str | Path, split: str, *, max_bad: float = 0.0) -> Dataset:
     """Read a folder in BEIR layout, with the queries and judgments of one split.
 
     Judgments of unknown queries are dropped, those of unknown passages kept; both are logged.
+    `max_bad` is that of `read_corpus`.
 
     Raises:
       UserError: the bad lines of a file, an unknown split, or qrels that fit nothing.
@@ -179,7 +184,7 @@ def load_dataset(root: str | Path, split: str) -> Dataset:
     qrels_path = find_qrels(root, split)
     qrels = read_qrels(qrels_path)
     all_queries = read_queries(root)
-    corpus = read_corpus(root)
+    corpus = read_corpus(root, max_bad=max_bad)
     queries = {query_id: text for query_id, text in all_queries.items() if query_id in qrels}
     if not queries:
         raise UserError(
@@ -259,7 +264,7 @@ def _write_json_lines(path: Path, records: Iterator[dict[str, str]]) -> None:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _find(path: str | Path, name: str) -> Path:
+def find_file(path: str | Path, name: str) -> Path:
     """The file NAME.jsonl or NAME.jsonl.gz of a folder, or the file `path` itself."""
     path = Path(path)
     if path.is_file():
@@ -282,7 +287,7 @@ def _records(lines: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
         except (json.JSONDecodeError, RecursionError) as error:
             lines.bad(number, f"not valid JSON ({error})")
             continue
-        problem = _field_problem(record, line)
+        problem = field_problem(record, line)
         if problem:
             lines.bad(number, problem)
             continue
@@ -294,7 +299,7 @@ def _records(lines: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
         yield record_id, record
 
 
-def _field_problem(record: Any, line: str) -> str | None:
+def field_problem(record: Any, line: str) -> str | None:
     """What is wrong with a parsed line of corpus or queries."""
     if not isinstance(record, dict):
         return f"{type(record).__name__} instead of an object"

@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from absl import logging
+
 from ldx.errors import UserError, listing
 
 
@@ -22,6 +24,7 @@ class Lines:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.problems: list[str] = []
+        self._num_lines = 0
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         number = 0
@@ -35,6 +38,7 @@ class Lines:
                         self.bad(number, f"not UTF-8 ({error.reason} at byte {error.start + 1})")
                         continue
                     if line.strip():
+                        self._num_lines += 1
                         yield number, line
         except EOFError:
             self.bad(number + 1, "the gzip file is truncated; fetch or copy it again")
@@ -47,17 +51,19 @@ class Lines:
         """Note that a line is bad."""
         self.problems.append(f"{self.path}:{number}: {problem}")
 
-    def finish(self, wanted: str) -> None:
-        """Raise when a line was bad.
+    def finish(self, wanted: str, *, max_bad: float = 0.0) -> None:
+        """Raise when lines were bad.
 
         Args:
           wanted: what a good line looks like.
+          max_bad: the share of bad lines up to which a warning is enough.
 
         Raises:
           UserError: names the first ten bad lines.
         """
-        if self.problems:
-            raise UserError(
-                f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
-                f"wanted: {wanted}"
-            )
+        if not self.problems:
+            return
+        told = f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
+        if len(self.problems) > max_bad * self._num_lines:
+            raise UserError(f"{told}wanted: {wanted}")
+        logging.warning("%sThey are left out", told)

@@ -49,31 +49,69 @@ def search(
 
     Args:
       query_embeddings: float32 [Q, D].
+      passage_embeddings: as for `Searcher`.
+      k: results a query.
+      index: as for `Searcher`; its recall is measured on a sample of these queries.
+
+    Raises:
+      UserError: as for `Searcher`.
+    """
+    searcher = Searcher(passage_embeddings, k, index, sample_queries=query_embeddings)
+    return searcher.search(query_embeddings)
+
+
+class Searcher:
+    """Finds passages for one set of queries after another, with an index that is built once.
+
+    Args:
       passage_embeddings: float32 or float16 [N, D]; may be memory-mapped. Scores are computed in
         float32; ScaNN holds a float32 copy.
-      k: results a query.
+      k: results a query, or all passages, if there are fewer.
       index: "exact", "scann", or "auto": ScaNN from 20,000 passages where it is installed and
         finds 95% of what exact search finds, else exact.
+      sample_queries: float32 [S, D]; ScaNN's recall is measured on at most 200 of them.
+      excluded: bool [N], passages that are never found; None: every passage may be.
 
     Raises:
       UserError: an unknown index, ScaNN is asked for and absent, or embeddings are not finite.
     """
-    if index not in get_args(Index):
-        raise UserError(f"index is {index!r}; known are {', '.join(get_args(Index))}")
-    num_passages = len(passage_embeddings)
-    assert min(k, num_passages) > 0, "search needs passages and k > 0"
-    k = min(k, num_passages)
-    scann = None
-    if len(query_embeddings) and (
-        index == "scann" or (index == "auto" and num_passages >= MIN_SCANN_PASSAGES)
+
+    def __init__(
+        self,
+        passage_embeddings: np.ndarray,
+        k: int,
+        index: str = "auto",
+        *,
+        sample_queries: np.ndarray,
+        excluded: np.ndarray | None = None,
     ):
-        scann = _import_scann(required=index == "scann")
-    if scann is not None:
-        result = _search_scann(scann, query_embeddings, passage_embeddings, k)
-        if index == "scann" or (result.recall or 0.0) >= TARGET_RECALL:
-            return result
-        logging.warning("recall %.3f of ScaNN is too low: searching exactly", result.recall)
-    return SearchResult(*_search_exact(query_embeddings, passage_embeddings, k), "exact", None)
+        if index not in get_args(Index):
+            raise UserError(f"index is {index!r}; known are {', '.join(get_args(Index))}")
+        num_passages = len(passage_embeddings)
+        excluded = np.zeros(num_passages, bool) if excluded is None else excluded
+        num_kept = num_passages - int(excluded.sum())
+        assert min(k, num_kept) > 0, "search needs passages and k > 0"
+        self.k = min(k, num_kept)
+        self._passages, self._excluded = passage_embeddings, excluded
+        self._scann: _Scann | None = None
+        if len(sample_queries) and (
+            index == "scann" or (index == "auto" and num_kept >= MIN_SCANN_PASSAGES)
+        ):
+            library = _import_scann(required=index == "scann")
+            if library is not None:
+                self._scann = _Scann(library, passage_embeddings, excluded, self.k, sample_queries)
+                if index == "auto" and self._scann.recall < TARGET_RECALL:
+                    recall = self._scann.recall
+                    logging.warning("recall %.3f of ScaNN is too low: searching exactly", recall)
+                    self._scann = None
+
+    def search(self, query_embeddings: np.ndarray) -> SearchResult:
+        """The k best passages of each query; query_embeddings float32 [Q, D]."""
+        if self._scann is not None:
+            found = self._scann.search(query_embeddings)
+            return SearchResult(*found, "scann", self._scann.recall)
+        found = _search_exact(query_embeddings, self._passages, self.k, self._excluded)
+        return SearchResult(*found, "exact", None)
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -81,7 +119,7 @@ def _merge_top_k(
     queries: jax.Array,
     passages: jax.Array,
     first_row: jax.Array,
-    num_valid: jax.Array,
+    valid: jax.Array,
     best: tuple[jax.Array, jax.Array],
     *,
     k: int,
@@ -97,7 +135,6 @@ def _merge_top_k(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    valid = jnp.arange(passages.shape[0]) < num_valid
     scores = jnp.where(valid[None, :], scores, -jnp.inf)
     block_scores, block_rows = jax.lax.top_k(scores, min(k, passages.shape[0]))
     all_scores = jnp.concatenate([best[0], block_scores], axis=1)
@@ -107,7 +144,10 @@ def _merge_top_k(
 
 
 def _search_exact(
-    query_embeddings: np.ndarray, passage_embeddings: np.ndarray, k: int
+    query_embeddings: np.ndarray,
+    passage_embeddings: np.ndarray,
+    k: int,
+    excluded: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every dot product; passages pass through the device block by block, once."""
     num_queries, num_passages = len(query_embeddings), len(passage_embeddings)
@@ -121,13 +161,16 @@ def _search_exact(
     ]
     for start in range(0, num_passages, block):
         passages = np.asarray(passage_embeddings[start : start + block], np.float32)
-        num_valid = len(passages)
+        missing = block - len(passages)
+        valid = np.ones(len(passages), bool)
+        if excluded is not None:
+            valid = ~excluded[start : start + block]
         # The last block is padded, so that all blocks share one program.
-        passages = np.pad(passages, ((0, block - num_valid), (0, 0)))
-        device_passages = jnp.asarray(passages)
+        device_passages = jnp.asarray(np.pad(passages, ((0, missing), (0, 0))))
+        device_valid = jnp.asarray(np.pad(valid, (0, missing)))
         for i, part in enumerate(parts):
             best[i] = _merge_top_k(
-                part, device_passages, jnp.int32(start), jnp.int32(num_valid), best[i], k=k
+                part, device_passages, jnp.int32(start), device_valid, best[i], k=k
             )
         # Without a wait the blocks to come would pile up on the device.
         jax.block_until_ready(best)
@@ -178,41 +221,61 @@ def _build_scann(scann: Any, passages: np.ndarray, k: int) -> tuple[Any, int]:
     return builder.reorder(min(num_passages, max(200, 4 * k))).build(), num_leaves
 
 
-def _search_scann(
-    scann: Any, query_embeddings: np.ndarray, passage_embeddings: np.ndarray, k: int
-) -> SearchResult:
-    """Search by ScaNN; a tree looks into more leaves until its recall on the sample will do."""
-    queries = np.ascontiguousarray(query_embeddings, np.float32)
-    passages = np.ascontiguousarray(passage_embeddings, np.float32)
-    _check_finite(passages, "embeddings of passages")
-    _check_finite(queries, "embeddings of queries")
-    searcher, num_leaves = _build_scann(scann, passages, k)
-    size = min(NUM_SAMPLE_QUERIES, len(queries))
-    sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:size])
-    exact_scores, _ = _search_exact(queries[sample], passages, k)
-    leaves = max(1, num_leaves // 10)
-    while True:
-        found, _ = _query_scann(searcher, queries[sample], passages, k, leaves)
-        recall = _recall(found, exact_scores)
-        if recall >= TARGET_RECALL or leaves >= num_leaves:
-            break
-        leaves = min(2 * leaves, num_leaves)
-    level = logging.INFO if recall >= TARGET_RECALL else logging.WARNING
-    logging.log(level, "ScaNN finds %.3f of exact search (%d queries, k=%d)", recall, size, k)
-    return SearchResult(*_query_scann(searcher, queries, passages, k, leaves), "scann", recall)
+class _Scann:
+    """A ScaNN index of the passages that are not excluded; see `Searcher` for the arguments.
 
+    A tree looks into more leaves until its recall on the sample will do.
+    """
 
-def _query_scann(
-    searcher: Any, queries: np.ndarray, passages: np.ndarray, k: int, leaves: int
-) -> tuple[np.ndarray, np.ndarray]:
-    rows, scores = searcher.search_batched_parallel(queries, leaves_to_search=leaves)
-    rows, scores = np.asarray(rows).astype(np.int64), np.asarray(scores, np.float32)
-    # Too few leaves can hold fewer than k passages; ScaNN fills up with NaN.
-    short = ~np.isfinite(scores).all(axis=1)
-    if short.any():
-        scores[short], rows[short] = _search_exact(queries[short], passages, k)
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    def __init__(
+        self,
+        library: Any,
+        passage_embeddings: np.ndarray,
+        excluded: np.ndarray,
+        k: int,
+        sample_queries: np.ndarray,
+    ):
+        self._kept = np.flatnonzero(~excluded)
+        kept = passage_embeddings[self._kept] if excluded.any() else passage_embeddings
+        self._passages = np.ascontiguousarray(kept, np.float32)
+        self._k = k
+        _check_finite(self._passages, "embeddings of passages")
+        self._searcher, num_leaves = _build_scann(library, self._passages, k)
+        size = min(NUM_SAMPLE_QUERIES, len(sample_queries))
+        chosen = np.sort(np.random.default_rng(0).permutation(len(sample_queries))[:size])
+        sample = np.ascontiguousarray(sample_queries[chosen], np.float32)
+        _check_finite(sample, "embeddings of queries")
+        exact_scores, _ = _search_exact(sample, self._passages, k)
+        self._leaves = max(1, num_leaves // 10)
+        while True:
+            found, _ = self._query(sample)
+            self.recall = _recall(found, exact_scores)
+            if self.recall >= TARGET_RECALL or self._leaves >= num_leaves:
+                break
+            self._leaves = min(2 * self._leaves, num_leaves)
+        level = logging.INFO if self.recall >= TARGET_RECALL else logging.WARNING
+        logging.log(
+            level, "ScaNN finds %.3f of exact search (%d queries, k=%d)", self.recall, size, k
+        )
+
+    def search(self, query_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 [Q, k] and rows int64 [Q, k], best first."""
+        queries = np.ascontiguousarray(query_embeddings, np.float32)
+        _check_finite(queries, "embeddings of queries")
+        scores, rows = self._query(queries)
+        return scores, self._kept[rows]
+
+    def _query(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = self._searcher.search_batched_parallel(
+            queries, leaves_to_search=self._leaves
+        )
+        rows, scores = np.asarray(rows).astype(np.int64), np.asarray(scores, np.float32)
+        # Too few leaves can hold fewer than k passages; ScaNN fills up with NaN.
+        short = ~np.isfinite(scores).all(axis=1)
+        if short.any():
+            scores[short], rows[short] = _search_exact(queries[short], self._passages, self._k)
+        order = np.lexsort((rows, -scores), axis=1)
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _recall(found_scores: np.ndarray, exact_scores: np.ndarray) -> float:

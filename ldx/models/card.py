@@ -19,7 +19,8 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
       student: the model.
       facts: all optional. `base`: the path of the base model; `collection`: what it was trained
         for; `num_lists`: training lists; `losses`: settings by loss; `step`: of the parameters;
-        `config`: the whole experiment; `results`: metrics by system, base and trained among them;
+        `config`: the whole experiment; `provenance`: how the lists of each collection were made,
+        by the manifest of its records; `results`: metrics by system, base and trained among them;
         `output`: the folder, as the examples name it.
     """
     base = base_name(str(facts.get("base", student.folder)))
@@ -31,7 +32,8 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         _facts(student, base, facts),
         _results(facts.get("results") or {}),
         _usage(student, str(facts.get("output", "FOLDER"))),
-        _config(facts.get("config")),
+        _folded("How the training lists were made", facts.get("provenance")),
+        _folded("The whole experiment", facts.get("config")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -89,6 +91,7 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
         "License of the base model": license_of(student.folder) or UNKNOWN_LICENSE,
         "Training data": facts.get("collection"),
         "Training lists": facts.get("num_lists"),
+        "Teachers": _teachers(facts.get("provenance") or {}),
         "Losses": _losses(facts.get("losses") or {}),
         "Steps": facts.get("step"),
         "Embeddings": f"{student.embedding_size} dimensions, {config.pooling} pooling, {norm}",
@@ -99,6 +102,14 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     return "\n".join(["## The model", "", "| | |", "|---|---|", *lines])
+
+
+def _teachers(provenance: Mapping[str, Any]) -> str:
+    found = [teacher for each in provenance.values() for teacher in each.get("teachers", ())]
+    told = [
+        f"{t['name']} ({base_name(t['model'])})" if t.get("model") else t["name"] for t in found
+    ]
+    return ", ".join(dict.fromkeys(told))
 
 
 def _losses(losses: Mapping[str, Any]) -> str:
@@ -135,9 +146,9 @@ scores = model.similarity(queries, passages)
 With ldx: `python -m ldx.search --model={output} --corpus=CORPUS "a query"`"""
 
 
-def _config(config: Mapping[str, Any] | None) -> str:
-    if not config:
+def _folded(summary: str, values: Mapping[str, Any] | None) -> str:
+    """JSON under a line that opens it."""
+    if not values:
         return ""
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    summary = "<details><summary>The whole experiment</summary>"
-    return f"{summary}\n\n```json\n{text}\n```\n\n</details>"
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return f"<details><summary>{summary}</summary>\n\n```json\n{text}\n```\n\n</details>"

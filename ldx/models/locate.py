@@ -10,7 +10,7 @@ from ldx.errors import UserError
 from ldx.files import sha256_file
 from ldx.models.weights import WEIGHTS_NAME
 
-HUB_PATTERNS = ["*.json", "*.txt", "tokenizer*", "*.safetensors"]
+HUB_PATTERNS = ["*.json", "*.txt", "*.jinja", "tokenizer*", "*.safetensors"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "*.bin", "*.py"]
 
 _PACKAGE = re.compile(r"package:(?P<name>[\w.-]+)==(?P<version>[^#]+)(#sha256=(?P<sha>[0-9a-f]+))?")

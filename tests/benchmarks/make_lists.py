@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,23 @@ def find_lists(
 
     A query stays when its own passage is among them and each of them shares a word with it.
     """
-    bm25 = Bm25(texts)
+    with tempfile.TemporaryDirectory() as folder:
+        bm25 = Bm25.open_or_build(folder, texts, key="texts")
+        return _find_lists(bm25, queries, sources, num_lists, list_size)
+
+
+def _find_lists(
+    bm25: Bm25, queries: list[str], sources: np.ndarray, num_lists: int, list_size: int
+) -> Found:
     kept: list[str] = []
     parts = [(np.zeros((0, list_size), np.int32), np.zeros((0, list_size), np.float32))]
     with progress_bar(total=num_lists, desc="BM25 lists", unit="list") as bar:
         for start in range(0, len(queries), CHUNK):
             chunk = slice(start, start + CHUNK)
-            stays, rows, scores = own_first(bm25.scores(queries[chunk]), sources[chunk], list_size)
+            found = np.zeros((len(queries[chunk]), bm25.num_passages), np.float32)
+            for row, matches in zip(found, bm25.match_all(queries[chunk]), strict=True):
+                row[matches.rows] = matches.scores
+            stays, rows, scores = own_first(found, sources[chunk], list_size)
             kept += [queries[start + i] for i in np.flatnonzero(stays)]
             parts.append((rows, scores))
             bar.update(min(len(rows), num_lists - bar.n))

@@ -1,8 +1,12 @@
 """Tests of data_prep/bm25.py, against bm25s."""
 
+import pickle
+
 import bm25s
 import numpy as np
+import pytest
 
+from data_prep import bm25 as module
 from data_prep.bm25 import Bm25, tokenize
 
 CORPUS = [
@@ -12,28 +16,107 @@ CORPUS = [
     "",
     "Sample from a normal distribution",
 ]
-QUERIES = ["linear system system", "sort the samples", "unheardof", "normal array"]
+QUERIES = ["linear system system", "sort the samples", "unheardof", "normal array", "sort axis"]
 
 
-def test_scores_equal_bm25s():
+@pytest.fixture
+def index(tmp_path):
+    return Bm25.open_or_build(tmp_path, CORPUS, key="corpus")
+
+
+def dense_scores(index, queries):
+    scores = np.zeros((len(queries), index.num_passages), np.float32)
+    for row, matches in zip(scores, index.match_all(queries), strict=True):
+        row[matches.rows] = matches.scores
+    return scores
+
+
+def reference_scores(corpus, queries):
     reference = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    reference.index(tokenize(CORPUS), show_progress=False)
-    scores = Bm25(CORPUS).scores(QUERIES)
-    assert scores.shape == (4, 5)
-    assert scores.dtype == np.float32
-    for words, row in zip(tokenize(QUERIES), scores, strict=True):
-        np.testing.assert_allclose(row, reference.get_scores(words), atol=1e-6)
+    reference.index(tokenize(corpus), show_progress=False)
+    return np.stack([reference.get_scores(words) for words in tokenize(queries)])
 
 
-def test_pair_scores_equal_corpus_scores():
-    index = Bm25(CORPUS)
-    np.testing.assert_allclose(
-        index.pair_scores(QUERIES, CORPUS[:4]), np.diag(index.scores(QUERIES)), atol=1e-6
-    )
+@pytest.mark.parametrize("share", [0, 8, 10**9])
+def test_scores_equal_bm25s(index, monkeypatch, share):
+    """Summed over an array of all passages, or over the matches alone."""
+    monkeypatch.setattr(module, "DENSE_SHARE", share)
+    scores = dense_scores(index, QUERIES)
+    np.testing.assert_allclose(scores, reference_scores(CORPUS, QUERIES), atol=1e-6)
+    for query, matches in zip(QUERIES, index.match_all(QUERIES), strict=True):
+        assert (np.diff(matches.rows) > 0).all()
+        assert (matches.rows == index.match(query).rows).all()
 
 
-def test_pair_scores_of_a_shortened_text():
-    index = Bm25(CORPUS)
+def test_scores_of_a_real_collection_equal_bm25s(data_dir, tmp_path, monkeypatch):
+    """Built in many chunks."""
+    from ldx.eval import beir
+
+    monkeypatch.setattr(module, "CHUNK_TEXTS", 300)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 70)
+    dataset = beir.load_dataset(data_dir / "cranfield", "test")
+    index = Bm25.open_or_build(tmp_path, dataset.corpus.texts, key="cranfield")
+    queries = list(dataset.queries.values())
+    wanted = reference_scores(dataset.corpus.texts, queries)
+    np.testing.assert_allclose(dense_scores(index, queries), wanted, atol=2e-5)
+
+
+def test_moments_are_those_of_all_passages(index):
+    scores = reference_scores(CORPUS, QUERIES)
+    for row, matches in zip(scores, index.match_all(QUERIES), strict=True):
+        mean, deviation = matches.moments(len(CORPUS))
+        np.testing.assert_allclose([mean, deviation], [row.mean(), row.std()], atol=1e-6)
+        np.testing.assert_allclose(matches.scores_of(np.arange(5)), row, atol=1e-6)
+
+
+def test_pair_scores_equal_corpus_scores(index):
+    texts = [*CORPUS[:4], CORPUS[2]]
+    wanted = dense_scores(index, QUERIES)[range(5), [0, 1, 2, 3, 2]]
+    np.testing.assert_allclose(index.pair_scores(QUERIES, texts), wanted, atol=1e-6)
+
+
+def test_pair_scores_of_a_shortened_text(index):
     (whole,) = index.pair_scores(["banded system"], [CORPUS[0]])
     (shortened,) = index.pair_scores(["banded system"], ["Solve a linear system of equations"])
     assert 0 < shortened < whole
+
+
+def test_rarity_is_idf(index):
+    assert index.rarity("system") == pytest.approx(np.log1p((5 - 2 + 0.5) / 2.5))
+    assert index.rarity("unheardof") == 0
+
+
+def test_a_killed_build_goes_on_and_other_keys_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_TEXTS", 2)
+    whole = Bm25.open_or_build(tmp_path / "whole", CORPUS, key="k")
+    asked = []
+
+    class Texts:
+        def __init__(self, stop):
+            self.stop = stop
+
+        def __len__(self):
+            return len(CORPUS)
+
+        def __getitem__(self, number):
+            if number >= self.stop:
+                raise KeyboardInterrupt
+            asked.append(number)
+            return CORPUS[number]
+
+    Bm25.open_or_build(tmp_path / "cut", CORPUS, key="old")
+    with pytest.raises(KeyboardInterrupt):
+        Bm25.open_or_build(tmp_path / "cut", Texts(3), key="k")
+    asked.clear()
+    again = Bm25.open_or_build(tmp_path / "cut", Texts(9), key="k")
+    assert asked == [2, 3, 4]
+    np.testing.assert_array_equal(dense_scores(again, QUERIES), dense_scores(whole, QUERIES))
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"k", ".lock"}
+    copy = pickle.loads(pickle.dumps(again))
+    np.testing.assert_array_equal(dense_scores(copy, QUERIES), dense_scores(whole, QUERIES))
+
+
+def test_a_corpus_without_words(tmp_path):
+    index = Bm25.open_or_build(tmp_path, ["", "the"], key="none")
+    assert len(index.match("linear system").rows) == 0
+    assert index.match("linear").scores_of(np.array([0, 1])).tolist() == [0, 0]

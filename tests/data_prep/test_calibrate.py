@@ -1,127 +1,146 @@
-"""Tests of data_prep/calibrate.py and of the lists of data_prep/write_lists.py."""
+"""Tests of data_prep/calibrate.py and write_tfrecords.py: the numbers of lists, worked out anew."""
+
+import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from data_prep.calibrate import Filters, Scale, apply_filters, list_columns, own_columns
+from data_prep.calibrate import list_paths, load_lists, read_result
 from data_prep.candidates import Candidates
-from data_prep.choice import split_of
-from data_prep.generate_queries import Query
-from data_prep.write_lists import make_lists
-
-ALL_ON = Filters(3, 20, True, 25.0)
-INF = np.inf
-
-
-def test_scale_is_the_percentile_formula():
-    scores = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    p1, p99 = np.percentile(scores, [1, 99])
-    wanted = np.clip((scores - p1) / (p99 - p1), 0, 1)
-    np.testing.assert_allclose(Scale.fit(scores)(scores), wanted, atol=1e-6)
-    assert Scale.fit(np.ones(5))(np.ones(3)).tolist() == [0.5] * 3
+from data_prep.mine import candidate_paths, load_queries, query_shards
+from data_prep.passages import load_passages
+from data_prep.score import load_scores, score_paths
+from data_prep.stage import Workspace
+from ldx.data.records import ListSource, Manifest
+from tests.data_prep.toy import make_collection, make_config, run_stages
 
 
-def filtered(filters, human=False):
-    """Five queries: good, own not found, own second, too few candidates, low top score."""
-    scores = np.array(
-        [[9, 5, 4, 3], [9, 5, 4, 3], [5, 9, 4, 3], [9, 5, -INF, -INF], [1, 0, -1, -2]], np.float32
-    )
-    fused_rank = np.array([[1, 2, 3, 4], [0, 1, 2, 3], *[[1, 2, 3, 4]] * 3])
-    is_own = np.zeros((5, 4), bool)
-    is_own[:, 0] = True
-    keep, yields = apply_filters(scores, fused_rank, is_own, filters, human=human)
-    return keep.tolist(), yields
-
-
-def test_filters_and_their_yields():
-    keep, yields = filtered(ALL_ON)
-    assert keep == [True, False, False, False, True]
-    assert yields == {
-        "queries": 5,
-        "own passage found": 4,
-        "own passage first": 3,
-        "full list": 2,
-        "top score": 2,
-    }
-    assert filtered(Filters(3, 20, True, 80.0))[0] == [True, False, False, False, False]
-
-
-def test_every_filter_can_be_off():
-    assert filtered(Filters(1, None, False, None))[0] == [True] * 5
-    assert filtered(Filters(1, 0, False, 0.0))[0] == [True] * 5
-    assert filtered(Filters(1, None, True, None))[0] == [True, True, False, True, True]
-
-
-def test_human_queries_have_no_own_passage():
-    assert filtered(Filters(3, 20, True, None), human=True)[0] == [True, True, True, False, True]
-
-
-def test_a_made_query_has_its_own_passage_first():
-    scores = np.array([1, 5, 4, -INF, 3], np.float32)
-    columns = list_columns(scores, np.array([1, 0, 0, 0, 0]), 3, human=False)
-    assert columns.tolist() == [0, 1, 2]
-
-
-def test_a_human_query_has_the_highest_grade_first_then_the_teachers_order():
-    scores = np.array([9, 8, 7, 6, 5, 4, 3, 2], np.float32)
-    grades = np.array([1, 1, 2, 0, 0, 2, 1, 0])
-    # Column 2 is the best of grade 2; one other relevant passage has room beside it, the rest
-    # of them is left out, and is no negative either.
-    assert list_columns(scores, grades, 4, human=True).tolist() == [2, 0, 3, 4]
-    assert list_columns(scores, grades, 6, human=True).tolist() == [2, 0, 1, 3, 4, 7]
-    assert list_columns(scores, grades, 1, human=True).tolist() == [2]
-
-
-def test_own_columns_of_human_queries_are_none():
-    rows = np.array([[3, 1, -1], [4, -1, -1]])
-    assert own_columns(rows, [1, -1]).tolist() == [[False, True, False], [False] * 3]
-
-
-@pytest.fixture
-def mined():
-    num, width = 30, 10
+@pytest.fixture(scope="module")
+def workspace(tiny_bert, tmp_path_factory):
+    """Two teachers: the hybrid, and scores in a file, which lacks some pairs."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    config = make_config(make_collection(folder / "toy"), tiny_bert)
+    workspace = run_stages(config, folder / "work", ["corpus", "generate_queries", "mine"])
     rng = np.random.default_rng(0)
-    rows = np.stack([rng.permutation(40)[:width] for _ in range(num)]).astype(np.int32)
-    scores = -np.sort(-rng.normal(size=(num, width)).astype(np.float32), axis=1)
-    queries = [
-        Query(f"q{i}", "title" if i % 2 else "keywords", f"query {i}", int(rows[i, 0]), "", {})
-        for i in range(num - 1)
+    lines = [
+        f"{query.query_id}\td{row}\t{rng.normal() + 9 * (row == query.row):.6f}"
+        for query in load_queries(workspace)
+        for row in range(60)
+        if rng.random() > 0.05 or row == query.row
     ]
-    last = {int(rows[-1, 3]): 2, int(rows[-1, 5]): 1}
-    queries.append(Query("h", "human", "human query", -1, "", last))
-    rank = np.tile(np.arange(1, width + 1), (num, 1))
-    ones = np.ones((num, 4), np.float32)
-    return queries, Candidates(rows, rank, scores, 2 * scores, ones), scores
+    (folder / "scores.tsv").write_text("\n".join(lines) + "\n")
+    config.prep.teachers.file = ConfigDict(
+        {"kind": "run_file", "path": str(folder / "scores.tsv"), "weight": 3.0}
+    )
+    config.prep.shard_size = 11
+    return run_stages(config, folder / "work")
 
 
-def test_lists(mined):
-    queries, candidates, scores = mined
-    filters, order = Filters(4, 20, True, 0), np.random.default_rng(1).permutation(len(queries))
-    records, yields, scales = make_lists(queries, candidates, scores, filters, "c", order)
-    assert [r.query_id for r in records] == [q.query_id for q in queries]
-    assert set(yields) == set(scales) == {"title", "keywords", "human"}
-    for number, record in enumerate(records[:-1]):
-        np.testing.assert_array_equal(record.rows, candidates.rows[number, :4])
-        assert record.rows[0] == record.source_row
-        assert record.order_key == order[number]
-        assert record.labels.tolist() == [-1] * 4
-        assert (np.diff(record.teacher_scores) <= 0).all()
-        numbers = [i for i, q in enumerate(queries) if q.query_type == record.query_type]
-        scale = Scale.fit(scores[numbers])
-        np.testing.assert_array_equal(record.teacher_scores, scale(scores[number, :4]))
-        np.testing.assert_array_equal(record.raw_scores[:4], candidates.dense[number, :4])
-        np.testing.assert_array_equal(record.raw_scores[4:], candidates.bm25[number, :4])
-    human = records[-1]
-    assert human.rows.tolist() == candidates.rows[-1, [3, 0, 1, 5]].tolist()
-    assert human.labels.tolist() == [2, -1, -1, 1]
-    assert human.source_row == -1
-    assert human.order_key == order[-1]
+def of_type(workspace: Workspace, query_type: str):
+    """Queries, candidates and each teacher's scores of a type."""
+    parts = [p for p in query_shards(workspace) if p.queries[0].query_type == query_type]
+    paths = candidate_paths(workspace)
+    queries = [query for part in parts for query in part.queries]
+    candidates = Candidates.concatenate([Candidates.load(paths[p.name]) for p in parts])
+    width = candidates.rows.shape[1]
+    raw = []
+    for files in score_paths(workspace).values():
+        rows = [row for p in parts for row in load_scores(files[p.name])]
+        raw.append(np.stack([np.pad(r, (0, width - len(r)), constant_values=np.nan) for r in rows]))
+    return queries, candidates, raw
 
 
-def test_a_split_is_by_name_and_near_its_fraction():
-    names = [f"doc{i}" for i in range(2000)]
-    dev = [name for name in names if split_of(0.1, 0, name) == "dev"]
-    assert 150 < len(dev) < 250
-    assert dev == [name for name in reversed(names) if split_of(0.1, 0, name) == "dev"][::-1]
-    # A larger fraction keeps who is in dev.
-    assert set(dev) < {name for name in names if split_of(0.2, 0, name) == "dev"}
+def test_lists_are_the_best_by_the_weighted_mean_of_calibrated_scores(workspace):
+    for query_type, path in list_paths(workspace).items():
+        lists = load_lists(path)
+        queries, candidates, raw = of_type(workspace, query_type)
+        place = {query.query_id: i for i, query in enumerate(queries)}
+        every = load_queries(workspace)
+        kept = [place[every[number].query_id] for number in lists.numbers]
+        fused = 0
+        for weight, scores in zip((3, 1), raw, strict=True):  # by name: file, hybrid
+            low, high = np.nanpercentile(scores[kept], [1, 99])
+            fused = fused + weight * np.clip((scores[kept] - low) / (high - low), 0, 1) / 4
+        for i, number in enumerate(kept):
+            own = np.flatnonzero(candidates.rows[number] == queries[number].row)
+            order = np.argsort(-np.nan_to_num(fused[i], nan=-1), kind="stable")
+            order = [*own, *(c for c in order if c not in own)][:4]
+            np.testing.assert_array_equal(lists.rows[i], candidates.rows[number, order])
+            np.testing.assert_allclose(lists.teacher_scores[i], fused[i, order], atol=1e-6)
+            for t in range(2):
+                np.testing.assert_array_equal(lists.raw_scores[i, t], raw[t][number, order])
+
+
+def test_a_pair_that_one_teacher_lacks_enters_no_list(workspace):
+    _, candidates, (scores, hybrid) = of_type(workspace, "title")
+    assert (np.isnan(scores) & np.isfinite(hybrid) & (candidates.rows >= 0)).any()
+    for path in list_paths(workspace).values():
+        assert np.isfinite(load_lists(path).raw_scores).all()
+
+
+def test_the_report_tells_agreement_and_entropy(workspace):
+    facts = read_result(workspace)["facts"]["title"]
+    assert set(facts) == {"yields", "scales", "agreement", "entropy"}
+    assert -1 <= facts["agreement"]["file and hybrid"]["tau"] <= 1
+    lists = load_lists(list_paths(workspace)["title"])
+    p = np.exp(lists.teacher_scores.astype(np.float64) / 0.3)
+    p /= p.sum(axis=1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(axis=1) / np.log(4)
+    assert facts["entropy"]["median"] == pytest.approx(np.median(entropy), abs=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "word"), [(100.0, "flat"), (0.001, "one-hot")])
+def test_targets_that_teach_nothing_are_told(workspace, caplog, temperature, word):
+    config = workspace.config.copy_and_resolve_references()
+    config.loss.listwise_kl.teacher_temperature = temperature
+    run_stages(config, workspace.workdir, ["calibrate"])
+    assert f"almost {word}" in caplog.text
+    run_stages(workspace.config, workspace.workdir)
+
+
+def test_denoising_leaves_the_positive_alone(workspace):
+    config = workspace.config.copy_and_resolve_references()
+    config.prep.relative_margin = 0.6
+    config.prep.list_size = 3
+    other = run_stages(config, workspace.workdir, ["calibrate", "write_tfrecords"])
+    yields = read_result(other)["facts"]["title"]["yields"]
+    assert yields["entries over relative_margin"] > 0
+    for split in ("train", "dev"):
+        source = ListSource(other.records, split)
+        for record in (source[i] for i in range(len(source))):
+            positive, rest = record.teacher_scores[0], record.teacher_scores[1:]
+            assert (rest <= positive - 0.6 * abs(positive) + 1e-6).all()
+    run_stages(workspace.config, workspace.workdir)
+
+
+def test_the_manifest_has_the_provenance_of_every_stage(workspace):
+    manifest = Manifest.read(workspace.records)
+    assert [teacher["name"] for teacher in manifest.teachers] == ["file", "hybrid"]
+    assert manifest.teachers[0]["weight"] == 3.0
+    assert manifest.yields["corpus"]["passages"] == 60
+    assert manifest.yields["score"]["file"]["not scored"] > 0
+    assert "title" in manifest.yields["calibrate"]["facts"]
+    provenance = manifest.provenance()
+    assert {"teachers", "calibration", "yields", "seed", "versions"} <= set(provenance)
+    json.dumps(provenance)
+
+
+def test_near_duplicates_are_nobodys_candidates(tiny_bert, tmp_path):
+    root = make_collection(tmp_path / "toy")
+    config = make_config(root, tiny_bert)
+    config.prep.keep_digits = False  # which makes many passages begin alike
+    path = root / "corpus.jsonl"
+    first = json.loads(path.read_text().splitlines()[0])
+    copies = [json.dumps(first | {"_id": f"copy{i}"}) + "\n" for i in range(3)]
+    path.write_text(path.read_text() + "".join(copies))
+    workspace = run_stages(config, tmp_path / "work")
+    roles = load_passages(workspace).roles
+    assert roles.duplicate[60:].all()
+    assert not roles.duplicate[0]
+    assert not (roles.source & roles.excluded).any()
+    queries = load_queries(workspace)
+    assert not any(roles.duplicate[query.row] for query in queries)
+    for path in candidate_paths(workspace).values():
+        rows = Candidates.load(path).rows
+        assert not roles.excluded[rows[rows >= 0]].any()

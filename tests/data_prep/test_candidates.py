@@ -1,30 +1,25 @@
-"""Tests of data_prep/candidates.py."""
+"""Tests of data_prep/candidates.py and data_prep/retrievers.py."""
 
 import numpy as np
+import pytest
 
-from data_prep import candidates as module
-from data_prep.bm25 import Bm25
-from data_prep.candidates import Candidates, find_candidates, fuse, top_rows
+from configs import base
+from data_prep.candidates import Candidates, Selection, fuse, join_found, top_rows, z_scores
+from data_prep.dense import DenseModel
+from data_prep.passages import Passages, Roles
+from data_prep.retrievers import (
+    Bm25Retriever,
+    DenseRetriever,
+    retriever_sections,
+    second_moments,
+)
+from ldx.errors import UserError
+from tests.conftest import TINY_WORDS
 
-TEXTS = [f"word{i % 7} word{i % 5} common text number{i}" for i in range(40)]
-QUERIES = ["word1 number11", "word3 word4 common", "nothing known"]
-
-
-def embeddings(num, seed):
-    values = np.random.default_rng(seed).normal(size=(num, 8)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-def mine(depth=5, excluded=(), added=((0,), (0,), (0,))):
-    return find_candidates(
-        QUERIES,
-        Bm25(TEXTS),
-        embeddings(3, 0),
-        embeddings(40, 1),
-        depth=depth,
-        excluded=excluded,
-        added=added,
-    )
+RNG = np.random.default_rng(0)
+TEXTS = [" ".join(RNG.choice(TINY_WORDS, size=9)) for _ in range(40)]
+QUERIES = ["banded linear system", "drag of the wing", "zzz"]
+IDS = ["a", "b", "c"]
 
 
 def test_fuse_is_reciprocal_rank():
@@ -34,45 +29,134 @@ def test_fuse_is_reciprocal_rank():
     assert fuse([np.array([2]), np.array([1])], 1).tolist() == [1]
 
 
-def test_top_rows_breaks_ties_by_row_and_skips_infinite():
-    scores = np.array([1.0, 3.0, -np.inf, 3.0])
-    assert top_rows(scores, 10).tolist() == [1, 3, 0]
+@pytest.mark.parametrize("k", [1, 2, 3, 10])
+def test_top_rows_breaks_ties_by_row_and_skips_infinite(k):
+    rows, scores = np.array([7, 5, 2, 3, 4]), np.array([1.0, 3.0, -np.inf, 3.0, 3.0])
+    assert top_rows(rows, scores, k).tolist() == [3, 4, 5, 7][:k]
 
 
-def test_candidates_carry_scores_and_moments_of_the_whole_corpus():
-    found = mine()
-    lexical, dense = Bm25(TEXTS).scores(QUERIES), embeddings(3, 0) @ embeddings(40, 1).T
+@pytest.fixture(scope="module")
+def model(tiny_bert):
+    section = base.get_config().model.to_dict()
+    section |= {"path": str(tiny_bert), "query_max_length": 32, "passage_max_length": 64}
+    return DenseModel("student", section)
+
+
+def make_retrievers(model, folder, excluded=(), depth=5):
+    excluded = np.isin(np.arange(len(TEXTS)), excluded)
+    none = np.zeros(len(TEXTS), bool)
+    passages = Passages(TEXTS, "texts", Roles(excluded, none, ~excluded))  # type: ignore[arg-type]
+    return [
+        Bm25Retriever(passages, folder, depth),
+        DenseRetriever(model, passages, folder, depth, "exact", QUERIES),
+    ]
+
+
+def mine(model, folder, added=((0,), (0,), (0,)), selection=None, **options):
+    found = [each.find(QUERIES, IDS) for each in make_retrievers(model, folder, **options)]
+    return join_found(found, added, selection or Selection(options.get("depth", 5)))
+
+
+def all_scores(model, folder):
+    """Every score of both retrievers, [Q, R, N]."""
+    lexical = make_retrievers(model, folder)[0].find(QUERIES, IDS)
+    rows = np.arange(len(TEXTS))
+    dense = model.embed(QUERIES, "query") @ model.embed(TEXTS, "passage").T
+    return np.stack([np.stack([one.score(rows) for one in lexical]), dense], axis=1)
+
+
+def test_candidates_carry_scores_and_moments_of_the_whole_corpus(model, tmp_path):
+    found, scores = mine(model, tmp_path), all_scores(model, tmp_path)
     for query in range(3):
         valid = found.rows[query] >= 0
         rows = found.rows[query, valid]
         assert len(set(rows.tolist())) == len(rows)
         assert 0 in rows
-        np.testing.assert_allclose(found.bm25[query, valid], lexical[query, rows], atol=1e-6)
-        np.testing.assert_allclose(found.dense[query, valid], dense[query, rows], atol=1e-6)
+        np.testing.assert_allclose(found.scores[query][:, valid], scores[query][:, rows], atol=1e-5)
         assert (found.fused_rank[query, :5] == np.arange(1, 6)).all()
-        wanted = [f(x[query]) for x in (lexical, dense) for f in (np.mean, np.std)]
-        np.testing.assert_allclose(found.moments[query], wanted, atol=1e-6)
+        wanted = np.stack([scores[query].mean(axis=1), scores[query].std(axis=1)], axis=1)
+        np.testing.assert_allclose(found.moments[query], wanted, atol=1e-5)
     # No word of the last query is known: the dense ranking alone.
-    assert found.rows[2, :5].tolist() == top_rows(dense[2], 5).tolist()
+    dense_ranking = top_rows(np.arange(len(TEXTS)), scores[2, 1], 5)
+    assert found.rows[2, :5].tolist() == dense_ranking.tolist()
 
 
-def test_added_passages_are_no_finds_and_excluded_ones_are_absent():
-    plain = mine()
+def test_added_passages_are_no_finds_and_excluded_ones_are_absent(model, tmp_path):
+    plain = mine(model, tmp_path)
     excluded = plain.rows[0, :2].tolist()
     absent = next(r for r in range(40) if r not in plain.rows[0])
-    found = mine(excluded=excluded, added=((absent, 0), (0,), (0,)))
+    found = mine(model, tmp_path, excluded=excluded, added=((absent, 0), (0,), (0,)))
     assert not set(excluded) & set(found.rows.ravel().tolist())
     column = found.rows[0].tolist().index(absent)
     assert found.fused_rank[0, column] in (0, *range(1, 6))
     assert (found.fused_rank[found.rows < 0] == 0).all()
 
 
-def test_chunks_change_nothing(monkeypatch, tmp_path):
-    whole = mine()
-    monkeypatch.setattr(module, "SCORES_AT_ONCE", 1)
-    chunked = mine()
-    for name, values in vars(whole).items():
-        np.testing.assert_allclose(values, getattr(chunked, name), atol=1e-6, err_msg=name)
-    whole.save(tmp_path / "c.npz")
+def test_they_are_a_file_and_can_be_joined(model, tmp_path):
+    found = mine(model, tmp_path)
+    (tmp_path / "c.npz").write_bytes(found.to_bytes())
     loaded = Candidates.load(tmp_path / "c.npz")
-    assert all((vars(loaded)[name] == values).all() for name, values in vars(whole).items())
+    assert all((vars(loaded)[name] == values).all() for name, values in vars(found).items())
+    narrow = Candidates(*(x[..., :2] for x in list(vars(found).values())[:3]), found.moments)
+    both = Candidates.concatenate([narrow, found])
+    assert both.rows.shape == (6, found.rows.shape[1])
+    assert (both.rows[:3, 2:] == -1).all()
+    assert (both.take(np.array([4])).scores == found.scores[1]).all()
+
+
+def test_selections():
+    scores = np.array([9.0, 8.0, 7.9, 7.8, 1.0, 0.5, 0.0])
+    assert Selection(7).choose(scores).tolist() == list(range(7))
+    assert Selection(7, range_min=1, range_max=4).choose(scores).tolist() == [1, 2, 3]
+    assert Selection(7, range_min=2, num_candidates=2).choose(scores).tolist() == [2, 3]
+    spread = Selection(7, strategy="spread", num_candidates=3).choose(scores)
+    assert spread.tolist() == [0, 3, 6]  # near 9, 4.5 and 0
+    assert Selection(7, strategy="spread", num_candidates=50).choose(scores).tolist() == [*range(7)]
+
+
+def test_a_query_keeps_its_own_passage_whatever_is_selected(model, tmp_path):
+    whole = mine(model, tmp_path)
+    own = int(whole.rows[0, 0])
+    selection = Selection(5, range_min=2, range_max=4)
+    found = mine(model, tmp_path, added=((own,), (0,), (0,)), selection=selection)
+    assert found.rows[0, :3].tolist() == whole.rows[0, [0, 2, 3]].tolist()
+    assert found.fused_rank[0, :3].tolist() == [1, 3, 4]
+
+
+def test_z_scores_of_a_retriever_that_says_nothing_are_0():
+    scores, moments = np.ones((1, 2, 3)), np.array([[[1.0, 0.0], [0.0, 2.0]]])
+    assert z_scores(scores, moments).tolist() == [[[0, 0, 0], [0.5, 0.5, 0.5]]]
+
+
+def test_second_moments_are_those_of_all_passages(monkeypatch):
+    monkeypatch.setattr("data_prep.retrievers.BLOCK", 3)
+    embeddings = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float16)
+    mean, second = second_moments(embeddings)
+    exact = embeddings.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axis=0))
+    np.testing.assert_allclose(second, np.einsum("nd,ne->de", exact, exact) / 10)
+
+
+def test_another_model_has_its_own_prompts():
+    model = base.get_config().model.to_dict() | {"path": "student", "query_prompt": "q: "}
+    sections = retriever_sections(
+        {"a": {"kind": "dense"}, "b": {"kind": "dense", "path": "other", "dtype": "bfloat16"}},
+        model,
+    )
+    assert sections["a"][1] == model
+    assert sections["b"][1]["query_prompt"] is None
+    assert sections["b"][1]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"kind": "sparse"}, "known are bm25, run, dense"),
+        ({"kind": "bm25", "k1": 2}, r"retrievers\.x\.k1"),
+        ({"kind": "run"}, r"retrievers\.x\.path is missing"),
+        ({"kind": "dense", "poolin": "cls"}, "did you mean pooling"),
+    ],
+)
+def test_bad_retrievers_are_refused(section, message):
+    with pytest.raises(UserError, match=message):
+        retriever_sections({"x": section}, base.get_config().model.to_dict())

@@ -42,9 +42,10 @@ def test_remove_sentence_over_lines_and_markup():
 
 
 @pytest.fixture(scope="module")
-def extractor():
+def extractor(tmp_path_factory):
     texts = [PASSAGE, "Sort an array in place along its last axis, in ascending order of values."]
-    return Extractor(Bm25(texts), seed=0)
+    index = Bm25.open_or_build(tmp_path_factory.mktemp("bm25"), texts, key="texts")
+    return Extractor(index.rarity, seed=0)
 
 
 @pytest.mark.parametrize("query_type", TYPES)

@@ -1,32 +1,37 @@
-"""Tests of data_prep/generate_queries.py."""
+"""Tests of data_prep/generate_queries.py, query_sources.py and leaks.py."""
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from data_prep.generate_queries import (
-    Query,
-    TestQueries,
-    clean,
-    extract_queries,
-    human_queries,
-)
+from data_prep import query_sources
+from data_prep.engine import LocalEngine
+from data_prep.generate_queries import choose
+from data_prep.leaks import TestQueries
+from data_prep.llm import Answer
+from data_prep.passages import load_passages
+from data_prep.queries import Query, cut_into_shards, read_queries, write_queries
+from data_prep.query_sources import extractive_queries, human_queries, llm_queries
+from data_prep.settings import query_sources as parse_sources
+from data_prep.stage import Workspace
 from ldx.errors import UserError
-from ldx.eval.beir import Corpus, Dataset
+from tests.data_prep.toy import make_collection, make_config, run_stages
 
 
-def query(text, query_type="sentence", query_id="q"):
-    return Query(query_id, query_type, text, 0, "", {})
+def query(text, query_type="sentence", query_id="q", row=0):
+    excerpt = text if query_type == "sentence" else ""
+    return Query(query_id, query_type, text, row, excerpt, {}, f"d{row}")
 
 
-def test_clean_drops_and_counts():
+def test_choose_drops_and_counts():
     dropped: Counter[str] = Counter()
-    kept = clean(
+    kept = choose(
         [
             query("solve a linear system"),
             query("Solve a linear, system!", "title"),
+            query("solve a linear SYSTEM", "title", row=4),
             query(""),
             query("sorting"),
             query("please Compute the matrix  exponential now"),
@@ -37,7 +42,8 @@ def test_clean_drops_and_counts():
     )
     assert [q.text for q in kept] == ["solve a linear system", "linear algebra of things"]
     assert dropped == {
-        "equal to another": 1,
+        "equal to another of its passage": 1,
+        "equal to one of another passage": 1,
         "nothing to extract": 1,
         "too short": 1,
         "holds a test query": 1,
@@ -46,35 +52,136 @@ def test_clean_drops_and_counts():
 
 def test_human_queries_may_be_short_but_never_test_queries():
     dropped: Counter[str] = Counter()
-    kept = clean(
+    kept = choose(
         [query("deafness", "human"), query("acne", "human")], TestQueries(["Acne"]), dropped
     )
     assert [q.text for q in kept] == ["deafness"]
 
 
-def test_human_queries_keep_their_grades():
-    corpus = Corpus(["a", "b", "c"], [""] * 3, ["x", "y", "z"])
-    qrels = {"1": {"a": 2, "b": 1, "c": 0}, "2": {"c": 1}, "3": {"absent": 1}}
-    dataset = Dataset(Path(), "train", corpus, {"1": "one", "2": "two", "3": "three"}, qrels)
+@pytest.fixture(scope="module")
+def workspace(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("queries")
+    config = make_config(make_collection(folder / "toy"), tiny_bert)
+    config.prep.shard_size = 7
+    run_stages(config, folder / "work", ["corpus"])
+    return Workspace(config, folder / "work")
+
+
+def test_human_queries_keep_their_grades(workspace):
+    excluded = np.zeros(60, bool)
+    excluded[[1, 2, 4]] = True
     dropped: Counter[str] = Counter()
-    # c is held out
-    queries = list(human_queries(dataset, {"a": 0, "b": 1}, dropped))
-    assert [(q.query_id, q.row, q.relevant) for q in queries] == [("1", -1, {0: 2, 1: 1})]
-    assert dropped == {"no relevant passage": 2}
+    found = {q.query_id: q for q in human_queries(workspace, excluded, dropped)}
+    # q1 wants d1 and d2, q3 d3 and d4, q5 d5 and d6
+    assert "q1" not in found
+    assert dropped == {"human: no relevant passage": 1}
+    assert found["q3"].relevant == {3: 1}
+    assert found["q5"].relevant == {5: 1, 6: 1}
+    assert (found["q5"].row, found["q5"].group, found["q5"].needed_rows) == (-1, "d5", [5, 6])
 
 
-def test_queries_depend_on_no_order():
-    ids = ["a", "b"]
-    texts = ["The banded matrix is solved fast. It is sparse and large.", "Sort an array by value."]
-    options: dict[str, Any] = {"query_types": ("title", "keywords"), "seed": 0}
-    forward = {q.query_id: q.text for q in extract_queries(ids, texts, [0, 1], **options)}
-    backward = {
-        q.query_id: q.text for q in extract_queries(ids[::-1], texts[::-1], [0, 1], **options)
-    }
+def test_extractive_queries_depend_on_no_order(workspace):
+    passages, engine = load_passages(workspace), LocalEngine()
+    rows = np.arange(20)
+    forward = {q.query_id: q for q in extractive_queries(workspace, passages, rows, engine)}
+    backward = {q.query_id: q for q in extractive_queries(workspace, passages, rows[::-1], engine)}
     assert forward == backward
-    assert set(forward) == {"a:title", "a:keywords", "b:title", "b:keywords"}
+    assert len(forward) == 60
+    assert forward["d3:title"].group == "d3"
 
 
-def test_an_unknown_type_is_named():
-    with pytest.raises(UserError, match=r"\['poem'\]; known are"):
-        list(extract_queries(["a"], ["text"], [0], query_types=("poem",), seed=0))
+class FakeLlm:
+    """Answers badly at first, for good for one passage, and counts what it is asked."""
+
+    asked: ClassVar[Counter[tuple[str, int]]] = Counter()
+
+    def generate(self, requests, report=lambda count: None):
+        answers = []
+        for request in requests:
+            text = request.messages[-1]["content"]
+            passage = next(f"number{i} " for i in range(60) if f"number{i} " in text)
+            self.asked[passage, request.seed] += 1
+            times = sum(count for (name, _), count in self.asked.items() if name == passage)
+            if passage == "number5 ":
+                answers.append(Answer("", "", "the prompt is too long"))
+            elif passage == "number7 " or (passage == "number8 " and times == 1):
+                answers.append(Answer("I cannot write that.", "stop"))
+            else:
+                answers.append(Answer(f'Query: "how to use {passage.strip()} well"', "stop"))
+        return answers
+
+    def close(self):
+        """Nothing to give back."""
+
+
+@pytest.fixture
+def fake_llm(workspace, monkeypatch):
+    monkeypatch.setattr(query_sources, "make_llm", lambda config: FakeLlm())
+    FakeLlm.asked.clear()
+    config = workspace.config.copy_and_resolve_references()
+    config.prep.query_types = ("web_search_few_shot",)
+    config.prep.max_rejects = 0.1
+    config.prep.llm.backend = "openai"
+    return Workspace(config, workspace.workdir)
+
+
+def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
+    passages = load_passages(fake_llm)
+    rows = np.arange(20)
+    dropped: Counter[str] = Counter()
+    found = list(llm_queries(fake_llm, passages, rows, LocalEngine(), dropped))
+    name = "web_search_few_shot"
+    assert {q.row for q in found} == set(range(20)) - {5, 7}
+    assert {q.text for q in found if q.row == 8} == {"how to use number8 well"}
+    assert dropped == {
+        f"{name}: refused": 4,
+        f"{name}: request failed": 3,
+        f"{name}: no good answer in 3 attempts": 2,
+    }
+    asked = Counter(passage for passage, _ in FakeLlm.asked)
+    assert asked.pop("number5 ") == 3  # three seeds
+    assert asked.pop("number7 ") == 3
+    assert asked.pop("number8 ") == 2
+    assert set(asked.values()) == {1}
+    before = FakeLlm.asked.copy()
+    again = list(llm_queries(fake_llm, passages, rows, LocalEngine(), Counter()))
+    assert again == found
+    assert FakeLlm.asked == before
+
+
+def test_too_many_failures_end_the_job(fake_llm):
+    fake_llm.config.prep.max_rejects = 0.01
+    queries = llm_queries(
+        fake_llm, load_passages(fake_llm), np.arange(20), LocalEngine(), Counter()
+    )
+    with pytest.raises(UserError, match=r"1 of 20 records .*the prompt is too long \(1\)"):
+        list(queries)
+
+
+def test_an_unknown_type_is_named(workspace):
+    config = workspace.config.copy_and_resolve_references()
+    config.prep.query_types = ("poem",)
+    other = Workspace(config, workspace.workdir)
+    with pytest.raises(UserError, match=r"poem.*known are sentence"):
+        list(extractive_queries(other, load_passages(other), np.arange(2), LocalEngine()))
+
+
+@pytest.mark.parametrize("queries", ["", "llm+", "people", "extractive+llm"])
+def test_bad_sources_of_queries(queries):
+    with pytest.raises(UserError, match=r"config\.prep\.queries"):
+        parse_sources(queries)
+
+
+def test_queries_are_cut_into_shards_of_one_type(tmp_path):
+    some = [query("text", "title", f"t{i}") for i in range(5)]
+    some += [query("text", "human", f"h{i}") for i in range(2)]
+    write_queries(tmp_path / "q.jsonl", some)
+    shards = cut_into_shards(read_queries(tmp_path / "q.jsonl"), 2)
+    assert [shard.name for shard in shards] == [
+        "title-00000",
+        "title-00001",
+        "title-00002",
+        "human-00000",
+    ]
+    assert [list(shard.numbers) for shard in shards] == [[0, 1], [2, 3], [4], [5, 6]]
+    assert [q for shard in shards for q in shard.queries] == some

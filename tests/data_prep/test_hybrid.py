@@ -1,33 +1,25 @@
-"""Tests of data_prep/hybrid.py and of the choice of the weight in data_prep/score.py."""
+"""Tests of data_prep/hybrid.py, hybrid_teacher.py and cloze.py."""
 
 import ir_measures
 import numpy as np
 import pytest
 
-from data_prep.candidates import Candidates
-from data_prep.generate_queries import Query
-from data_prep.hybrid import WEIGHTS, best_weight, hybrid_scores, ndcg_at_10
-from data_prep.mine import Cloze
-from data_prep.score import choose_weight
+from data_prep.bm25 import Bm25
+from data_prep.candidates import Candidates, z_scores
+from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
+from data_prep.hybrid import WEIGHTS, best_weight, hybrid_scores, ndcg_at_10, ndcg_by_weight
+from data_prep.queries import Query
 
 
 def test_hybrid_is_the_weighted_sum_of_z_scores():
     rng = np.random.default_rng(0)
-    bm25, dense = rng.random((2, 3, 50), np.float32)
-    moments = np.stack([bm25.mean(1), bm25.std(1), dense.mean(1), dense.std(1)], 1)
-    wanted = 0.3 * (dense - dense.mean(1, keepdims=True)) / dense.std(1, keepdims=True)
-    wanted += 0.7 * (bm25 - bm25.mean(1, keepdims=True)) / bm25.std(1, keepdims=True)
-    np.testing.assert_allclose(hybrid_scores(bm25, dense, moments, 0.3), wanted, atol=1e-5)
-    # One score a query, as for the cloze test.
+    scores = rng.random((3, 2, 50), np.float32)
+    moments = np.stack([scores.mean(2), scores.std(2)], axis=2)
+    z = (scores - scores.mean(2, keepdims=True)) / scores.std(2, keepdims=True)
+    found = z_scores(scores, moments)
     np.testing.assert_allclose(
-        hybrid_scores(bm25[:, 0], dense[:, 0], moments, 0.3), wanted[:, 0], atol=1e-5
+        hybrid_scores(found[:, 0], found[:, 1], 0.3), 0.3 * z[:, 1] + 0.7 * z[:, 0], atol=1e-5
     )
-
-
-def test_a_retriever_that_says_nothing_counts_nothing():
-    moments = np.array([[0.0, 0.0, 0.0, 1.0]], np.float32)
-    scores = hybrid_scores(np.zeros((1, 2)), np.array([[1.0, 2.0]]), moments, 0.5)
-    assert scores.tolist() == [[0.5, 1.0]]
 
 
 def test_ndcg_equals_trec_eval():
@@ -51,39 +43,62 @@ def test_the_weight_is_a_half_unless_queries_say_otherwise():
     assert best_weight(clear) == 0.8
 
 
+SENTENCES = [f"The solver number{i} sorts rows." for i in range(40)]
+PASSAGES = [f"{SENTENCES[i]} A matrix of kind{i} is banded and large here." for i in range(40)]
+
+
+class Model:
+    """A dense retriever that knows a passage by its second sentence, its queries likewise."""
+
+    def embed(self, texts, kind):
+        embeddings = np.zeros((len(texts), 41), np.float32)
+        for row, text in zip(embeddings, texts, strict=True):
+            kinds = [w for w in text.replace(".", "").split() if w.startswith(("kind", "number"))]
+            row[int(kinds[-1].lstrip("kindumber")) if kinds else 40] = 1
+        return embeddings
+
+
 @pytest.fixture
-def verbatim():
-    """40 queries whose BM25 finds its own passage only by the sentence that was lifted."""
-    num, width = 40, 12
-    rng = np.random.default_rng(0)
-    rows = np.tile(np.arange(width, dtype=np.int32), (num, 1))
-    bm25 = rng.normal(size=(num, width)).astype(np.float32)
-    dense = rng.normal(size=(num, width)).astype(np.float32)
-    bm25[:, 0], dense[:, 0] = 9.0, 3.0
-    moments = np.tile(np.array([0, 1, 0, 1], np.float32), (num, 1))
-    queries = [Query(f"q{i}", "sentence", "text", 0, "sentence", {}) for i in range(num)]
-    found = Candidates(rows, rows + 1, bm25, dense, moments)
-    numbers = np.arange(num, dtype=np.int32)
-    cloze = Cloze(numbers, np.full(num, -1.0, np.float32), np.full(num, 2.9, np.float32))
-    return queries, found, cloze, numbers
+def verbatim(tmp_path):
+    """Queries cut out of passages: their words, which BM25 finds, are gone in the cloze test."""
+    bm25, model = Bm25.open_or_build(tmp_path, PASSAGES, key="p"), Model()
+    queries = [
+        Query(f"q{i}", "sentence", text.strip("."), i, text, {}, f"d{i}")
+        for i, text in enumerate(SENTENCES)
+    ]
+    rows = np.tile(np.arange(40, dtype=np.int32), (40, 1))
+    texts = [q.text for q in queries]
+    lexical = np.stack([m.scores_of(np.arange(40)) for m in bm25.match_all(texts)])
+    dense = model.embed(texts, "query") @ model.embed(PASSAGES, "passage").T
+    scores = np.stack([lexical, dense], axis=1)
+    moments = np.stack([scores.mean(2), scores.std(2)], axis=2)
+    return queries, Candidates(rows, rows + 1, scores, moments), bm25, model
 
 
 def test_the_lifted_sentence_does_not_speak_for_bm25(verbatim):
-    weight, curve, num_used = choose_weight(*verbatim)
-    assert num_used == 40
-    assert weight > 0.6
-    assert curve[1.0] > curve[0.0]
+    queries, found, bm25, model = verbatim
+    z = z_scores(found.scores, found.moments)
+    gains = np.eye(40)
+    with_sentence = ndcg_by_weight(z[:, 0], z[:, 1], found.rows < 0, gains).mean(axis=1)
+    assert with_sentence[0] == pytest.approx(1)  # BM25 alone is perfect
+    shortened = cloze_queries(queries, PASSAGES, seed=0)
+    assert len(shortened) == 40
+    assert all("number" not in text for text in shortened.values())
+    ndcg = cloze_ndcg(queries, shortened, found, bm25, model, lexical=0, dense=1)
+    assert ndcg.shape == (11, 40)
+    assert ndcg[0].mean() < 0.5
+    assert ndcg[-1].mean() == pytest.approx(1)
 
 
-def test_human_judgments_come_first(verbatim):
-    queries, found, cloze, numbers = verbatim
-    judged = [Query(q.query_id, "human", q.text, -1, "", {0: 1}) for q in queries]
-    found.dense[:, 0] = -9.0
-    weight, _, _ = choose_weight(judged, found, cloze, numbers)
-    assert weight < 0.5
+def test_queries_that_were_not_cut_out_have_no_cloze():
+    queries = [Query("q", "keywords", "solver rows", 0, "", {}, "d")]
+    assert cloze_queries(queries, PASSAGES, seed=0) == {}
 
 
-def test_too_few_queries_leave_the_default(verbatim):
-    queries, found, cloze, numbers = verbatim
-    few = Cloze(cloze.queries[:5], cloze.bm25[:5], cloze.dense[:5])
-    assert choose_weight(queries, found, few, numbers[:5]) == (0.5, {}, 0)
+def test_human_judgments_speak_for_themselves(verbatim):
+    _, found, _, _ = verbatim
+    judged = [Query(f"q{i}", "human", "x", -1, "", {i: 1}, f"d{i}") for i in range(40)]
+    found.scores[:, 1] = -np.eye(40)
+    ndcg = judged_ndcg(judged, found, lexical=0, dense=1)
+    assert ndcg[0].mean() == pytest.approx(1)
+    assert ndcg[-1].mean() < 0.1

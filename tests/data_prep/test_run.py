@@ -9,60 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from configs import base
-from data_prep import baselines, corpus, generate_queries, mine, score, write_lists
+from data_prep import calibrate, corpus, mine, score
 from data_prep.candidates import Candidates
 from data_prep.choice import split_of
 from data_prep.neighbours import neighbour_order
+from data_prep.passages import load_passages
 from data_prep.run import STAGES
 from data_prep.stage import Workspace
 from ldx.data.records import ListSource, Manifest, PassageSource
 from ldx.errors import UserError
 from ldx.eval import beir, metrics
+from tests.data_prep.toy import make_collection, make_config, run_stages
 
 ROOT = Path(__file__).parents[2]
-MODULES = (corpus, generate_queries, mine, score, write_lists, baselines)
-NOUNS = ["matrix", "array", "cell", "protein", "wing", "drag", "sample", "query", "drug", "blood"]
-VERBS = ["sorts", "solves", "indexes", "flows into", "sums", "lifts"]
-
-
-def make_collection(root: Path, num_passages: int = 60) -> Path:
-    doc_ids, texts, queries = [], [], {}
-    train: beir.Qrels = {}
-    test: beir.Qrels = {}
-    for i in range(num_passages):
-        a, b, c = NOUNS[i % 10], NOUNS[(i // 10 + i + 1) % 10], VERBS[i % 6]
-        doc_ids.append(f"d{i}")
-        texts.append(
-            f"The {a} number{i} {c} the {b} of system{i}. Every {b} has a mean and a random "
-            f"index{i} in the passage. A linear {a} is for the banded trial{i} and the air."
-        )
-        queries[f"q{i}"] = f"which {a} {c} system{i}"
-        (train if i % 2 else test)[f"q{i}"] = {f"d{i}": 1, f"d{(i + 1) % num_passages}": 1}
-    made = beir.Corpus(doc_ids, [f"title {i}" for i in range(num_passages)], texts)
-    beir.write_dataset(root, made, queries, {"train": train, "test": test})
-    return root
-
-
-def make_config(root: Path, model: Path) -> ConfigDict:
-    config = base.get_config()
-    config.data.root = str(root)
-    config.data.passage_template = "{title} {text}"
-    config.model.path = str(model)
-    config.model.query_max_length = 32
-    config.model.passage_max_length = 64
-    config.prep.candidate_depth = 20
-    config.prep.list_size = 4
-    config.prep.num_held_out = 3
-    config.prep.dev_fraction = 0.3
-    return config
-
-
-def run_stages(config: ConfigDict, workdir: Path, modules=MODULES) -> None:
-    for module in modules:
-        module.STAGE.run(Workspace(config, workdir))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +33,7 @@ def collection(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(collection, tiny_bert, tmp_path_factory):
     """A workspace with all stages done in this process."""
-    workdir = tmp_path_factory.mktemp("prepared")
-    config = make_config(collection, tiny_bert)
-    run_stages(config, workdir)
-    return Workspace(config, workdir)
+    return run_stages(make_config(collection, tiny_bert), tmp_path_factory.mktemp("prepared"))
 
 
 def read_lists(workspace: Workspace) -> dict[str, list]:
@@ -86,7 +43,7 @@ def read_lists(workspace: Workspace) -> dict[str, list]:
 
 def test_lists_keep_their_promises(prepared):
     passages = PassageSource(prepared.records)
-    held_out = set(corpus.load_held_out(prepared))
+    held_out = set(np.flatnonzero(load_passages(prepared).roles.held_out).tolist())
     assert len(passages) == 60
     assert len(held_out) == 3
     lists = read_lists(prepared)
@@ -107,18 +64,23 @@ def test_lists_keep_their_promises(prepared):
 def test_the_manifest_tells_where_lists_come_from(prepared):
     manifest = Manifest.read(prepared.records)
     assert manifest.collection == "toy"
-    assert [teacher["name"] for teacher in manifest.teachers] == ["dense", "bm25"]
-    assert sum(teacher["weight"] for teacher in manifest.teachers) == pytest.approx(1)
-    assert set(manifest.yields) == {"corpus", "generate_queries", "mine", "score", "write_lists"}
+    (teacher,) = manifest.teachers
+    assert (teacher["name"], teacher["kind"]) == ("hybrid", "hybrid")
+    assert 0 <= teacher["dense_weight"] <= 1
+    assert set(manifest.yields) == set(STAGES[: STAGES.index("write_tfrecords")])
+    assert manifest.calibration["teacher_temperature"] == 0.3
+    assert set(manifest.calibration["scales"]) == {"sentence", "keywords", "title"}
     assert manifest.passage_template == "{title} {text}"
     assert "in an order of all by the mean embedding" in manifest.order_key
 
 
 def test_order_keys_are_places_among_neighbours(prepared):
-    embeddings = np.load(prepared.prep / "embeddings" / "passages.npy")
-    rows = Candidates.load(prepared.prep / "candidates.npz").rows
-    places = neighbour_order(np.stack([embeddings[r[r >= 0][:20]].mean(axis=0) for r in rows]))
-    number = {q.query_id: i for i, q in enumerate(generate_queries.load_queries(prepared))}
+    embeddings = np.load(prepared.prep / "embeddings" / "student" / "passages.npy")
+    parts = [Candidates.load(path) for path in mine.candidate_paths(prepared).values()]
+    rows = Candidates.concatenate(parts).rows
+    means = [embeddings[np.sort(r[:20][r[:20] >= 0])].mean(axis=0) for r in rows]
+    places = neighbour_order(np.stack(means))
+    number = {q.query_id: i for i, q in enumerate(mine.load_queries(prepared))}
     for records in read_lists(prepared).values():
         assert all(record.order_key == places[number[record.query_id]] for record in records)
 
@@ -134,17 +96,18 @@ def test_baselines_find_what_they_should(prepared):
 
 def test_a_second_run_does_nothing_and_a_changed_key_does_what_follows(prepared, capsys):
     run_stages(prepared.config, prepared.workdir)
-    assert capsys.readouterr().out.count("up to date") == len(MODULES)
+    assert capsys.readouterr().out.count("up to date") == len(STAGES)
     changed = prepared.config.copy_and_resolve_references()
     changed.prep.list_size = 5
     run_stages(changed, prepared.workdir)
     said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert [name for name in STAGES if said[name] != "up to date"] == ["write_lists"]
+    done = [name for name in STAGES if said[name] != "up to date"]
+    assert done == ["mine", "calibrate", "write_tfrecords"]
     run_stages(prepared.config, prepared.workdir)
 
 
 def test_an_output_that_was_damaged_is_made_again(prepared, capsys):
-    path = prepared.prep / "scores.npz"
+    path = score.score_paths(prepared)["hybrid"]["title-00000"]
     good = path.read_bytes()
     path.write_bytes(good[:-7])
     run_stages(prepared.config, prepared.workdir)
@@ -152,11 +115,28 @@ def test_an_output_that_was_damaged_is_made_again(prepared, capsys):
     assert path.read_bytes() == good
 
 
+def shard_times(workspace: Workspace) -> dict[Path, int]:
+    folders = ("answers", "candidates", "scores")
+    paths = [p for name in folders for p in (workspace.prep / name).rglob("*.*")]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def test_a_changed_query_type_makes_no_other_again(collection, tiny_bert, tmp_path):
+    config = make_config(collection, tiny_bert)
+    config.prep.teachers.hybrid.dense_weight = 0.5
+    config.prep.query_types = ("sentence",)
+    before = shard_times(run_stages(config, tmp_path))
+    config.prep.query_types = ("sentence", "title")
+    after = shard_times(run_stages(config, tmp_path))
+    assert len(before) == 3
+    assert before.items() <= after.items()
+    assert {path.name.partition("-")[0] for path in after.keys() - before.keys()} == {"title"}
+
+
 def test_human_queries(collection, tiny_bert, tmp_path):
     config = make_config(collection, tiny_bert)
     config.prep.queries = "human"
-    run_stages(config, tmp_path)
-    workspace = Workspace(config, tmp_path)
+    workspace = run_stages(config, tmp_path)
     lists = read_lists(workspace)
     train_qrels = beir.load_dataset(collection, "train").qrels
     records = lists["train"] + lists["dev"]
@@ -201,10 +181,10 @@ def test_a_collection_of_the_users_is_never_overwritten(collection, tiny_bert, t
 def test_the_baselines_are_of_the_split_that_is_reported(prepared, collection, tiny_bert):
     config = make_config(collection, tiny_bert)
     config.eval.split = "train"
-    run_stages(config, prepared.workdir, [baselines])
+    run_stages(config, prepared.workdir, ["baselines"])
     run = metrics.read_run(prepared.baselines / "bm25.trec")
     assert set(run) == set(beir.load_dataset(collection, "train").queries)
-    run_stages(prepared.config, prepared.workdir, [baselines])
+    run_stages(prepared.config, prepared.workdir, ["baselines"])
 
 
 @pytest.mark.parametrize(
@@ -238,36 +218,50 @@ def get_config():
 
 
 BAD = {
-    "corpus": ("corpus.jsonl", lambda text: text + "{broken\n", "corpus.jsonl"),
+    "corpus": ("corpus.jsonl", lambda text: text + "{broken\n", "1 of 61 records"),
     "queries": ("queries.jsonl", lambda text: text[:-10] + "\n", "queries.jsonl"),
     "qrels": ("qrels/test.tsv", lambda text: text + "q0\td1\thigh\n", "not a whole number"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_broken_collections_are_refused_before_anything_is_written(case, tiny_bert, tmp_path):
+def test_broken_collections_are_refused_before_anything_is_made_of_them(case, tiny_bert, tmp_path):
     name, spoil, message = BAD[case]
     root = make_collection(tmp_path / "bad")
     (root / name).write_text(spoil((root / name).read_text()))
     workdir = tmp_path / "work"
     with pytest.raises(UserError, match=message):
-        corpus.STAGE.run(Workspace(make_config(root, tiny_bert), workdir))
-    assert not workdir.exists()
+        run_stages(make_config(root, tiny_bert), workdir, ["corpus"])
+    assert {path.name for path in workdir.rglob("*.*")} <= {"corpus.jsonl"}  # the rejects
+
+
+def test_a_broken_row_is_set_aside(tiny_bert, tmp_path):
+    root = make_collection(tmp_path / "bad")
+    path = root / "corpus.jsonl"
+    path.write_text(path.read_text() + "{broken\n")
+    config = make_config(root, tiny_bert)
+    config.prep.max_rejects = 0.1
+    workspace = run_stages(config, tmp_path / "work")
+    (line,) = (workspace.prep / "rejects" / "corpus.jsonl").read_text().splitlines()
+    assert "corpus.jsonl:61" in line
+    assert "not valid JSON" in (workspace.prep / "health.txt").read_text()
+    assert len(PassageSource(workspace.records)) == 60
 
 
 @pytest.mark.parametrize(
     ("key", "value", "module", "message"),
     [
-        ("collection", "wiki", corpus, "prep.collection is 'wiki'"),
-        ("queries", "llm", generate_queries, "prep.queries is 'llm'"),
-        ("query_types", ("poem",), generate_queries, "poem"),
-        ("teacher_weight", 1.5, score, "prep.teacher_weight is 1.5"),
-        ("list_size", 1000, write_lists, "no train lists"),
+        ("collection", "wiki", corpus, "no such file or folder"),
+        ("list_size", 1000, calibrate, "no lists: of each query type"),
+        ("teachers.hybrid.dense_weight", 1.5, score, "dense_weight=1.5"),
+        ("teachers.hybrid.bm25", "student", score, "of kind bm25 there are bm25"),
+        ("retrievers.bm25.kind", "sparse", mine, "known are bm25"),
     ],
 )
-def test_settings_that_cannot_be(prepared, tmp_path, key, value, module, message):
-    config = prepared.config.copy_and_resolve_references()
-    config.prep[key] = value
+def test_settings_that_cannot_be(prepared, key, value, module, message):
+    config = prepared.config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict({f"prep.{key}": value})
+    config.data.root = "" if key == "collection" else config.data.root
     with pytest.raises(UserError, match=message):
         module.STAGE.run(Workspace(config, prepared.workdir))
     run_stages(prepared.config, prepared.workdir)
@@ -287,8 +281,7 @@ def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, 
     config = make_config(data_dir / name, tiny_bert)
     config.prep.queries = "human"
     config.prep.num_held_out = 100
-    run_stages(config, tmp_path, (corpus, generate_queries))
-    queries = generate_queries.load_queries(Workspace(config, tmp_path))
+    queries = mine.load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
     assert kept - 100 < len(queries) <= kept + 90
     assert all(query.relevant for query in queries)
 
@@ -297,13 +290,14 @@ def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, 
 def command(collection, tiny_bert, tmp_path):
     """Start `python -m data_prep.run` on the toy collection in a process group of its own."""
     config = tmp_path / "config.py"
-    settings = make_config(collection, tiny_bert).to_json_best_effort()
-    config.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n\n"
-        f"def get_config():\n    return ConfigDict(json.loads({settings!r}))\n"
-    )
 
-    def start(*overrides: str) -> subprocess.Popen:
+    def start(*overrides: str, python: dict[str, str] | None = None) -> subprocess.Popen:
+        made = make_config(collection, tiny_bert).unlock()
+        made.prep.python.update(python or {})
+        config.write_text(
+            "import json\nfrom ml_collections import ConfigDict\n\n"
+            f"def get_config():\n    return ConfigDict(json.loads({made.to_json()!r}))\n"
+        )
         arguments = [f"--config={config}", f"--workdir={tmp_path / 'work'}", *overrides]
         return subprocess.Popen(
             [sys.executable, "-m", "data_prep.run", *arguments],
@@ -322,6 +316,19 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     return out, err
+
+
+def test_another_python_runs_a_stage(command, tmp_path):
+    start, _ = command
+    process = start("--config.prep.list_size=3", python={"mine": "/nowhere/python"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "prep.python.mine='/nowhere/python'" in err
+    named = tmp_path / "python"
+    named.write_text(f'#!/bin/sh\ntouch {tmp_path}/used; exec {sys.executable} "$@"\n')
+    named.chmod(0o755)
+    finish(start(python={"mine": str(named)}))
+    assert (tmp_path / "used").exists()
 
 
 def test_the_command_goes_on_after_a_kill(command):
@@ -366,3 +373,14 @@ def test_the_command_fails_with_exit_code_2(command):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "prep.list_size?" in err
+
+
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(command):
+    start, workdir = command
+    out, _ = finish(start("--dry-run"))
+    table = {" ".join(line.split()[1:-1]): line for line in out.splitlines()}
+    assert any("extractive queries" in line and "171" in line for line in table.values())
+    assert any("pairs of hybrid" in line and "3,420" in line for line in table.values())
+    assert "passages embedded by student" in out
+    assert "on this machine" in out
+    assert not workdir.exists()

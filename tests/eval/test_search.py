@@ -8,7 +8,7 @@ import pytest
 
 from ldx.errors import UserError
 from ldx.eval import search as module
-from ldx.eval.search import search
+from ldx.eval.search import Searcher, search
 
 
 def clustered(num_vectors: int, size: int, seed: int = 0) -> np.ndarray:
@@ -137,3 +137,21 @@ def test_without_scann(monkeypatch: pytest.MonkeyPatch) -> None:
     assert search(vectors[:9], vectors, 5).index == "exact"
     with pytest.raises(UserError, match=r"pip install ldx\[scann\]"):
         search(vectors[:9], vectors, 5, index="scann")
+
+
+@pytest.mark.parametrize("index", ["exact", "scann"])
+def test_excluded_passages_are_never_found(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
+    if index == "scann":
+        pytest.importorskip("scann")
+    monkeypatch.setattr(module, "PASSAGES_AT_ONCE", 70)
+    vectors = clustered(500, 16)
+    queries = vectors[:40]
+    excluded = np.random.default_rng(0).random(500) < 0.5
+    searcher = Searcher(vectors, 300, index, sample_queries=queries, excluded=excluded)
+    kept = np.flatnonzero(~excluded)
+    assert searcher.k == len(kept)
+    scores, places = by_numpy(queries, vectors[kept], len(kept))
+    for some in (slice(0, 7), slice(7, 40)):  # one index, several sets of queries
+        result = searcher.search(queries[some])
+        np.testing.assert_array_equal(np.sort(result.rows), np.sort(kept[places[some]]))
+        np.testing.assert_allclose(result.scores, scores[some], atol=1e-6)

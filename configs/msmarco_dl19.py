@@ -1,0 +1,43 @@
+"""Scores of real cross-encoders in files, as teachers: TREC Deep Learning 2019, 43 queries.
+
+    python -m data_prep.run --config=configs/msmarco_dl19.py --workdir=DIR --config.data.root=ROOT \
+        --config.prep.teachers.bert.path=ROOT/teacher_runs/idst_bert_p1.tsv.gz \
+        --config.prep.teachers.other.path=ROOT/teacher_runs/p_bert.tsv.gz \
+        --config.prep.retrievers.run.path=ROOT/teacher_runs/idst_bert_p1.tsv.gz
+    python -m ldx.train --config=configs/msmarco_dl19.py --workdir=DIR --config.data.root=ROOT
+
+ROOT is a folder in BEIR layout whose judged queries are split: qrels/train.tsv for training,
+qrels/test.tsv to measure. A run of BERT names the candidates; two runs score them, fused by mean.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Teachers' runs; arg "smoke" runs two minutes on local data instead."""
+    base.check_arg(arg)
+    config = base.get_config()
+    config.data.root = "data/msmarco_dl19"
+    config.model.passage_max_length = 128
+    config.prep.queries = "human"
+    config.prep.num_held_out = 0
+    config.prep.retrievers = ConfigDict({"run": {"kind": "run", "path": ""}})
+    config.prep.teachers = ConfigDict(
+        {
+            "bert": {"kind": "run_file", "path": ""},
+            "other": {"kind": "run_file", "path": ""},
+        }
+    )
+    config.prep.list_size = 16
+    config.prep.dev_fraction = 0.2
+    config.prep.min_top_score_percentile = None
+    base.use_calibration(config, "percentile", teacher_temperature=0.3)
+    config.loss.info_nce.weight = 0.0
+    config.data.batch_size = 8
+    config.optim.learning_rate = 2e-5
+    config.train.num_steps = 12
+    config.train.eval_every = 4
+    config.train.stop_on = None
+    return base.apply_smoke(config) if arg == "smoke" else config

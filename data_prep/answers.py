@@ -1,0 +1,368 @@
+"""What a language model answered, made into a query, or the reason why it is none.
+
+Models wrap a query in quotes, markdown, labels and small talk. All of it is taken off until nothing
+more comes off, so that cleaning what is clean changes nothing; then the query is judged.
+"""
+
+import functools
+import json
+import re
+import unicodedata
+
+from data_prep.prompts import AnswerRules, Prompt
+
+EMPTY = "empty"
+NO_QUERY = "no query"  # only talk around one, or it speaks of the passage
+REFUSED = "refused"
+CUT_OFF = "cut off"
+TOO_SHORT = "too short"
+TOO_LONG = "too long"
+COPIED = "copied from passage"
+COPIED_EXAMPLE = "copied from an example"
+REASONS = (EMPTY, NO_QUERY, REFUSED, CUT_OFF, TOO_SHORT, TOO_LONG, COPIED, COPIED_EXAMPLE)
+
+
+def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tuple[str, str]:
+    """The query in an answer.
+
+    Args:
+      answer: all that the model wrote.
+      prompt: what it was asked with; its `answer` are the rules.
+      passage: the passage it was asked about.
+      finish_reason: why the model stopped. `length` (at max_tokens) and `abort` mean that the end
+        is missing, `content_filter` that a server held the answer back.
+
+    Returns:
+      (query, "") or ("", one of REASONS). The query is one line of NFC text; cleaned again, as a
+      whole answer, it stays as it is.
+    """
+    if finish_reason == "content_filter":
+        return "", REFUSED
+    text, was_cut = _visible(answer), False
+    if finish_reason in ("length", "abort"):
+        text, was_cut = _whole_lines(text)
+    query = _unwrapped(text, prompt)
+    if query:
+        reason = _reason(query, prompt, passage)
+        return ("", reason) if reason else (query, "")
+    if was_cut:
+        return "", CUT_OFF
+    return "", NO_QUERY if _has_words(text) else EMPTY
+
+
+def num_words(text: str) -> float:
+    """How many words a text has, whatever its script.
+
+    What stands between spaces is a word if it has a letter or a digit. Of scripts without spaces,
+    two characters of Chinese or Japanese, or four letters of Thai, Lao, Burmese or Khmer, count as
+    one.
+    """
+    return sum(_weight(piece) for piece in _pieces(text))
+
+
+def _reason(query: str, prompt: Prompt, passage: str) -> str:
+    """Why `query` is none; "" if it is one."""
+    rules = prompt.answer
+    lower = query.casefold()
+    if _REFUSAL.match(query) or lower.startswith(tuple(x.casefold() for x in rules.refusals)):
+        return REFUSED
+    if _REFERENCE.search(query) or any(x.casefold() in lower for x in rules.references):
+        return NO_QUERY
+    if _PLACEHOLDER.fullmatch(query):
+        return NO_QUERY
+    if num_words(query) < rules.min_words:
+        return TOO_SHORT
+    if num_words(query) > rules.max_words or len(query) > rules.max_chars:
+        return TOO_LONG
+    if rules.max_copied_words and _copies(query, passage, rules.max_copied_words):
+        return COPIED
+    pieces = _pieces(query)
+    if any(pieces == _pieces(e.query) and passage != e.passage for e in prompt.examples):
+        return COPIED_EXAMPLE
+    return ""
+
+
+# ---- Words, in any script.
+
+_TWO_A_WORD = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_FOUR_A_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_PIECE = re.compile(f"[{_TWO_A_WORD}{_FOUR_A_WORD}]|[^\\s{_TWO_A_WORD}{_FOUR_A_WORD}]+")
+
+
+def _has_words(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _pieces(text: str) -> list[str]:
+    """Words, or single characters where a script has no spaces; without punctuation around."""
+    pieces = (_bare(piece) for piece in _PIECE.findall(text.casefold()))
+    return [piece for piece in pieces if piece]
+
+
+def _bare(piece: str) -> str:
+    start, end = 0, len(piece)
+    while start < end and not piece[start].isalnum():
+        start += 1
+    while end > start and not piece[end - 1].isalnum():
+        end -= 1
+    return piece[start:end]
+
+
+def _weight(piece: str) -> float:
+    if re.match(f"[{_TWO_A_WORD}]", piece):
+        return 0.5
+    return 0.25 if re.match(f"[{_FOUR_A_WORD}]", piece) else 1.0
+
+
+def _copies(query: str, passage: str, max_copied_words: int) -> bool:
+    """Whether a run of more than so many words stands in both, letter case and commas aside."""
+    pieces = _pieces(query)
+    within = f" {' '.join(_pieces(passage))} "
+    for start in range(len(pieces)):
+        weight = 0.0
+        for end, piece in enumerate(pieces[start:], start + 1):
+            weight += _weight(piece)
+            if weight > max_copied_words:
+                if f" {' '.join(pieces[start:end])} " in within:
+                    return True
+                break
+    return False
+
+
+# ---- What is no query.
+
+_KIND = (
+    r"(?:quer(?:y|ies)|questions?|claims?|titles?|headlines?|key ?(?:words?|phrases?)|statements?"
+    r"|search(?:es)?)"
+)
+_SOURCE = r"(?:passage|text|excerpt|paragraph|document|article|content|context|information|snippet)"
+_REFUSAL = re.compile(
+    r"(?:(?:i(?:['’]m| am) (?:very |so |really |truly )?sorry|sorry[,.!]|my apologies"
+    r"|i apologi[sz]e)[,.!;]? (?:but|however|as an?|there (?:is|are)|i (?:can|could|am|do|will"
+    r"|won|did|have)|i['’]m)"
+    r"|unfortunately, (?:i|there|the|this|no|it)\b"
+    r"|as an? (?:ai(?:,| (?:language )?(?:model|assistant))|large language|artificial intelligence)"
+    r"|es tut mir leid\b|leider kann ich\b|(?:je suis )?désolée?,|lo siento,|mi dispiace,|desculpe,"
+    r"|sinto muito,|很?抱歉|对不起[，,]|作为一个?(?:AI|人工智能)|申し訳|죄송합니다"
+    # "i can't write to a usb stick" is a search; a model writes I, and names what it withholds.
+    r"|(?-i:I (?:cannot|can not|can['’]t|could not|couldn['’]t|will not|won['’]t|do not|don['’]t"
+    r"|(?:am|['’]m) (?:unable|not able) to)|I['’]m (?:unable|not able) to)\s(?:[a-z]+ ){0,2}?"
+    r"(?-i:provide|create|generate|assist|fulfill?|comply|produce|formulate|engage|have access to"
+    r"|have enough|(?:write|answer|help|discuss) (?:an?|any|the|this|that|such|you|with))\b)",
+    re.IGNORECASE,
+)
+_REFERENCE = re.compile(
+    # "the passage of time" and "the passage between the islands" are no references.
+    r"\b(?:the|this|that) (?:passage|excerpt)\b"
+    r"(?! (?:of|between|from|through|to|into|across|around|along|under|beneath|over)\b)"
+    rf"|\b(?:the|this) (?:given|provided|above|following|preceding|quoted) {_SOURCE}\b"
+    rf"|\b(?:the|this) {_SOURCE} (?:above|below|provided|given)\b"
+    r"|\b(?:according to|based on|(?:mentioned|described|discussed|stated|presented|given|outlined"
+    r"|listed|provided|referred to|reported|shown) (?:in|by)) (?:the|this) (?:\w+ )?"
+    r"(?:text|paragraph|document|article|snippet|author|study)\b(?! of\b)"
+    r"|\b(?:the|this) (?:text|document|article|paragraph|author) (?:says?|states?|mentions?"
+    r"|describes?|discuss(?:es)?|explains?|suggests?|claims?|refers?|talks?|focuses)\b"
+    rf"|\bno {_SOURCE} (?:was|is|has been|were)? ?(?:provided|given|supplied|here)\b"
+    rf"|\b(?:provide|share|paste) (?:me )?(?:with )?(?:the|your|some) {_SOURCE}\b",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(
+    rf"\W*(?:n/?a|none|null|undefined|not applicable|(?:your |the |insert )*{_KIND}(?: here)?)\W*",
+    re.IGNORECASE,
+)
+
+
+# ---- What is taken off the whole answer.
+
+_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_REASONING_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?INST\]|<br ?/?>"
+)
+_FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
+_END = (".", "?", "!", "。", "？", "！", "؟", "।", "…")
+_CLOSERS = "\"'”’»›」』)]*_`"
+_BULLET = r"(?:[-*•–—·▪◦●‣➤→>]|#{1,6}|\(\d{1,2}\)|\d{1,2}\)"
+_LIST_MARK = re.compile(rf"(?:{_BULLET}|\d{{1,2}}\.)\s+)+")
+_LIST_MARK_NO_ORDINAL = re.compile(rf"(?:{_BULLET})\s+)+")
+# Languages that write "2." for second: "2. Weltkrieg" is no list of one item.
+_ORDINAL_DOT = ("cs", "da", "de", "et", "fi", "hr", "hu", "nb", "nn", "no", "pl", "sk", "sl", "tr")
+
+
+def _visible(answer: str) -> str:
+    """The answer without reasoning, special tokens, and characters that nobody sees."""
+    # Some chat templates open the reasoning themselves, and the answer only closes it.
+    text = _REASONING_END.split(_REASONING.sub("\n", answer))[-1]
+    text = _SPECIAL_TOKEN.sub("\n", text)
+    # Joiners belong to words in Persian, Hindi and others; the rest of Cf turns text around. Lone
+    # surrogates and U+FFFD are halves of characters that the end of the answer cut in two.
+    kept = [
+        c
+        for c in text
+        if c.isspace()
+        or c in "\u200c\u200d"
+        or (c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+    ]
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _whole_lines(text: str) -> tuple[str, bool]:
+    """What the end of the tokens did not hit, and whether it hit something."""
+    lines = [line.strip() for line in text.splitlines() if _has_words(line)]
+    if lines and lines[-1].rstrip(_CLOSERS).endswith(_END):
+        return "\n".join(lines), False
+    return "\n".join(lines[:-1]), True
+
+
+def _unwrapped(text: str, prompt: Prompt) -> str:
+    """The query in one line; "" where there is none."""
+    while True:  # every round takes something off or is the last
+        stripped = _first_line(_from_json(_visible(text), prompt), prompt)
+        if stripped == text:
+            return text
+        text = stripped
+
+
+def _first_line(text: str, prompt: Prompt) -> str:
+    """The first line that says something; of a list all items, where the query is one."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if not _FENCE.fullmatch(line)]
+    marks = [_LIST_MARK.match(line) for line in lines]
+    if prompt.language.split("-")[0] in _ORDINAL_DOT and len([m for m in marks if m]) < 2:
+        marks = [_LIST_MARK_NO_ORDINAL.match(line) for line in lines]
+    items: list[str] = []
+    for line, mark in zip(lines, marks, strict=True):
+        query = _line(line[mark.end() :] if mark else line, prompt.answer)
+        if query and not (prompt.answer.is_list and mark):
+            return query if not items else ", ".join(items)
+        if query:
+            items.append(query.rstrip(" ."))
+    return ", ".join(items)
+
+
+def _from_json(text: str, prompt: Prompt) -> str:
+    """The text inside, where a model answers in JSON; else `text`."""
+    inner = "\n".join(line for line in text.splitlines() if not _FENCE.fullmatch(line)).strip()
+    if not inner.startswith(("{", "[", '"')):
+        return text
+    try:
+        value = json.loads(inner)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, dict):
+        labels = {label.casefold() for label in prompt.answer.labels}
+        named = [v for k, v in value.items() if k.casefold().replace("_", " ") in labels]
+        value = next(iter([*named, *value.values()]), "")
+    if isinstance(value, list):
+        texts = [x for x in value if isinstance(x, str)] or [""]
+        value = ", ".join(texts) if prompt.answer.is_list else texts[0]
+    return value if isinstance(value, str) else text
+
+
+# ---- What is taken off a line.
+
+_COLON = r"(?::(?=[\s\"“'‘«*]|$)|：)\s*"
+_TALK = re.compile(
+    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|got it|understood|gladly)"
+    r"(?:[!.:]+(?=\s|$)\s*|, ?(?=here|i\b|let\b|below|this|the following|based on))"
+    r"|i(?:['’]d| would) be (?:happy|glad)\b[^.!:]{0,80}[.!:]\s*"
+    r"|(?:i(?:['’]ll| will| can|['’]ve| have)|let me) (?:\w+ )?(?:write|generate|create|provide"
+    r"|think|suggest|formulate|written|generated|created)\b[^.!:?]{0,80}[.!:]\s*"
+    r"|here (?:you go|it is|we go)[.!:]*\s*"
+    # "Based on the passage, here is a possible question: …"
+    r"|(?:(?:based on|given|from|using|after reading)\b[^:,]{0,60}, ?)?(?:here(?:['’]s| is| are)"
+    r"|below (?:is|are)|the following (?:is|are)|hier (?:ist|sind)|voici|aquí (?:tienes|está|hay)"
+    rf"|aqui está|ecco|以下是|这是)[^:：?？]{{0,160}}{_COLON}"
+    # "A question that somebody might ask is: …"
+    rf"|(?=[^:：]{{0,140}}\b(?:{_KIND}|users?|person|(?:some|any)?one|somebody|people)\b)"
+    r"[^:：.?!]{0,120}\b(?:(?:is|are|be|as|asks?|types?|enter|search(?: for)?|look up) ?"
+    rf"{_COLON}|(?:might|could|would|may) (?:ask|type|enter|search(?: for)?|google),? (?=[\"“]))"
+    rf"|here(?:['’]s| is| are) (?:an?|one|my|your|some|\d)\b[^.?!:]{{0,80}}\b{_KIND}\b"
+    r"[^?!:.]{0,80}[.!]?$"
+    r"|(?:passage|document)\s?:.*",
+    re.IGNORECASE,
+)
+_NOTE = re.compile(
+    rf"\s*[(\[](?:(?:note|answer|source|explanation|word count)\b|\d+ words?|this {_KIND})"
+    r"[^)\]]*[)\]]?$"
+    r"|(?<=[.?!。？！])\s*(?:answer|a|explanation|note|passage|rationale)\s?:\s.*$",
+    re.IGNORECASE,
+)
+_MARKDOWN = (
+    (re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*"), r"\1"),
+    (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"), r"\1"),
+    (re.compile(r"(?<!\w)(_{1,2})(?=[^\s_])([^_]*\s[^_]*)(?<=\S)\1(?!\w)"), r"\2"),
+    (re.compile(r"`+"), ""),
+    (re.compile(r"^<(\w{1,20})>(.*)</\1>$"), r"\2"),
+)
+_QUOTES = (
+    '""', "''", "“”", "‘’", "„“", "„”", "‚‘", "«»", "»«", "‹›", "›‹", "””", "’’",
+    "＂＂", "「」", "『』", "《》", "[]",
+)  # fmt: skip
+_DOUBLE = '"“”„'
+_QUALIFIERS = (
+    r"(?:(?:web|search|possible|potential|example|sample|generated|suggested|final|user|relevant"
+    r"|specific|natural|short|concise|fact-check\w*|new|my|the) )"
+)
+
+
+def _line(line: str, rules: AnswerRules) -> str:
+    """A line without what stands around its query; "" where it has none."""
+    label = _label_pattern(rules.labels)
+    before = None
+    while line != before:
+        before = line
+        line = _unquoted(line)
+        for pattern, inside in _MARKDOWN:
+            line = pattern.sub(inside, line)
+        line = label.sub("", line)
+        line = line[match.end() :] if (match := _TALK.match(line)) else line
+        line = _NOTE.sub("", line).strip(" ,;")
+    if rules.is_list:
+        line = ", ".join(_unquoted(item) for item in line.split(", "))
+    return "" if line.endswith((":", "：")) or not _has_words(line) else line
+
+
+@functools.lru_cache
+def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """`Question:`, `Search query 2 -`, `[Query]:`, or the word alone, at the start of a line."""
+    known = [*labels, "Answer", "Response", "Output", "Assistant"]
+    names = "|".join(re.escape(label) for label in sorted(known, key=len, reverse=True))
+    number = r"(?: ?\(?#?\d{1,2}\)?)?"
+    return re.compile(
+        rf"^[\[(*_<#\s]*{_QUALIFIERS}{{0,3}}(?:{names}){number}[\])*_>]*\s*"
+        r"(?:[:：]|(?<=\s)[-–—]\s|$)[*_]*\s*",
+        re.IGNORECASE,
+    )
+
+
+def _unquoted(text: str) -> str:
+    """`text` without the quotation marks around all of it, and without one that has no partner."""
+    for pair in _QUOTES:
+        opener, closer = pair[0], pair[1]
+        end = text.rfind(closer)
+        inner, tail = text[1:end].strip(), text[end + 1 :]
+        is_whole = text.startswith(opener) and len(tail) < 3 and not tail.strip(".,;:!?。？！")
+        if is_whole and inner and _is_around(inner, opener, closer):
+            return inner + ("" if inner.endswith(_END) else tail)
+    is_alone = sum(text.count(mark) for mark in _DOUBLE) == 1
+    # A last one may mean inches.
+    if is_alone and (text[0] in _DOUBLE or (text[-1] in _DOUBLE and not text[-2:-1].isdigit())):
+        return text.strip(_DOUBLE).strip()
+    return text
+
+
+def _is_around(inner: str, opener: str, closer: str) -> bool:
+    """Whether marks around `inner` belong together: not so in `"this" or "that"`."""
+    depth = 0
+    for place, mark in enumerate(inner):
+        before, after = inner[place - 1 : place], inner[place + 1 : place + 2]
+        if mark not in (opener, closer) or (mark in "'’" and before.isalnum() and after.isalnum()):
+            continue
+        opens = mark == opener and (mark != closer or (depth == 0 and not before.strip(" ([")))
+        depth += 1 if opens else -1
+        if depth < 0:
+            return False
+    return True

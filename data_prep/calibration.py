@@ -1,0 +1,185 @@
+"""Scores of teachers brought to [0, 1], per query type, and several teachers fused.
+
+Q queries, C candidates a query, T teachers. What was not scored is NaN.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import scipy.stats
+
+LOW, HIGH = 1.0, 99.0  # percentiles that become 0 and 1
+MOST_DEVIATIONS = 3.0  # of a z-score, on either side, that become 0 and 1
+
+
+class Calibration(Protocol):
+    """Brings scores to [0, 1]; fitted to the scores of one teacher and query type."""
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
+
+    def facts(self) -> dict[str, float]:
+        """What it was fitted to, for the manifest."""
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """(score − low) / (high − low), clipped to [0, 1]; 0.5 everywhere when all were equal.
+
+    low and high are the 1st and 99th percentile (CADET, arXiv 2505.19274).
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "Percentile":
+        """Take the percentiles of all finite scores."""
+        low, high = np.percentile(scores[np.isfinite(scores)].astype(np.float64), [LOW, HIGH])
+        return cls(float(low), float(high))
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores."""
+        return np.clip(_linear(scores, self.low, self.high), 0.0, 1.0).astype(np.float32)
+
+    def facts(self) -> dict[str, float]:
+        """Its percentiles."""
+        return {"low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """z = (score − mean) / deviation; −3 … 3 become 0 … 1, what is beyond is clipped."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "ZScore":
+        """Take the moments of all finite scores."""
+        finite = scores[np.isfinite(scores)].astype(np.float64)
+        return cls(float(finite.mean()), float(finite.std()))
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores."""
+        reach = MOST_DEVIATIONS * self.deviation
+        scaled = _linear(scores, self.mean - reach, self.mean + reach)
+        return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+    def facts(self) -> dict[str, float]:
+        """Its moments."""
+        return {"mean": self.mean, "deviation": self.deviation}
+
+
+@dataclass(frozen=True)
+class Rank:
+    """1 for the first of a query's n candidates, 0 for the last, at equal steps; ties share."""
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "Rank":
+        """Nothing is fitted."""
+        return cls()
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores."""
+        ranks = scipy.stats.rankdata(scores, axis=1, nan_policy="omit")
+        count = np.isfinite(scores).sum(axis=1, keepdims=True)
+        scaled = (ranks - 1) / np.maximum(count - 1, 1)
+        return np.where(count > 1, scaled, np.where(np.isfinite(scores), 0.5, np.nan)).astype(
+            np.float32
+        )
+
+    def facts(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+
+METHODS: Mapping[str, type[Percentile] | type[ZScore] | type[Rank]] = {
+    "percentile": Percentile,
+    "z_score": ZScore,
+    "rank": Rank,
+}
+DESCRIPTIONS = {
+    "percentile": "percentiles 1 and 99 to 0 and 1, clipped, by teacher and query type",
+    "z_score": "z-scores -3 and 3 to 0 and 1, clipped, by teacher and query type",
+    "rank": "ranks within a list, the first to 1, the last to 0",
+}
+
+
+def _linear(scores: np.ndarray, low: float, high: float) -> np.ndarray:
+    scores = scores.astype(np.float64)
+    if high <= low:
+        return np.where(np.isnan(scores), np.nan, 0.5)
+    return (scores - low) / (high - low)
+
+
+def fuse_scores(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted mean of teachers' scores, float32 [Q, C]; NaN where any teacher has none."""
+    total = sum(weights)
+    fused = sum(w * s.astype(np.float64) for w, s in zip(weights, scores, strict=True))
+    return np.asarray(fused / total, np.float32)
+
+
+def order_scores(raw: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Scores [Q, C] that order candidates as their teachers do, before anything is fitted to lists.
+
+    One teacher's are its own; of several, each is scaled by its percentiles over all candidates,
+    unclipped, so that no two candidates become equal.
+    """
+    if len(raw) == 1:
+        return raw[0]
+    scaled = []
+    for scores in raw:
+        scale = Percentile.fit(scores)
+        scaled.append(_linear(scores, scale.low, scale.high))
+    return fuse_scores(scaled, weights)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two teachers order the same candidates alike, a mean over queries.
+
+    Attributes:
+      tau: Kendall's tau-b.
+      top_1: the share of queries with the same best candidate.
+    """
+
+    tau: float
+    top_1: float
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
+    """The agreement of two teachers' scores [Q, C]; queries with fewer than two are left out."""
+    taus, same = [], []
+    for one, other in zip(first, second, strict=True):
+        both = np.isfinite(one) & np.isfinite(other)
+        if both.sum() < 2:
+            continue
+        tau = scipy.stats.kendalltau(one[both], other[both]).statistic
+        taus.append(0.0 if np.isnan(tau) else tau)
+        same.append(one[both].argmax() == other[both].argmax())
+    if not taus:
+        return Agreement(float("nan"), float("nan"))
+    return Agreement(float(np.mean(taus)), float(np.mean(same)))
+
+
+def normalized_entropy(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Entropy of softmax(scores / temperature) by that of the flat distribution, float64 [Q].
+
+    1: all entries alike, nothing to learn; 0: all on one entry, no more than a label. Lists of
+    fewer than two entries have NaN.
+
+    Args:
+      scores: [Q, L]; NaN is no entry.
+      temperature: the teacher's.
+    """
+    logits = np.where(np.isfinite(scores), scores.astype(np.float64) / temperature, -np.inf)
+    size = np.isfinite(logits).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logits = logits - logits.max(axis=1, keepdims=True)
+        probability = np.exp(logits)
+        probability /= probability.sum(axis=1, keepdims=True)
+        parts = np.where(probability > 0, probability * np.log(probability), 0.0)
+        return np.where(size > 1, -parts.sum(axis=1) / np.log(size), np.nan)

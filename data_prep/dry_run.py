@@ -1,0 +1,245 @@
+"""What a configuration will cost: passages, prompts, tokens and pairs, and hours by a small sample.
+
+Nothing is written. The sample is really embedded, asked and scored, so models are loaded.
+"""
+
+import datetime
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_prep.api_docs import collect
+from data_prep.choice import draw
+from data_prep.dense import DenseModel
+from data_prep.hybrid_teacher import HYBRID
+from data_prep.llm import LlmConfig, Request, make_llm
+from data_prep.prompts import load_prompts, request_seed
+from data_prep.readers import read_passages
+from data_prep.retrievers import retriever_sections
+from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources
+from data_prep.stage import Workspace
+from data_prep.teachers import Pairs, make_teacher
+from ldx.data.schema import passage_text
+from ldx.eval import beir
+from ldx.progress import progress_bar
+from ldx.settings import build
+
+SAMPLE_PASSAGES = 64
+SAMPLE_PROMPTS = 16  # of all types together
+SAMPLE_PAIRS = 64
+CHARS_PER_TOKEN = 4.0  # of English, where no tokenizer tells
+SAMPLE_QUERY = "what is known about this"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a run costs.
+
+    Attributes:
+      stage: of data_prep.
+      what: is done, such as `prompts of question`.
+      number: how often.
+      tokens: of all of them; 0 where none are counted.
+      seconds: on this machine with this config; NaN where no sample was measured.
+    """
+
+    stage: str
+    what: str
+    number: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of a corpus: its size, and a sample of texts as they are prepared."""
+
+    num_passages: int
+    sample: list[tuple[str, str]]  # doc_id and text
+
+
+def survey(workspace: Workspace) -> Corpus:
+    """Count the passages, and draw a sample by their doc_ids."""
+    config = workspace.config
+    template, max_chars = config.data.passage_template, config.data.max_chars
+    number = 0
+    drawn: list[tuple[float, str, str]] = []
+    for doc_id, title, text in progress_bar(_texts(workspace), desc="passages", unit=" passages"):
+        number += 1
+        drawn.append((draw(config.seed, "dry run", doc_id), doc_id, title + "\0" + text))
+        if len(drawn) >= 16 * SAMPLE_PASSAGES:
+            drawn = sorted(drawn)[:SAMPLE_PASSAGES]
+    sample = []
+    for _, doc_id, both in sorted(drawn)[:SAMPLE_PASSAGES]:
+        title, _, text = both.partition("\0")
+        sample.append((doc_id, passage_text(title, text, template, max_chars)))
+    return Corpus(number, sample)
+
+
+def _texts(workspace: Workspace) -> Any:
+    prep = workspace.config.prep
+    if prep.collection == "api_docs":
+        docs = collect(prep.packages, prep.max_passages, workspace.config.seed).docstrings
+        return ((doc.name, "", doc.body) for doc in docs)
+    source = str(workspace.dataset) if prep.collection == "beir" else prep.collection
+    passages = read_passages(source, reject=lambda *_: None)
+    return ((p.doc_id, p.title, p.text) for _, p in passages)
+
+
+def estimate(workspace: Workspace) -> list[Cost]:
+    """The costs of all stages, in their order."""
+    prep = workspace.config.prep
+    corpus = survey(workspace)
+    costs = [Cost("corpus", "passages", corpus.num_passages, 0, float("nan"))]
+    most = prep.max_source_passages
+    held_out = min(prep.num_held_out, corpus.num_passages // 20)
+    num_sources = corpus.num_passages - held_out
+    num_sources = num_sources if most is None else min(most, num_sources)
+    num_queries = 0
+    sources = query_sources(prep.queries)
+    if HUMAN in sources:
+        qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, prep.human_split))
+        num_queries += len(qrels)
+        costs.append(Cost("generate_queries", "human queries", len(qrels), 0, 0.0))
+    if EXTRACTIVE in sources:
+        number = num_sources * len(prep.query_types)
+        num_queries += number
+        costs.append(Cost("generate_queries", "extractive queries", number, 0, float("nan")))
+    if LLM in sources:
+        prompts = _prompt_costs(workspace, corpus, num_sources)
+        num_queries += sum(cost.number for cost in prompts)
+        costs += prompts
+    if prep.max_queries is not None:
+        num_queries = min(num_queries, prep.max_queries)
+    costs += _mining_costs(workspace, corpus, num_queries)
+    size = min(prep.candidate_depth, corpus.num_passages)
+    size = size if prep.num_candidates is None else min(size, prep.num_candidates)
+    costs += _teacher_costs(workspace, corpus, num_queries * size)
+    costs.append(Cost("write_tfrecords", f"lists of {prep.list_size}, at most", num_queries, 0, 0))
+    return costs
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> list[Cost]:
+    """Prompts by type; all types share one measured rate."""
+    config = workspace.config
+    llm = make_llm(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
+    prompts = load_prompts(config.prep.query_types)
+    requests: list[Request] = []
+    tokens = {}
+    for prompt in prompts:
+        asked = [
+            Request(
+                prompt.messages(text, doc_id, config.seed),
+                prompt.sampling,
+                request_seed(config.seed, doc_id, prompt.query_type, 0),
+            )
+            for doc_id, text in corpus.sample
+        ]
+        chars = [sum(len(m["content"]) for m in request.messages) for request in asked]
+        answer = prompt.sampling.max_tokens
+        tokens[prompt.query_type] = float(np.mean(chars)) / CHARS_PER_TOKEN + answer
+        requests += asked[: max(1, SAMPLE_PROMPTS // len(prompts))]
+    llm.generate(requests[:1])  # what is started and compiled at first
+    seconds = _timed(lambda: llm.generate(requests)) / len(requests)
+    llm.close()
+    return [
+        Cost(
+            "generate_queries",
+            f"prompts of {prompt.query_type}",
+            num_sources,
+            int(tokens[prompt.query_type] * num_sources),
+            seconds * num_sources,
+        )
+        for prompt in prompts
+    ]
+
+
+def _mining_costs(workspace: Workspace, corpus: Corpus, num_queries: int) -> list[Cost]:
+    config = workspace.config
+    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    texts = [text for _, text in corpus.sample]
+    costs = [Cost("mine", "queries", num_queries, 0, float("nan"))]
+    for name, (kind, section) in sections.items():
+        if kind != "dense":
+            continue
+        model = DenseModel(name, section, config.train.microbatch_tokens)
+        model.embed(texts, "passage")
+        seconds = _timed(functools.partial(model.embed, texts, "passage")) / len(texts)
+        tokens = sum(min(n, section["passage_max_length"]) for n in model.num_tokens(texts))
+        costs.append(
+            Cost(
+                "mine",
+                f"passages embedded by {name}",
+                corpus.num_passages,
+                int(tokens / len(texts) * corpus.num_passages),
+                seconds * corpus.num_passages,
+            )
+        )
+    return costs
+
+
+def _teacher_costs(workspace: Workspace, corpus: Corpus, num_pairs: int) -> list[Cost]:
+    costs = []
+    texts = list(itertools.islice(itertools.cycle(t for _, t in corpus.sample), SAMPLE_PAIRS))
+    ids = [str(number) for number in range(len(texts))]
+    pairs = Pairs(ids, [SAMPLE_QUERY] * len(texts), ids, texts)
+    chars = float(np.mean([len(text) + len(SAMPLE_QUERY) for text in texts]))
+    for name, section in workspace.config.prep.teachers.to_dict().items():
+        if section["kind"] in (HYBRID, "run_file"):
+            costs.append(Cost("score", f"pairs of {name}", num_pairs, 0, 0.0))
+            continue
+        settings = {key: value for key, value in section.items() if key != "weight"}
+        teacher = make_teacher(name, settings)
+        teacher.score(pairs)
+        seconds = _timed(functools.partial(teacher.score, pairs)) / len(texts)
+        tokens = int(chars / CHARS_PER_TOKEN * num_pairs)
+        costs.append(Cost("score", f"pairs of {name}", num_pairs, tokens, seconds * num_pairs))
+    return costs
+
+
+def render(costs: Sequence[Cost]) -> str:
+    """A table for the screen."""
+    head = ("stage", "what", "number", "tokens", "time")
+    rows = [
+        (
+            cost.stage,
+            cost.what,
+            f"{cost.number:,}",
+            f"{cost.tokens:,}" if cost.tokens else "",
+            _duration(cost.seconds),
+        )
+        for cost in costs
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    total = np.nansum([cost.seconds for cost in costs])
+    lines.append(
+        f"about {_duration(total)} on this machine, by a sample of {SAMPLE_PASSAGES} passages; "
+        "without a time: not measured, and short beside the rest"
+    )
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if np.isnan(seconds):
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,349 @@
+"""The health of a corpus: sizes, lengths, duplicates, broken rows, overlap with the test split.
+
+One pass over the passages; what grows with them are 8 bytes a passage, for their lengths.
+"""
+
+import array
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.leaks import TestQueries, normalized
+from data_prep.near_duplicates import CONTAINED, EQUAL, KEPT, REASON_NAMES, NearDuplicates
+from ldx.data.schema import Passage, passage_text
+from ldx.eval.beir import Qrels
+from ldx.files import atomic_write
+from ldx.progress import progress_bar
+
+QUANTILES = (5, 25, 50, 75, 95, 99)
+NUM_REJECTS, NUM_EXAMPLES, NUM_SCRIPTS = 10, 5, 8  # shown
+EXAMPLE_CHARS, SHOWN_CHARS = 160, 60  # in the report, on the screen
+NUM_BINS, LEAST_SHARE = 48, 0.0001  # of the histogram; of letters, to be shown
+SCRIPTS = frozenset(
+    """Latin Greek Cyrillic Armenian Georgian Hebrew Arabic Devanagari Bengali Gurmukhi Gujarati
+    Tamil Telugu Kannada Malayalam Sinhala Thai Lao Khmer Myanmar Tibetan Ethiopic Hangul Hiragana
+    Katakana Han""".split()  # noqa: SIM905
+)
+
+
+class RejectCounts:
+    """Counts rejected rows by the kind of reason, and keeps the first ones."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: list[dict[str, str]] = []
+
+    def __call__(self, where: str, reason: str, excerpt: str) -> None:
+        """Take a row that `data_prep.readers.read_passages` rejects."""
+        self.counts[reason.partition(":")[0]] += 1
+        if len(self.first) < NUM_REJECTS:
+            self.first.append({"where": where, "reason": reason, "excerpt": excerpt})
+
+    def report(self) -> dict[str, Any]:
+        """Their number, in all and by kind of reason, and the first ones."""
+        by_reason = dict(self.counts.most_common())
+        return {"rows": self.counts.total(), "by_reason": by_reason, "first": self.first}
+
+
+def health_report(
+    passages: Iterable[Passage],
+    *,
+    template: str = "{text}",
+    max_chars: int | None = None,
+    rejects: RejectCounts | None = None,
+    near_duplicates: NearDuplicates | None = None,
+    test_queries: Sequence[str] = (),
+    train_queries: Iterable[str] = (),
+    qrels: Mapping[str, Qrels] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """What a user should know of a corpus before days are spent on it; can be written as JSON.
+
+    Args:
+      passages: of the corpus, in the order of their rows; gone through once.
+      template: joins title and text; all that follows is said of the joined text.
+      max_chars: where texts are cut for training; lengths are those before the cut.
+      rejects: rows that are broken.
+      near_duplicates: of the same rows.
+      test_queries: texts of the queries of the test split.
+      train_queries: texts of the queries that people wrote for training.
+      qrels: judgments by split.
+      progress: show a bar.
+    """
+    parts: dict[str, Any] = {
+        "lengths": _Lengths(max_chars),
+        "near_duplicates": _Duplicates(near_duplicates),
+        "test_overlap": _Overlap(test_queries, train_queries),
+        "letters": _Letters(),
+        "judged": _Judged(qrels or {}),
+    }
+    num_passages = num_titles = 0
+    for passage in progress_bar(passages, desc="health", unit=" passages", disable=not progress):
+        text = passage_text(passage.title, passage.text, template)
+        for part in parts.values():
+            part.add(num_passages, passage.doc_id, text)
+        num_passages += 1
+        num_titles += bool(passage.title.strip())
+    assert near_duplicates is None or len(near_duplicates.reasons) == num_passages
+    return {
+        "passages": num_passages,
+        "with_title": num_titles,
+        "rejected": (rejects or RejectCounts()).report(),
+        **{name: part.report() for name, part in parts.items()},
+    }
+
+
+class _Lengths:
+    """Lengths in characters and words, before the cut."""
+
+    def __init__(self, max_chars: int | None):
+        self._max_chars = max_chars
+        self._chars, self._words = array.array("i"), array.array("i")
+
+    def add(self, row: int, doc_id: str, text: str) -> None:
+        self._chars.append(len(text))
+        self._words.append(len(text.split()))
+
+    def report(self) -> dict[str, Any]:
+        chars, words = np.array(self._chars, np.int32), np.array(self._words, np.int32)
+        return {
+            "empty": int((chars == 0).sum()),
+            "max_chars": self._max_chars,
+            "cut": 0 if self._max_chars is None else int((chars > self._max_chars).sum()),
+            "characters": _quantiles(chars),
+            "words": _quantiles(words),
+            "histogram": _histogram(chars),
+        }
+
+
+def _quantiles(lengths: np.ndarray) -> dict[str, float]:
+    if not len(lengths):
+        return {}
+    values = np.percentile(lengths, QUANTILES, method="lower").tolist()
+    return {
+        "total": int(lengths.sum(dtype=np.int64)),
+        "mean": round(float(lengths.mean()), 1),
+        "shortest": int(lengths.min()),
+        **{f"p{q}": value for q, value in zip(QUANTILES, values, strict=True)},
+        "longest": int(lengths.max()),
+    }
+
+
+def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
+    """Passages by length; bins grow with it. An empty text counts as one character."""
+    lengths = np.maximum(lengths, 1)
+    end = int(lengths.max(initial=1)) + 1
+    edges = np.unique(np.geomspace(lengths.min(initial=end - 1), end, NUM_BINS + 1).round())
+    counts, _ = np.histogram(lengths, edges)
+    return {"edges": edges.astype(int).tolist(), "counts": counts.tolist()}
+
+
+class _Duplicates:
+    """Numbers of near-duplicates, and the texts of a few beside those that hold them."""
+
+    def __init__(self, found: NearDuplicates | None):
+        self._found = found
+        self._pairs = [] if found is None else _example_pairs(found)
+        self._wanted = {row for pair in self._pairs for row in pair}
+        self._seen: dict[int, dict[str, str]] = {}
+
+    def add(self, row: int, doc_id: str, text: str) -> None:
+        if row in self._wanted:
+            self._seen[row] = {"doc_id": doc_id, "text": text[:EXAMPLE_CHARS]}
+
+    def report(self) -> dict[str, Any] | None:
+        if self._found is None:
+            return None
+        reasons = {k: num for k, num in self._found.counts().items() if k != REASON_NAMES[KEPT]}
+        examples = [
+            {"reason": REASON_NAMES[self._found.reasons[a]]}
+            | {"dropped": self._seen[a], "kept": self._seen[b]}
+            for a, b in self._pairs
+        ]
+        return {"dropped": sum(reasons.values()), **reasons, "examples": examples}
+
+
+def _example_pairs(found: NearDuplicates) -> list[tuple[int, int]]:
+    """Rows that are dropped and those that hold them, from all of the corpus."""
+    pairs: list[tuple[int, int]] = []
+    for reason in (EQUAL, CONTAINED):
+        rows = np.flatnonzero(found.reasons == reason)
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), NUM_EXAMPLES), dtype=int)]
+        pairs += [(int(row), int(found.containers[row])) for row in rows]
+    return pairs
+
+
+class _Overlap:
+    """Passages that hold a test query verbatim, and training queries equal to one."""
+
+    def __init__(self, test_queries: Sequence[str], train_queries: Iterable[str]):
+        self._num_test, self._num_train, self._num_holding = len(test_queries), 0, 0
+        self._test_queries = TestQueries(test_queries)
+        self._holding: list[str] = []
+        self._equal: list[str] = []
+        wanted = {normalized(text) for text in test_queries}
+        for text in train_queries:
+            self._num_train += 1
+            if normalized(text) in wanted:
+                self._equal.append(text)
+
+    def add(self, row: int, doc_id: str, text: str) -> None:
+        if self._num_test and self._test_queries.leaks_into(text):
+            self._num_holding += 1
+            if len(self._holding) < NUM_EXAMPLES:
+                self._holding.append(doc_id)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "test_queries": self._num_test,
+            "passages_with_one": self._num_holding,
+            "passage_examples": self._holding,
+            "train_queries": self._num_train,
+            "train_queries_equal_to_one": len(self._equal),
+            "train_query_examples": self._equal[:NUM_EXAMPLES],
+        }
+
+
+class _Letters:
+    """Letters by script, roughly: by the first word of a letter's Unicode name."""
+
+    _ASCII_RUN = re.compile(r"[\x00-\x7f]+")
+    _ASCII_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
+
+    def __init__(self) -> None:
+        self._script: dict[str, str | None] = {}
+        self._counts: Counter[str] = Counter()
+        self._num_not_latin = 0
+
+    def add(self, row: int, doc_id: str, text: str) -> None:
+        letters = text.encode("ascii", "ignore").translate(None, self._ASCII_NO_LETTERS)
+        counts = Counter(Latin=len(letters))
+        if not text.isascii():
+            for char, count in Counter(self._ASCII_RUN.sub("", text)).items():
+                if script := self._script_of(char):
+                    counts[script] += count
+        self._counts.update(counts)
+        self._num_not_latin += 2 * counts["Latin"] < counts.total()
+
+    def _script_of(self, char: str) -> str | None:
+        """The script of a letter; None for what is no letter."""
+        if char not in self._script:
+            is_letter = unicodedata.category(char).startswith("L")
+            name = unicodedata.name(char, "").partition(" ")[0].replace("CJK", "Han").capitalize()
+            self._script[char] = (name if name in SCRIPTS else "other") if is_letter else None
+        return self._script[char]
+
+    def report(self) -> dict[str, Any]:
+        total, most = max(1, self._counts.total()), self._counts.most_common(NUM_SCRIPTS)
+        return {
+            "letters": self._counts.total(),
+            "not_latin": self._counts.total() - self._counts["Latin"],
+            "passages_mainly_not_latin": self._num_not_latin,
+            "shares": {name: round(count / total, 6) for name, count in most if count},
+        }
+
+
+class _Judged:
+    """Judged passages that are not in the corpus, by split."""
+
+    def __init__(self, qrels: Mapping[str, Qrels]):
+        self._missing = {split: set[str]().union(*q.values()) for split, q in qrels.items()}
+        self._num_judged = {split: len(docs) for split, docs in self._missing.items()}
+
+    def add(self, row: int, doc_id: str, text: str) -> None:
+        for docs in self._missing.values():
+            docs.discard(doc_id)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            split: {"passages": self._num_judged[split], "missing": len(docs)}
+            | {"examples": sorted(docs)[:NUM_EXAMPLES]}
+            for split, docs in self._missing.items()
+        }
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as a few aligned lines for the screen."""
+    num, lengths = report["passages"], report["lengths"]
+    lines = [("passages", f"{num:,}, {report['with_title']:,} with a title")]
+    for name in ("characters", "words") if num else ():
+        shown = {"p5": "5%", "p50": "median", "p95": "95%", "longest": "longest"}
+        values = (f"{word} {lengths[name][key]:,}" for key, word in shown.items())
+        lines.append((name, ", ".join(values)))
+    if lengths["max_chars"] is not None:
+        lines.append((f"cut at {lengths['max_chars']:,}", _share(lengths["cut"], num)))
+    lines += _duplicate_lines(report["near_duplicates"], num)
+    rejected = report["rejected"]
+    by_reason = [f"{count:,} {reason}" for reason, count in rejected["by_reason"].items()]
+    lines.append(("rejected rows", ", ".join(by_reason) or "0"))
+    lines += [("", f"  {row['where']}: {row['reason']}") for row in rejected["first"]]
+    lines += _overlap_lines(report["test_overlap"], num)
+    letters = report["letters"]
+    shares = [f"{name} {x:.2%}" for name, x in letters["shares"].items() if x >= LEAST_SHARE]
+    lines.append(("letters", ", ".join(shares) or "none"))
+    if mainly := letters["passages_mainly_not_latin"]:
+        lines.append(("", f"{_share(mainly, num)} passages are mainly not in Latin letters"))
+    for split, facts in report["judged"].items():
+        missing = f"{facts['missing']:,} of {facts['passages']:,} passages are not in the corpus"
+        lines.append((f"judged in {split}", missing + _such_as(facts["examples"])))
+    width = max(len(label) for label, _ in lines)
+    return "\n".join(f"{label:{width}}  {text}".rstrip() for label, text in lines)
+
+
+def _share(number: int, total: int) -> str:
+    return f"{number:,} ({number / max(1, total):.1%})"
+
+
+def _such_as(names: Sequence[str]) -> str:
+    return f", such as {', '.join(names)}" if names else ""
+
+
+def _duplicate_lines(found: Mapping[str, Any] | None, num: int) -> list[tuple[str, str]]:
+    if found is None:
+        return [("near-duplicates", "not looked for")]
+    counts = ", ".join(f"{found[name]:,} {name}" for name in REASON_NAMES[1:])
+    lines = [("near-duplicates", f"{_share(found['dropped'], num)}: {counts}")]
+    for example in found["examples"]:
+        ids = [example[which]["doc_id"] for which in ("dropped", "kept")]
+        verb = " equals " if example["reason"] == "equal" else " is in "
+        text = " ".join(example["dropped"]["text"].split())[:SHOWN_CHARS]
+        lines.append(("", f"  {verb.join(ids)}: {text}"))
+    return lines
+
+
+def _overlap_lines(overlap: Mapping[str, Any], num: int) -> list[tuple[str, str]]:
+    if not overlap["test_queries"]:
+        return []
+    holding, equal = overlap["passages_with_one"], overlap["train_queries_equal_to_one"]
+    line = f"{_share(holding, num)} passages hold one of {overlap['test_queries']:,} verbatim"
+    lines = [("test queries", line + _such_as(overlap["passage_examples"]))]
+    if overlap["train_queries"]:
+        line = f"{equal:,} of {overlap['train_queries']:,} training queries equal one"
+        lines.append(("", line + _such_as(overlap["train_query_examples"])))
+    return lines
+
+
+def plot_lengths(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write the histogram of lengths as a PNG file."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    lengths = report["lengths"]
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(lengths["histogram"]["counts"], lengths["histogram"]["edges"], fill=True)
+    axes.set(xscale="log", xlabel="characters", ylabel="passages", title="Lengths of passages")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if lengths["max_chars"] is not None:
+        label = f"cut at {lengths['max_chars']:,}: {_share(lengths['cut'], report['passages'])}"
+        axes.axvline(lengths["max_chars"], color="C3", linestyle="--", label=label)
+        axes.legend()
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, dpi=120, format="png")

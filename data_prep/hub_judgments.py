@@ -1,0 +1,42 @@
+"""Queries and judgments of a collection on the Hugging Face hub, laid out as BeIR's are.
+
+`org/name` has a config `queries`; `org/name-qrels` has a split for each set of judgments.
+"""
+
+from typing import Any
+
+from absl import logging
+
+from ldx.eval.beir import Qrels
+
+
+def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str, Qrels]]:
+    """Queries by id, and judgments by split; both empty where the hub has none.
+
+    Args:
+      name: `org/name` of the corpus.
+      revision: of the corpus; the judgments, a repository of their own, are taken from `main`.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, "queries", split="queries", revision=revision)
+        queries = {str(row["_id"]): row["text"] for row in found}
+        qrels: dict[str, Qrels] = {}
+        for split in datasets.get_dataset_split_names(f"{name}-qrels"):
+            qrels[split] = {}
+            for row in datasets.load_dataset(f"{name}-qrels", split=split):
+                _add(qrels[split], row)
+    except Exception as error:  # which library raises what changes with the version of each
+        logging.warning(
+            "%s: no queries and judgments of it on the hub (%s); the report will have no human "
+            "judgments",
+            *(name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"),
+        )
+        return {}, {}
+    return queries, {split: judged for split, judged in qrels.items() if judged}
+
+
+def _add(qrels: Qrels, row: dict[str, Any]) -> None:
+    query_id, doc_id = str(row["query-id"]), str(row["corpus-id"])
+    qrels.setdefault(query_id, {})[doc_id] = int(row["score"])

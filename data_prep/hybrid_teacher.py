@@ -1,0 +1,146 @@
+"""The hybrid of BM25 and a dense retriever as a teacher: its scores come from the candidates."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.bm25 import Bm25
+from data_prep.candidates import Candidates, z_scores
+from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
+from data_prep.dense import DenseModel
+from data_prep.engine import LocalEngine
+from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
+from data_prep.mine import candidate_paths
+from data_prep.passages import Passages
+from data_prep.queries import QueryShard
+from data_prep.retrievers import retriever_sections
+from data_prep.shards import Made, Payload, Shard, ShardFolder, arrays_file, shard_key
+from data_prep.stage import Workspace
+from ldx.errors import UserError
+from ldx.settings import check_keys
+
+HYBRID = "hybrid"
+HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
+
+
+def choose_weight(
+    workspace: Workspace,
+    section: Mapping[str, Any],
+    parts: Sequence[QueryShard],
+    paths: Mapping[str, Path],
+    passages: Passages,
+    columns: tuple[int, int],
+) -> tuple[float, dict[str, Any]]:
+    """The dense retriever's weight in the hybrid, and what is reported of the choice.
+
+    No test judgment is looked at: human dev queries are measured by their training judgments,
+    queries made from passages by the cloze test.
+    """
+    given = section.get("dense_weight")
+    if given is not None:
+        if not 0 <= given <= 1:
+            raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
+        return float(given), {}
+    config = workspace.config
+    dev = [
+        (query, Candidates.load(paths[part.name]).take(np.array([place])))
+        for part in parts
+        for place, query in enumerate(part.queries)
+        if query.split(config.prep.dev_fraction, config.seed) == "dev"
+        and (query.relevant or query.excerpt)
+    ]
+    lexical, dense = columns
+    judged = [(query, each) for query, each in dev if query.relevant]
+    shortened = cloze_queries([query for query, _ in dev], passages.texts, config.seed)
+    if len(judged) >= MIN_QUERIES:
+        queries = [query for query, _ in judged]
+        candidates = Candidates.concatenate([each for _, each in judged])
+        ndcg = judged_ndcg(queries, candidates, lexical=lexical, dense=dense)
+    elif len(shortened) >= MIN_QUERIES:
+        sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+        name = list(sections)[dense]
+        ndcg = cloze_ndcg(
+            [query for query, _ in dev],
+            shortened,
+            Candidates.concatenate([each for _, each in dev]),
+            Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key),
+            DenseModel(name, sections[name][1], config.train.microbatch_tokens),
+            lexical=lexical,
+            dense=dense,
+        )
+    else:
+        return DEFAULT_WEIGHT, {"dev queries for the weight": 0}
+    curve = zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True)
+    return best_weight(ndcg), {
+        "dev queries for the weight": ndcg.shape[1],
+        "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
+    }
+
+
+def hybrid_columns(workspace: Workspace, name: str, section: Mapping[str, Any]) -> tuple[int, int]:
+    """Which retrievers the hybrid joins: BM25 and a dense one, by their place.
+
+    Raises:
+      UserError: there is none of a kind, or several and none is named.
+    """
+    retrievers = workspace.config.prep.retrievers
+    check_keys(section, HYBRID_KEYS, f"prep.teachers.{name}")
+    columns = []
+    for kind in ("bm25", "dense"):
+        names = [key for key, value in retrievers.items() if value.kind == kind]
+        wanted = section.get(kind)
+        chosen = [key for key in names if key == wanted or (wanted is None and len(names) == 1)]
+        if not chosen:
+            raise UserError(
+                f"config.prep.teachers.{name}: a hybrid joins a retriever of kind bm25 and one of "
+                f"kind dense; of kind {kind} there are {', '.join(names) or 'none'} in "
+                f"config.prep.retrievers, and {kind}={wanted!r} names none of them"
+            )
+        columns.append(list(retrievers).index(chosen[0]))
+    return columns[0], columns[1]
+
+
+class _HybridScorer:
+    def __init__(self, columns: tuple[int, int], weight: float):
+        self._columns, self._weight = columns, weight
+
+    def __call__(self, payload: Payload) -> Made:
+        """The scores of `payload["candidates"]`, a file of candidates."""
+        candidates = Candidates.load(payload["candidates"])
+        z = z_scores(candidates.scores, candidates.moments)
+        lexical, dense = self._columns
+        scores = hybrid_scores(z[:, lexical], z[:, dense], self._weight)
+        scores = np.where(candidates.rows < 0, np.float32(np.nan), scores)
+        return Made(arrays_file(scores=scores))
+
+
+def score_hybrid(
+    workspace: Workspace,
+    name: str,
+    section: Mapping[str, Any],
+    parts: Sequence[QueryShard],
+    passages: Passages,
+) -> tuple[list[Shard], dict[str, Any]]:
+    """Score the candidates of all queries; the shards, and what is reported.
+
+    Raises:
+      UserError: its section does not fit the retrievers.
+    """
+    columns, paths = hybrid_columns(workspace, name, section), candidate_paths(workspace)
+    weight, facts = choose_weight(workspace, section, parts, paths, passages, columns)
+    shards = [
+        Shard(
+            part.name,
+            shard_key(repr((columns, weight)), paths[part.name].name),
+            len(part.queries),
+            lambda part=part: {"candidates": paths[part.name]},  # type: ignore[misc]
+        )
+        for part in parts
+    ]
+    make = functools.partial(_HybridScorer, columns, weight)
+    folder = ShardFolder(workspace.prep / "scores" / name, ".npz")
+    folder.make(make, shards, LocalEngine(), description=f"scores of {name}", unit="queries")
+    return shards, {"dense weight": weight, **facts}

@@ -1,0 +1,149 @@
+"""Lists made of scored candidates: the filters that queries must pass, and the entries that stay.
+
+Q queries, C candidates a query. What was not scored, padding included, is NaN.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list must be to stay; see prep.* in configs/base.py. None, False or 0: off."""
+
+    list_size: int
+    rank_limit: int | None = None
+    require_own_first: bool = False
+    min_top_score_percentile: float | None = None
+
+
+def apply_filters(
+    scores: np.ndarray,
+    fused_rank: np.ndarray,
+    is_own: np.ndarray,
+    filters: Filters,
+    *,
+    human: bool,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which lists of one query type stay, and how many did after each filter.
+
+    Args:
+      scores: float32 [Q, C], the teacher's.
+      fused_rank: int32 [Q, C], the retriever's rank from 1; 0 where a passage was added.
+      is_own: bool [Q, C], the passage a query was made from, once a row at most.
+      filters: those that are on.
+      human: queries by people have no passage of their own; those filters do not apply.
+
+    Returns:
+      bool [Q], and the yield by filter.
+    """
+    keep = np.ones(len(scores), bool)
+    yields = {"queries": len(scores)}
+    known = np.isfinite(scores)
+    by_rank = np.where(known, scores, -np.inf)
+    top = by_rank.max(axis=1, initial=-np.inf)
+
+    def narrow(name: str, passes: np.ndarray) -> None:
+        nonlocal keep
+        keep = keep & passes
+        yields[name] = int(keep.sum())
+
+    if filters.rank_limit and not human:
+        own_rank = np.where(is_own, fused_rank, 0).max(axis=1, initial=0)
+        narrow("own passage found", (own_rank > 0) & (own_rank <= filters.rank_limit))
+    if filters.require_own_first and not human:
+        own_score = np.where(is_own, by_rank, -np.inf).max(axis=1, initial=-np.inf)
+        narrow("own passage first", np.isfinite(own_score) & (own_score >= top))
+    narrow("full list", known.sum(axis=1) >= filters.list_size)
+    if filters.min_top_score_percentile and keep.any():
+        kept = scores[keep]
+        least = np.percentile(kept[np.isfinite(kept)], filters.min_top_score_percentile)
+        narrow("top score", top >= least)
+    return keep, yields
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """When a candidate counts as a false negative and leaves its list; None: off.
+
+    Margins are those of sentence-transformers' `mine_hard_negatives`, where a negative must score
+    at most positive − absolute_margin, and at most positive − relative_margin · |positive|: of a
+    positive's score of −2, 0.05 allows −2.1 at most, as of 2 it allows 1.9.
+
+    Attributes:
+      absolute_margin: under the positive's score.
+      relative_margin: as a share of the positive's score.
+      max_score: the highest score of a negative.
+    """
+
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    max_score: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any rule is."""
+        return any(value is not None for value in vars(self).values())
+
+    def removes(self, scores: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
+        """What each rule would remove, bool [Q, C] by the rule's name.
+
+        Args:
+          scores: [Q, C].
+          positive: [Q], the positives' scores.
+        """
+        positive = positive[:, None]
+        removed = {}
+        if self.absolute_margin is not None:
+            removed["absolute_margin"] = scores > positive - self.absolute_margin
+        if self.relative_margin is not None:
+            limit = positive - self.relative_margin * np.abs(positive)
+            removed["relative_margin"] = scores > limit
+        if self.max_score is not None:
+            removed["max_score"] = scores > self.max_score
+        return removed
+
+
+def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool) -> np.ndarray:
+    """Columns of one query's candidates that become its list, the positive first.
+
+    The rest stands in the teacher's order. A human query's positive has the highest grade and of
+    those the best score; its other relevant passages fill at most half of the list, the rest of
+    them is left out, for no relevant passage may be a negative.
+
+    Args:
+      scores: float32 [C].
+      grades: int [C], the human grades, or 1 for the passage a query was made from; else 0.
+      size: entries wanted.
+      human: whether the grades are human.
+
+    Returns:
+      At most `size` columns; none where nothing was scored.
+    """
+    order = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")
+    order = order[np.isfinite(scores[order])]
+    if not len(order):
+        return np.zeros(0, np.int64)
+    positive = min(order, key=lambda c: (-grades[c], -scores[c]))
+    others = [c for c in order if c != positive]
+    if human:
+        relevant = [c for c in others if grades[c] > 0][: size // 2 - 1 if size > 1 else 0]
+        chosen = set(relevant)
+        unjudged = [c for c in others if grades[c] <= 0][: size - 1 - len(relevant)]
+        chosen |= set(unjudged)
+        others = [c for c in others if c in chosen]
+    return np.array([positive, *others[: size - 1]], np.int64)
+
+
+def positive_columns(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """The column of each query's positive, int64 [Q]: highest grade, of those the best score."""
+    best = np.where(np.isfinite(scores), grades, -1)
+    is_best = best == best.max(axis=1, keepdims=True)
+    return np.where(is_best & np.isfinite(scores), scores, -np.inf).argmax(axis=1)
+
+
+def own_columns(rows: np.ndarray, own_rows: np.ndarray) -> np.ndarray:
+    """Where each query's own passage stands among its candidates, bool [Q, C]; own_rows [Q]."""
+    own = np.asarray(own_rows)[:, None]
+    return (rows == own) & (own >= 0)

@@ -1,0 +1,328 @@
+"""Answers from a server that speaks OpenAI's chat completions, `vllm serve` first of all."""
+
+import asyncio
+import concurrent.futures
+import importlib.util
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
+from ldx.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_KEY = "none"  # sent where the server asks for no key
+NOT_FOUND = (404, 405)
+AWAY = (429, 502, 503, 504)
+"""After all retries these speak of the server, not of one request."""
+
+for _name in ("openai", "httpx2", "httpcore2"):  # they log every request
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class RateLimiter:
+    """Spaces turns evenly, so that no minute has more than `per_minute` of them."""
+
+    def __init__(
+        self,
+        per_minute: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ):
+        """`per_minute` None: every turn is at once."""
+        self._seconds = 60 / per_minute if per_minute else 0.0
+        self._clock, self._sleep = clock, sleep
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for a turn; turns are given in the order of the calls."""
+        if not self._seconds:
+            return
+        now = self._clock()
+        mine = max(now, self._next)
+        self._next = mine + self._seconds
+        if mine > now:
+            await self._sleep(mine - now)
+
+
+class OpenAiLlm:
+    """An `Llm` behind an address; its requests run in one event loop, in a thread of its own."""
+
+    def __init__(self, config: LlmConfig):
+        """Asks the server nothing yet.
+
+        Raises:
+          UserError: the package openai, or the variable with the key, is missing.
+        """
+        if importlib.util.find_spec("openai") is None:
+            raise UserError(
+                "config.prep.llm.backend='openai' needs a package: pip install openai, or "
+                "'ldx[prep]'"
+            )
+        self._config = config
+        self._key = _key_from_environment(config)
+        self._limiter = RateLimiter(config.requests_per_minute)
+        self._lock = threading.Lock()
+        self._started: _Started | None = None
+        self._stop: Callable[[], object] = lambda: None
+        self._has_answered = False
+        self._is_closed = False
+
+    @property
+    def fingerprint(self) -> str:
+        """See `llm_fingerprint`."""
+        return llm_fingerprint(self._config)
+
+    def generate(
+        self, requests: Sequence[Request], report: Callable[[int], None] = lambda count: None
+    ) -> list[Answer]:
+        """See `Llm.generate`."""
+        started = self._start()
+        work = asyncio.run_coroutine_threadsafe(
+            self._generate(started, list(requests), report), started.loop
+        )
+        try:
+            return work.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("closed while answers were awaited") from None
+        finally:
+            work.cancel()  # of a caller that was interrupted
+
+    def close(self) -> None:
+        """See `Llm.close`."""
+        with self._lock:
+            self._started, self._is_closed = None, True
+            self._stop()
+
+    def _start(self) -> "_Started":
+        with self._lock:
+            assert not self._is_closed, "used after close"
+            if self._started is None:
+                self._started = _Started(self._config, self._key, self._limiter)
+                # Also where nobody calls close: when this object, or the process, ends.
+                self._stop = weakref.finalize(self, self._started.stop)
+            return self._started
+
+    async def _generate(
+        self, started: "_Started", requests: list[Request], report: Callable[[int], None]
+    ) -> list[Answer]:
+        async def answer(request: Request) -> Answer:
+            async with started.slots:
+                result = await self._ask(started.client, request)
+            report(1)
+            return result
+
+        async with started.first_contact:
+            if not started.is_checked:
+                await self._check_server(started.client)
+                started.is_checked = True
+        tasks = [asyncio.create_task(answer(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _ask(self, client: Any, request: Request) -> Answer:
+        import openai
+
+        config, sampling = self._config, request.sampling
+        optional: dict[str, Any] = {"seed": request.seed} if config.send_seed else {}
+        if sampling.stop:
+            optional["stop"] = list(sampling.stop)
+        if config.chat_template_kwargs:
+            optional["extra_body"] = {"chat_template_kwargs": dict(config.chat_template_kwargs)}
+        try:
+            completion = await client.chat.completions.create(
+                model=config.model,
+                messages=request.messages,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                **optional,
+            )
+        except openai.APIStatusError as error:
+            # A gateway may answer 403 to one request, for what it says.
+            if error.status_code == 401 or (error.status_code == 403 and not self._has_answered):
+                raise UserError(self._refused(error)) from None
+            if error.status_code in NOT_FOUND:
+                raise UserError(await self._not_found(client, error)) from None
+            if error.status_code in AWAY:
+                raise UserError(self._away(self._words(error))) from None
+            return Answer("", "", self._words(error))
+        except openai.APIConnectionError as error:
+            raise UserError(self._away(self._words(error))) from None
+        return self._read(completion)
+
+    def _read(self, completion: Any) -> Answer:
+        choices = getattr(completion, "choices", None)
+        if not choices:  # a page of another server, or an error under status 200
+            raise UserError(
+                f"{self._config.base_url}: not an answer of OpenAI's chat completions: "
+                f"{self._clean(str(completion))}. Is config.prep.llm.base_url right?"
+            )
+        self._has_answered = True
+        choice = choices[0]
+        text, reason = choice.message.content or "", choice.finish_reason or ""
+        if reason == "content_filter":
+            return Answer("", reason, "the server's content filter stopped the answer")
+        return Answer(text, reason)
+
+    async def _check_server(self, client: Any) -> None:
+        """Tell an unreachable server at once, and an address that lacks its /v1."""
+        import openai
+
+        try:
+            await _get_models(client)
+        except openai.NotFoundError:
+            if base_url := await self._address_with_models(client):
+                raise UserError(
+                    f"{self._config.base_url}: the server is there, but its API is under "
+                    f"{base_url}; set config.prep.llm.base_url to that"
+                ) from None
+        except openai.APIStatusError:
+            pass  # it may not list its models, and yet answer
+        except openai.APIConnectionError as error:
+            raise UserError(self._unreachable(self._words(error))) from None
+
+    async def _address_with_models(self, client: Any) -> str | None:
+        import openai
+
+        given = self._config.base_url.rstrip("/")
+        base_url = given.removesuffix("/chat/completions")
+        if base_url == given:
+            base_url += "/v1"
+        try:
+            await _get_models(client.with_options(base_url=base_url))
+        except openai.APIError:
+            return None
+        return base_url
+
+    async def _not_found(self, client: Any, error: Exception) -> str:
+        import openai
+
+        config = self._config
+        try:
+            names = [str(model["id"]) for model in (await _get_models(client))["data"]]
+        except (openai.APIError, LookupError, TypeError):
+            names = []
+        if names and config.model not in names:
+            return (
+                f"{config.base_url} does not know the model {config.model!r}; it serves "
+                f"{', '.join(names)}. Set config.prep.llm.model"
+            )
+        return (
+            f"{config.base_url}: no chat completions there, or not of the model "
+            f"{config.model!r} ({self._words(error)}). Set config.prep.llm.base_url to the "
+            "address up to and with /v1, and config.prep.llm.model to a name that it serves"
+        )
+
+    def _refused(self, error: Exception) -> str:
+        name = self._config.api_key_env
+        key = f"the key in the environment variable {name}" if name else "requests without a key"
+        hint = "" if name else "; name the variable that holds one in config.prep.llm.api_key_env"
+        return f"{self._config.base_url} refuses {key}{hint}: {self._words(error)}"
+
+    def _unreachable(self, words: str) -> str:
+        return (
+            f"{self._config.base_url}: no server answers ({words}). Start one, such as\n"
+            f"  vllm serve {self._config.model}\n"
+            "and wait until it says that it is ready, or set config.prep.llm.base_url"
+        )
+
+    def _away(self, words: str) -> str:
+        return (
+            f"{self._config.base_url}: the server answers no more, after "
+            f"{self._config.max_retries} retries ({words}). What is finished stays: once it "
+            "answers again, run the same command. If it is overloaded, lower "
+            "config.prep.llm.concurrency or requests_per_minute, or raise timeout"
+        )
+
+    def _words(self, error: Exception) -> str:
+        body, cause = getattr(error, "body", None), error.__cause__
+        words = str(error)
+        if isinstance(body, dict) and body.get("message"):
+            words = f"status {getattr(error, 'status_code', '')}: {body['message']}"
+        elif cause is not None:
+            words += f" {type(cause).__name__}: {cause}"
+        return self._clean(words)
+
+    def _clean(self, words: str) -> str:
+        words = " ".join(words.split())
+        if self._key != NO_KEY:
+            words = words.replace(self._key, "***")
+        return words if len(words) <= 500 else words[:500] + "…"
+
+
+class _Started:
+    """The client, and the thread and loop it lives in."""
+
+    def __init__(self, config: LlmConfig, key: str, limiter: RateLimiter):
+        import httpx2
+        import openai
+
+        async def wait_for_turn(request: Any) -> None:
+            await limiter.turn()
+
+        # A hook sees every request, a client's own retries as well.
+        http_client = openai.DefaultAsyncHttpxClient(
+            event_hooks={"request": [wait_for_turn]},
+            timeout=httpx2.Timeout(config.timeout, connect=min(10.0, config.timeout)),
+            limits=httpx2.Limits(
+                max_connections=config.concurrency + 1,
+                max_keepalive_connections=config.concurrency,
+            ),
+            # Else a proxy from the environment would be asked for this machine.
+            trust_env=urlsplit(config.base_url).hostname not in LOOPBACK,
+        )
+        self.client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=config.base_url,
+            timeout=http_client.timeout,
+            max_retries=config.max_retries,
+            http_client=http_client,
+        )
+        self.slots = asyncio.Semaphore(config.concurrency)
+        self.first_contact = asyncio.Lock()
+        self.is_checked = False
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="llm", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the requests that are under way, and the thread."""
+        if threading.current_thread() is self._thread:  # which cannot wait for itself
+            self.loop.stop()
+            return
+        asyncio.run_coroutine_threadsafe(self._end_requests(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    async def _end_requests(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.close()
+
+
+def _key_from_environment(config: LlmConfig) -> str:
+    if not config.api_key_env:
+        return NO_KEY
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise UserError(
+            f"config.prep.llm.api_key_env={config.api_key_env!r}: there is no such environment "
+            "variable, or it is empty; export it with the server's key"
+        )
+    return key
+
+
+async def _get_models(client: Any) -> Any:
+    return await client.get("/models", cast_to=object, options={"max_retries": 0})

@@ -1,0 +1,164 @@
+"""Answers from vLLM's offline engine, in this process: continuous batching of all that is asked.
+
+Written for vLLM 0.32.
+"""
+
+import importlib.util
+import io
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
+from ldx.errors import UserError, listing
+from ldx.files import read_json
+from ldx.models.locate import resolve_model_path
+
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    # One process: to kill it frees the device at once, and errors come as they are.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+"""Set for vLLM unless the user has set them."""
+
+
+class VllmLlm:
+    """An `Llm` whose model this process holds."""
+
+    def __init__(self, config: LlmConfig):
+        """Loads nothing yet.
+
+        Raises:
+          UserError: the package vllm is missing.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                "config.prep.llm.backend='vllm' needs a package: pip install 'ldx[vllm]', best in "
+                "an environment of its own; or start `vllm serve` elsewhere and set "
+                "backend='openai'"
+            )
+        self._config = config
+        self._lock = threading.Lock()
+        self._engine: Any = None
+        self._is_closed = False
+
+    @property
+    def fingerprint(self) -> str:
+        """See `llm_fingerprint`."""
+        return llm_fingerprint(self._config)
+
+    def generate(
+        self, requests: Sequence[Request], report: Callable[[int], None] = lambda count: None
+    ) -> list[Answer]:
+        """See `Llm.generate`; of several threads, one waits for the other."""
+        with self._lock:
+            assert not self._is_closed, "used after close"
+            if self._engine is None:
+                self._engine = start_engine(self._config)
+            refused = [self._enqueue(request) for request in requests]
+            report(len(requests) - refused.count(None))
+            outputs = iter(self._engine.wait_for_completion(use_tqdm=_bar_maker(report)))
+            answers = [answer or _read(next(outputs)) for answer in refused]
+            assert next(outputs, None) is None, "an answer of an earlier call that was interrupted"
+        return answers
+
+    def close(self) -> None:
+        """See `Llm.close`. What CUDA itself holds is given back by the end of the process."""
+        with self._lock:
+            self._engine, self._is_closed = None, True
+
+    def _enqueue(self, request: Request) -> Answer | None:
+        """Hand a request to the engine; an answer where it does not take it."""
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+
+        sampling = request.sampling
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            seed=request.seed,
+        )
+        try:
+            self._engine.enqueue_chat(
+                [request.messages],
+                params,
+                add_generation_prompt=True,
+                chat_template_kwargs=dict(self._config.chat_template_kwargs) or None,
+                use_tqdm=False,
+            )
+        # Such as a prompt that is longer than the model's context.
+        except (VLLMClientError, ValueError) as error:
+            return Answer("", "", " ".join(str(error).split()))
+        return None
+
+
+def start_engine(config: LlmConfig) -> Any:
+    """Load the model into a `vllm.LLM`.
+
+    Raises:
+      UserError: no such model, no safetensors, no chat template, arguments that vLLM refuses, or
+        no room on the device.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    folder = resolve_model_path(config.model)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: no *.safetensors in it; wanted a model in that format")
+    if not _has_chat_template(folder, config):
+        raise UserError(
+            f"{config.model} has no chat template, in tokenizer_config.json or "
+            "chat_template.jinja; take a model that was trained for instructions (its name often "
+            "ends in -Instruct or -it)"
+        )
+    logging.info("vLLM loads %s; this takes minutes for a large model", config.model)
+    import vllm
+    from vllm.exceptions import VLLMError
+
+    arguments = {"load_format": "safetensors"} | dict(config.engine_args)
+    try:
+        return vllm.LLM(str(folder), trust_remote_code=False, **arguments)
+    except (VLLMError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"vLLM cannot start with the model {config.model} and config.prep.llm.engine_args="
+            f"{dict(config.engine_args)}:\n{listing(str(error).splitlines())}"
+        ) from error
+
+
+def _has_chat_template(folder: Path, config: LlmConfig) -> bool:
+    """Whether there is one; where the tokenizer is from elsewhere, or Mistral's, vLLM will say."""
+    if {"tokenizer", "tokenizer_mode"} & set(config.engine_args):
+        return True
+    if (folder / "tekken.json").is_file() or any(folder.glob("chat_template*")):
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_json(path).get("chat_template"))
+
+
+def _read(output: Any) -> Answer:
+    (completion,) = output.outputs
+    return Answer(completion.text, completion.finish_reason or "")
+
+
+def _bar_maker(report: Callable[[int], None]) -> Callable[..., Any]:
+    """What vLLM updates as a progress bar: it tells `report`, and shows nothing."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            report(int(n or 0))
+            return super().update(n)
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            return True
+
+    def make(*args: Any, **kwargs: Any) -> tqdm:
+        return Bar(*args, **kwargs | {"file": io.StringIO(), "leave": False})
+
+    return make

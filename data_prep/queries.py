@@ -1,0 +1,101 @@
+"""Training queries as stages hand them on: WORKDIR/prep/queries.jsonl, cut into shards by type."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.choice import split_of
+from data_prep.settings import HUMAN
+from data_prep.shards import read_json_lines
+from ldx.files import atomic_write
+
+QUERIES_NAME = "queries.jsonl"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A training query.
+
+    Attributes:
+      row: the passage it was made from; -1 for a human query.
+      excerpt: the sentence of that passage it was cut from; "" where there is no single one.
+      relevant: rows judged relevant, with their grades; empty for a query made from a passage.
+      group: the doc_id that decides its split: of its passage, or of a human's best.
+    """
+
+    query_id: str
+    query_type: str
+    text: str
+    row: int
+    excerpt: str
+    relevant: dict[int, int]
+    group: str
+
+    @property
+    def is_human(self) -> bool:
+        """Whether people wrote and judged it."""
+        return self.query_type == HUMAN
+
+    @property
+    def needed_rows(self) -> list[int]:
+        """The rows that are in its list whether a retriever finds them or not."""
+        return list(self.relevant) or [self.row]
+
+    def split(self, dev_fraction: float, seed: int) -> str:
+        """train or dev, by its passage."""
+        return split_of(dev_fraction, seed, self.group)
+
+
+@dataclass(frozen=True)
+class QueryShard:
+    """Queries that are worked on together.
+
+    Attributes:
+      name: `TYPE-NUMBER`.
+      first: the place of its first query among all.
+      queries: of one type.
+    """
+
+    name: str
+    first: int
+    queries: list[Query]
+
+    @property
+    def numbers(self) -> range:
+        """The places of its queries among all."""
+        return range(self.first, self.first + len(self.queries))
+
+    def content(self) -> str:
+        """All that a later stage can depend on."""
+        return json.dumps([asdict(query) for query in self.queries], ensure_ascii=False)
+
+
+def write_queries(path: Path, queries: Iterable[Query]) -> None:
+    """Write queries.jsonl atomically."""
+    with atomic_write(path) as file:
+        for query in queries:
+            file.write(json.dumps(asdict(query), ensure_ascii=False) + "\n")
+
+
+def read_queries(path: Path) -> list[Query]:
+    """Read what `write_queries` wrote."""
+    queries = []
+    for values in read_json_lines(path):
+        values["relevant"] = {int(row): grade for row, grade in values["relevant"].items()}
+        queries.append(Query(**values))
+    return queries
+
+
+def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:
+    """Shards of at most `size` queries of one type; queries stand type by type."""
+    shards: list[QueryShard] = []
+    for number, query in enumerate(queries):
+        last = shards[-1] if shards else None
+        if last and last.queries[0].query_type == query.query_type and len(last.queries) < size:
+            last.queries.append(query)
+            continue
+        same = last is not None and last.queries[0].query_type == query.query_type
+        index = int(last.name.rpartition("-")[2]) + 1 if last and same else 0
+        shards.append(QueryShard(f"{query.query_type}-{index:05d}", number, [query]))
+    return shards

@@ -1,0 +1,351 @@
+"""`--engine=ray`: shards are made by actors of a Ray cluster, and written where the command runs.
+
+An actor is a process that holds a worker, such as a teacher with its model. One that dies is
+replaced, and the shard that it had under way is made again.
+"""
+
+import contextlib
+import importlib.util
+import logging as std_logging
+import os
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from absl import logging
+
+from data_prep.shards import Made, Payload, Shard, Worker
+from ldx.errors import UserError, listing
+from ldx.interrupt import Interrupted
+
+MAX_DEATHS = 3
+"""So many actors may die over one shard, or at their start, until the job ends."""
+
+SECONDS_BETWEEN_WARNINGS = 60.0
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What Ray will do one day anyway; without it, it warns.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Set for Ray unless the user has set them."""
+
+ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""At 0, Ray has no clusters of several machines, and listens on the loopback address alone."""
+
+SAME_EVERYWHERE = "Is the same ldx installed on every machine of the cluster?"
+LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it ran"
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Actors of a Ray cluster; see `data_prep.shards.Engine`.
+
+    A worker that one thread is to call (`num_workers` = 1) is held by each of `workers` actors. One
+    that is called by several at a time, such as the client of a server, is held by one actor
+    without a GPU, so that its limits hold.
+
+    Args:
+      address: of the cluster, as `ray.init` takes it; "": the one that RAY_ADDRESS names, or else
+        one that is started on this machine and ends with this process.
+      workers: actors at once; 0: as many as the cluster has room for.
+      gpus: of an actor, where the cluster has any; 0: none.
+      cpus: of an actor; also how many threads libraries such as PyTorch use in it.
+    """
+
+    address: str = ""
+    workers: int = 0
+    gpus: float = 1.0
+    cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, least in (("workers", 0), ("gpus", 0), ("cpus", 1)):
+            value = getattr(self, key)
+            if value < least:
+                raise UserError(f"--ray_{key}={value}: wanted at least {least}")
+        if self.address.startswith("ray://"):
+            raise UserError(
+                f"--ray_address={self.address}: this must run on a machine of the cluster; start "
+                "it there with --ray_address=auto, or with `ray job submit`"
+            )
+
+    def run(
+        self,
+        make_worker: Callable[[], Worker],
+        shards: Iterable[Shard],
+        *,
+        num_workers: int,
+    ) -> Iterator[tuple[Shard, Made]]:
+        """Make shards, in any order.
+
+        Raises:
+          UserError: a worker raised it; there is no such cluster; actors do not start; or they die
+            over the same shard again and again.
+        """
+        if num_workers < 1:
+            raise UserError(f"num_workers={num_workers}: wanted at least 1")
+        waiting = list(shards)
+        start_ray(self.address)
+        gpus = self.gpus if num_workers == 1 and has_gpus() else 0.0
+        num_actors = self.num_actors(gpus) if num_workers == 1 else 1
+        options = {"num_gpus": gpus, "num_cpus": self.cpus, "max_concurrency": num_workers}
+        with sigterm_as_ctrl_c():
+            actors = _Actors(make_worker, options)
+            try:
+                yield from actors.make(waiting, min(num_actors, len(waiting)))
+            finally:
+                actors.close()
+
+    def num_actors(self, gpus: float) -> int:
+        """How many actors, with so many GPUs each, are to work at once.
+
+        Raises:
+          UserError: the cluster has no room for one.
+        """
+        import ray
+
+        if self.workers:
+            return self.workers
+        there = ray.cluster_resources()
+        room = int(there.get("CPU", 0) // self.cpus)
+        if gpus:
+            room = min(room, int(there.get("GPU", 0) // gpus))
+        if not room:
+            raise UserError(
+                f"the Ray cluster has {there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} "
+                f"CPUs, no room for a worker with --ray_gpus={gpus:g} and --ray_cpus="
+                f"{self.cpus:g}; lower these, or give --ray_workers where it grows by itself"
+            )
+        return room
+
+
+def start_ray(address: str) -> None:
+    """Connect to a cluster, or start one on this machine, unless that is done.
+
+    Raises:
+      UserError: Ray is not installed, or there is no such cluster.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--engine=ray needs a package: pip install 'ldx[ray]'")
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    defaults = ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    named = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        with warnings.catch_warnings():
+            # JAX warns of any fork; Ray's are followed by another program at once.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
+            ray.init(**named, log_to_driver=False, logging_level=std_logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--ray_address: no Ray on {address or 'this machine'}:\n"
+            f"{listing(str(error).splitlines())}\nIs it started (`ray start`; docs/ray.md), with "
+            "the same versions of Python and Ray?"
+        ) from error
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has a GPU."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does; of what a signal can raise, Ray lets that alone through.
+
+    Raises:
+      Interrupted: SIGTERM came.
+    """
+    came: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """A UserError's message; returned, since what is raised comes back as a Ray error."""
+
+    message: str
+
+
+class _Holder:
+    """Runs in an actor, and holds its worker."""
+
+    def __init__(self, make_worker: Callable[[], Worker]):
+        self._make_worker = make_worker
+
+    def start(self) -> _Mistake | None:
+        try:
+            self._worker = self._make_worker()
+        except UserError as error:
+            return _Mistake(str(error))
+        return None
+
+    def make(self, payload: Payload) -> Made | _Mistake:
+        try:
+            return self._worker(payload)
+        except UserError as error:
+            return _Mistake(str(error))
+
+
+@dataclass(eq=False)
+class _Actor:
+    handle: Any
+    is_ready: bool = False
+    is_dead: bool = False
+
+
+@dataclass(eq=False)
+class _Task:
+    """A shard, its payload in Ray's object store, and how many actors died over it."""
+
+    shard: Shard
+    payload: Any
+    deaths: int = 0
+
+
+class _Actors:
+    """Some actors, and what each has under way."""
+
+    def __init__(self, make_worker: Callable[[], Worker], options: dict[str, Any]):
+        import ray
+
+        self._options = options
+        self._class = ray.remote(_Holder).options(**options)
+        self._make_worker = ray.put(make_worker)
+        self._actors: list[_Actor] = []
+        self._idle: list[_Actor] = []  # an actor stands here once for each thread that is free
+        self._under_way: dict[Any, tuple[_Actor, _Task | None]] = {}
+        self._prepared: deque[_Task] = deque()
+        self._failed_starts = 0
+
+    def make(self, shards: Iterable[Shard], num_actors: int) -> Iterator[tuple[Shard, Made]]:
+        """Make shards; as many payloads are prepared as there are actors, and no more."""
+        import ray
+
+        for _ in range(num_actors):
+            self._start()
+        waiting = iter(shards)
+        ahead = num_actors * self._options["max_concurrency"]
+        while True:
+            self._assign()
+            while len(self._prepared) < ahead and (shard := next(waiting, None)):
+                self._prepared.append(_Task(shard, ray.put(shard.payload())))
+                self._assign()
+            if not self._prepared and all(task is None for _, task in self._under_way.values()):
+                return
+            done, _ = ray.wait(list(self._under_way), timeout=SECONDS_BETWEEN_WARNINGS)
+            if not done:
+                self._warn_if_none_is_ready()
+            for result in done:
+                actor, task = self._under_way.pop(result)
+                made = self._result(result, actor, task)
+                if task and made:
+                    yield task.shard, made
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in self._actors:
+            self._kill(actor)
+
+    def _start(self) -> None:
+        actor = _Actor(self._class.remote(self._make_worker))
+        self._actors.append(actor)
+        self._under_way[actor.handle.start.remote()] = (actor, None)
+
+    def _assign(self) -> None:
+        while self._prepared and self._idle:
+            actor, task = self._idle.pop(), self._prepared.popleft()
+            self._under_way[actor.handle.make.remote(task.payload)] = (actor, task)
+
+    def _result(self, result: Any, actor: _Actor, task: _Task | None) -> Made | None:
+        """What a call gave; None where the actor has only started, or died."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            value = ray.get(result)
+        except RayTaskError:
+            raise  # a mistake in the program, with the traceback of the actor
+        except RayError as error:
+            self._replace(actor, task, error)
+            return None
+        if isinstance(value, _Mistake):
+            raise UserError(value.message)
+        if task is None:
+            actor.is_ready, self._failed_starts = True, 0
+            self._idle += [actor] * self._options["max_concurrency"]
+            return None
+        if not actor.is_dead:
+            self._idle.append(actor)
+        return value
+
+    def _replace(self, actor: _Actor, task: _Task | None, error: Exception) -> None:
+        """Start another actor for one that died, and put its shard first in line."""
+        reason = listing(str(error).strip().splitlines(), limit=8)
+        if task is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_DEATHS:
+                told = f"Ray's workers do not start:\n{reason}\n{SAME_EVERYWHERE} {LOGS}"
+                if not self._any_is_ready():
+                    raise UserError(told) from error
+                logging.warning("%s\nThe work goes on with the others", told)
+                self._kill(actor)
+                return
+        else:
+            task.deaths += 1
+            if task.deaths == MAX_DEATHS:
+                raise UserError(
+                    f"{MAX_DEATHS} workers died, one after the other, over the shard "
+                    f"{task.shard.name}:\n{reason}\n{LOGS}; often it is memory"
+                ) from error
+            logging.warning("a worker died over the shard %s, which is made again", task.shard.name)
+            self._prepared.appendleft(task)
+        if not actor.is_dead:
+            self._kill(actor)
+            self._start()
+
+    def _kill(self, actor: _Actor) -> None:
+        import ray
+
+        if not actor.is_dead:
+            actor.is_dead = True
+            self._idle = [each for each in self._idle if each is not actor]
+            ray.kill(actor.handle)
+
+    def _any_is_ready(self) -> bool:
+        return any(actor.is_ready and not actor.is_dead for actor in self._actors)
+
+    def _warn_if_none_is_ready(self) -> None:
+        import ray
+
+        if not self._any_is_ready():
+            logging.warning(
+                "waiting for a worker with %g GPUs and %g CPUs to start; Ray's free resources: %s",
+                self._options["num_gpus"],
+                self._options["num_cpus"],
+                {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")},
+            )

@@ -1,0 +1,268 @@
+"""`--engine=ray` with vLLM: Ray Data hands prompts to engines on all GPUs of the cluster.
+
+    shards (here) → read tasks: token ids → Ray's vLLM stage → answers → whole shards (here)
+
+Engines take the prompts of many shards at a time, and a shard is done when all its answers are.
+"""
+
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_prep.llm import Answer, LlmConfig, Request
+from data_prep.llm_vllm import ENVIRONMENT
+from data_prep.ray_engine import (
+    LOGS,
+    MAX_DEATHS,
+    RayEngine,
+    has_gpus,
+    sigterm_as_ctrl_c,
+    start_ray,
+)
+from data_prep.ray_prompts import ERROR, Desk, decode, encode, look, read
+from data_prep.shards import Made, Shard, Worker
+from ldx.errors import UserError, listing
+
+if TYPE_CHECKING:
+    from data_prep.query_sources import Questions
+
+BATCH_SIZE = 64
+BATCHES_AT_ONCE = 16
+"""Batches under way in an engine: as many prompts as vLLM has places for on a large GPU."""
+
+READS_AT_ONCE = 4
+CPUS_OF_A_READ = 0.25
+
+
+@dataclass(frozen=True)
+class RayGeneration:
+    """Asks vLLM for the queries of shards of passages, as `query_sources.Asking` does.
+
+    An engine has the GPUs that tensor_parallel_size and pipeline_parallel_size ask for; --ray_gpus
+    says nothing here. The model is a folder that every machine has, or a name on the hub.
+    """
+
+    engine: RayEngine
+    llm: LlmConfig
+    questions: "Questions"
+
+    def run(
+        self,
+        make_worker: Callable[[], Worker],
+        shards: Iterable[Shard],
+        *,
+        num_workers: int,
+    ) -> Iterator[tuple[Shard, Made]]:
+        """Make shards, in any order; see `data_prep.shards.Engine`.
+
+        Args:
+          make_worker: not used; the workers are Ray's.
+          num_workers: not used either.
+
+        Raises:
+          UserError: there is no such cluster or model, or vLLM does not start.
+        """
+        del make_worker, num_workers
+        start_ray(self.engine.address)
+        folder = _prepare_machines(self.llm.model)
+        source = _Source(list(shards), self.questions.requests)
+        with sigterm_as_ctrl_c(), source:
+            for shard, payload, answers in self._answer(source, folder):
+                yield shard, self.questions.made(payload, answers)
+
+    def _answer(self, source: "_Source", folder: str) -> Iterator[tuple[Shard, Any, list[Answer]]]:
+        from ray.exceptions import RayError
+
+        try:
+            for row in self._stage(folder, source.num_shards)(source.dataset(folder)).iter_rows():
+                done = source.put(row)
+                if done is not None:
+                    yield done
+        except RayError as error:
+            if source.error is not None:
+                raise source.error from None
+            raise UserError(self._why(error, source.names_under_way())) from error
+        assert not source.names_under_way(), "Ray Data lost rows"
+
+    def _stage(self, folder: str, num_shards: int) -> Any:
+        """What turns a dataset of token ids into one of answers."""
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        args = {"load_format": "safetensors"} | dict(self.llm.engine_args)
+        gpus = args.get("tensor_parallel_size", 1) * args.get("pipeline_parallel_size", 1)
+        on_gpus = has_gpus()
+        num_engines = min(self.engine.num_actors(gpus if on_gpus else 0), num_shards)
+        cpus = {"bundles": [{"CPU": self.engine.cpus}]}
+        config = vLLMEngineProcessorConfig(
+            model_source=folder,
+            engine_kwargs=args | {"trust_remote_code": False},
+            placement_group_config=None if on_gpus else cpus,
+            concurrency=(num_engines, num_engines),
+            batch_size=BATCH_SIZE,
+            max_concurrent_batches=BATCHES_AT_ONCE,
+            should_continue_on_error=True,
+            log_engine_metrics=False,  # that needs Ray Serve
+            # Its tokens are not those of a chat: many tokenizers begin with a second BOS.
+            chat_template_stage=False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+            runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()}},
+        )
+        stage = build_processor(
+            config,
+            preprocess=functools.partial(encode, folder, dict(self.llm.chat_template_kwargs)),
+            postprocess=functools.partial(decode, folder, args.get("generation_config", "auto")),
+            preprocess_map_kwargs={"num_cpus": CPUS_OF_A_READ},
+            postprocess_map_kwargs={"num_cpus": CPUS_OF_A_READ},
+        )
+        # Without this a prompt that kills its engine would do so for ever.
+        stage.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = (
+            MAX_DEATHS - 1
+        )
+        return stage
+
+    def _why(self, error: Exception, names: list[str]) -> str:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return (
+            f"vLLM on Ray, with the model {self.llm.model} and config.prep.llm.engine_args="
+            f"{dict(self.llm.engine_args)}, ended with\n{listing(lines[-8:])}\nwhile these shards "
+            f"were under way:\n{listing(names)}\n{LOGS}"
+        )
+
+
+class _Source:
+    """The shards as the rows of a dataset, built when a read task asks, and the answers so far.
+
+    While entered, a thread builds what is asked for.
+    """
+
+    def __init__(self, shards: Sequence[Shard], requests: Callable[[Any], list[Request]]):
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._desk: Any = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._shards, self._requests = shards, requests
+        self._payloads: dict[int, Any] = {}
+        self._answers: dict[int, dict[int, Answer]] = {}
+        self._done: set[int] = set()
+        self._thread = threading.Thread(target=self._build, name="prompts", daemon=True)
+        self.error: BaseException | None = None
+        """What went wrong while a shard was built."""
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._shards)
+
+    def __enter__(self) -> "_Source":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.kill(self._desk)
+
+    def dataset(self, folder: str) -> Any:
+        """A Ray dataset of requests: shard, place, messages and sampling."""
+        import ray
+
+        return ray.data.read_datasource(
+            _datasource(self._desk, [shard.num_units for shard in self._shards]),
+            override_num_blocks=len(self._shards),
+            concurrency=READS_AT_ONCE,
+            num_cpus=CPUS_OF_A_READ,
+        )
+
+    def _build(self) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            while True:
+                number: int = ray.get(self._desk.asked.remote())
+                payload = self._payloads[number] = self._shards[number].payload()
+                rows = [
+                    {"shard": number, "place": place, "request": json.dumps(asdict(request))}
+                    for place, request in enumerate(self._requests(payload))
+                ]
+                ray.get(self._desk.give.remote(number, [ray.put(rows)]))
+        except RayError:
+            return  # all is over
+        except BaseException as error:
+            self.error = error
+            ray.kill(self._desk)  # so that the read tasks fail
+
+    def put(self, row: Mapping[str, Any]) -> tuple[Shard, Any, list[Answer]] | None:
+        """Take an answer; the shard that it was the last of, its payload and all its answers."""
+        number = int(row["shard"])
+        if number in self._done:
+            return None
+        answers = self._answers.setdefault(number, {})
+        error = str(row[ERROR]).partition(": ")[2] or str(row[ERROR])
+        answer = Answer("", "", " ".join(error.split()))
+        if not error:
+            answer = Answer(str(row["text"]), str(row["finish_reason"]))
+        answers[int(row["place"])] = answer
+        if len(answers) < self._shards[number].num_units:
+            return None
+        self._done.add(number)
+        del self._answers[number]
+        payload = self._payloads.pop(number)
+        return self._shards[number], payload, [answers[place] for place in sorted(answers)]
+
+    def names_under_way(self) -> list[str]:
+        """Of shards that were asked for and are not done."""
+        return [self._shards[number].name for number in sorted(self._payloads)]
+
+
+def _datasource(desk: Any, sizes: Sequence[int]) -> Any:
+    """Ray's datasource of one block a shard."""
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Shards(Datasource):
+        def estimate_inmemory_data_size(self) -> None:
+            return None
+
+        def get_read_tasks(self, *args: Any, **kwargs: Any) -> list[ReadTask]:
+            return [
+                ReadTask(functools.partial(read, desk, i), BlockMetadata(size, None, None))
+                for i, size in enumerate(sizes)
+            ]
+
+    return Shards()
+
+
+def _prepare_machines(model: str) -> str:
+    """See that every machine has the model; its folder, the same on all.
+
+    Raises:
+      UserError: one has not, or another folder, or the model cannot chat.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    looks = {
+        node["NodeManagerAddress"]: ray.remote(look)
+        .options(num_cpus=0, scheduling_strategy=On(node["NodeID"], soft=False))
+        .remote(model)
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU")
+    }
+    found = {address: ray.get(result) for address, result in looks.items()}
+    wrong = [f"{address}: {mistake}" for address, (_, mistake) in found.items() if mistake]
+    if wrong:
+        raise UserError(f"machines that cannot run the model:\n{listing(wrong)}")
+    folders = {folder for folder, _ in found.values()}
+    if len(folders) > 1:
+        lines = [f"{address}: {folder}" for address, (folder, _) in found.items()]
+        raise UserError(
+            f"{model} is not in the same folder on all machines:\n{listing(lines)}\nSet HF_HOME "
+            "alike on all, or copy the model into a folder that all have, and name that"
+        )
+    return folders.pop()

@@ -1,0 +1,174 @@
+"""Retrievers that candidates are mined with: BM25, and any dense model that ldx can train.
+
+Q queries, N passages, D dimensions.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data_prep.bm25 import Bm25, Matches
+from data_prep.candidates import Found, top_rows
+from data_prep.dense import DenseModel
+from data_prep.passages import Passages, doc_ids_where
+from data_prep.teachers.run_file import RunFile
+from ldx.errors import UserError
+from ldx.eval.search import Searcher
+from ldx.settings import check_keys
+
+BLOCK = 65_536  # embeddings in memory at once
+
+
+class Retriever(Protocol):
+    """Finds passages for queries."""
+
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+        """What it says of each query."""
+
+
+class Bm25Retriever:
+    """BM25; passages that share no word with the query are not ranked."""
+
+    def __init__(self, passages: Passages, folder: Path, depth: int):
+        self._index = Bm25.open_or_build(folder / "bm25", passages.texts, key=passages.key)
+        self._excluded, self._depth = passages.roles.excluded, depth
+
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+        """What it says of each query."""
+        found = []
+        for matches in self._index.match_all(queries):
+            kept = ~self._excluded[matches.rows]
+            ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
+            moments = matches.moments(self._index.num_passages)
+            found.append(Found(ranking, matches.scores_of, moments))
+        return found
+
+
+class DenseRetriever:
+    """A bi-encoder: exact search, or ScaNN's.
+
+    Args:
+      model: which embeds.
+      passages: those searched.
+      folder: where their embeddings are, or are made.
+      depth: passages found for a query.
+      index: as for `ldx.eval.search.Searcher`.
+      sample_queries: texts, of which ScaNN's recall is measured.
+    """
+
+    def __init__(
+        self,
+        model: DenseModel,
+        passages: Passages,
+        folder: Path,
+        depth: int,
+        index: str,
+        sample_queries: Sequence[str],
+    ):
+        self._model = model
+        self._embeddings = model.embed_to_file(
+            folder, "passages", passages.texts, "passage", passages.key
+        )
+        self._searcher = Searcher(
+            self._embeddings,
+            depth,
+            index,
+            sample_queries=model.embed(sample_queries, "query"),
+            excluded=passages.roles.excluded,
+        )
+        self._mean, self._second = second_moments(self._embeddings)
+
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+        """What it says of each query."""
+        embeddings = self._model.embed(queries, "query")
+        rows = self._searcher.search(embeddings).rows
+        exact = embeddings.astype(np.float64)
+        means = exact @ self._mean
+        squares = np.einsum("qd,de,qe->q", exact, self._second, exact)
+        deviations = np.sqrt(np.maximum(0.0, squares - means**2))
+
+        def scorer(query: np.ndarray):  # type: ignore[no-untyped-def]
+            return lambda rows: np.asarray(self._embeddings[rows], np.float32) @ query
+
+        return [
+            Found(rows[i], scorer(embeddings[i]), (float(means[i]), float(deviations[i])))
+            for i in range(len(queries))
+        ]
+
+
+class RunRetriever:
+    """A run of somebody's retriever, in a file.
+
+    Args:
+      path: as for `data_prep.teachers.run_file.RunFile`.
+      records: where the passages are, for their doc_ids.
+      passages: those searched.
+      depth: passages found for a query.
+    """
+
+    def __init__(self, path: str, records: Path, passages: Passages, depth: int):
+        self._run = RunFile(path)
+        row_of = {doc_id: row for row, doc_id in doc_ids_where(records, set(self._run.doc_ids))}
+        self._rows = np.array([row_of.get(doc_id, -1) for doc_id in self._run.doc_ids], np.int64)
+        self._excluded, self._depth = passages.roles.excluded, depth
+
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+        """What it says of each query; a passage that the run lacks scores 0."""
+        found = []
+        for query_id in query_ids:
+            places, scores = self._run.of_query(query_id)
+            rows = self._rows[places]
+            order = np.argsort(rows)[(np.sort(rows) < 0).sum() :]
+            matches = Matches(rows[order], scores[order])
+            kept = ~self._excluded[matches.rows]
+            ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
+            found.append(Found(ranking, matches.scores_of, (0.0, 0.0)))
+        return found
+
+
+def second_moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E[x], float64 [D], and E[x xᵀ], float64 [D, D], over all passages.
+
+    From these come mean and variance over the corpus of any query's dot products: q · E[x], and
+    qᵀ E[x xᵀ] q − (q · E[x])².
+    """
+    size = embeddings.shape[1]
+    total, products = np.zeros(size), np.zeros((size, size))
+    for start in range(0, len(embeddings), BLOCK):
+        block = np.asarray(embeddings[start : start + BLOCK], np.float64)
+        total += block.sum(axis=0)
+        products += block.T @ block
+    return total / len(embeddings), products / len(embeddings)
+
+
+def retriever_sections(
+    retrievers: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The kind and the settings of each retriever; a dense one's are a whole `config.model`.
+
+    What the section of a dense retriever leaves out is the student's; of another model, pooling,
+    normalisation and prompts are as its folder declares.
+
+    Raises:
+      UserError: an unknown kind or key.
+    """
+    known = {"bm25": [], "run": ["path"], "dense": list(model)}
+    sections: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, section in retrievers.items():
+        where = f"prep.retrievers.{name}"
+        kind = section.get("kind")
+        if kind not in known:
+            raise UserError(f"config.{where}.kind={kind!r}: known are {', '.join(known)}")
+        given = {key: value for key, value in section.items() if key != "kind"}
+        check_keys(given, known[kind], where)
+        if kind == "run" and not given.get("path"):
+            raise UserError(f"config.{where}.path is missing: the run file")
+        if kind == "dense":
+            declared = ("pooling", "normalize", "query_prompt", "passage_prompt")
+            other = given.get("path", model["path"]) != model["path"]
+            base = {k: None if other and k in declared else v for k, v in model.items()}
+            given = base | given
+        sections[name] = (kind, given)
+    return sections

@@ -1,0 +1,129 @@
+"""The section `config.prep` as checked, typed values; configs/base.py explains its keys."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ldx.errors import UserError
+
+EXTRACTIVE, LLM, HUMAN = "extractive", "llm", "human"
+QUERY_SOURCES = (EXTRACTIVE, LLM, HUMAN)
+CALIBRATIONS = ("percentile", "z_score", "rank")
+SAMPLING = ("top", "spread")
+_NAME = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """The section `config.prep`.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+
+    collection: str
+    packages: tuple[str, ...]
+    max_passages: int | None
+    max_rejects: float
+    drop_near_duplicates: bool
+    keep_digits: bool
+    num_held_out: int
+    max_source_passages: int | None
+    queries: str
+    human_split: str
+    query_types: tuple[str, ...]
+    max_queries: int | None
+    max_attempts: int
+    llm: Mapping[str, Any]
+    retrievers: Mapping[str, Mapping[str, Any]]
+    index: str
+    candidate_depth: int
+    range_min: int
+    range_max: int | None
+    sampling_strategy: str
+    num_candidates: int | None
+    rank_limit: int | None
+    teachers: Mapping[str, Mapping[str, Any]]
+    calibration: str
+    require_own_first: bool
+    min_top_score_percentile: float | None
+    list_size: int
+    absolute_margin: float | None
+    relative_margin: float | None
+    max_score: float | None
+    dev_fraction: float
+    shard_size: int
+    python: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        leasts = {
+            "list_size": 2,
+            "candidate_depth": 2,
+            "num_held_out": 0,
+            "range_min": 0,
+            "max_attempts": 1,
+            "shard_size": 1,
+        }
+        for key, least in leasts.items():
+            if getattr(self, key) < least:
+                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted at least {least}")
+        for key in ("dev_fraction", "max_rejects"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted from 0 to under 1")
+        self._check_choice("sampling_strategy", SAMPLING)
+        self._check_choice("calibration", CALIBRATIONS)
+        for key in ("num_candidates", "max_source_passages"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"config.prep.{key}={value}: wanted at least 1, or None")
+        if self.range_max is not None and self.range_max < self.range_min + self.list_size:
+            raise UserError(
+                f"config.prep.range_max={self.range_max}: between it and range_min="
+                f"{self.range_min} there is no room for list_size={self.list_size}"
+            )
+        for key in ("retrievers", "teachers"):
+            self._check_named(key)
+        query_sources(self.queries)
+
+    def _check_choice(self, key: str, known: tuple[str, ...]) -> None:
+        if getattr(self, key) not in known:
+            raise UserError(
+                f"config.prep.{key}={getattr(self, key)!r}: wanted {' or '.join(known)}"
+            )
+
+    def _check_named(self, key: str) -> None:
+        sections = getattr(self, key)
+        if not sections:
+            raise UserError(f"config.prep.{key} is empty; configs/base.py explains it")
+        for name, section in sections.items():
+            if not _NAME.fullmatch(name):
+                raise UserError(
+                    f"config.prep.{key}: the name {name!r} becomes a folder's; wanted letters, "
+                    "digits, _ and -"
+                )
+            if not isinstance(section, Mapping) or "kind" not in section:
+                raise UserError(
+                    f"config.prep.{key}.{name}={section!r}: wanted settings with a kind, such as "
+                    '{"kind": "bm25"}'
+                )
+
+
+def query_sources(queries: str) -> tuple[str, ...]:
+    """Where queries come from: the parts of `config.prep.queries`.
+
+    Raises:
+      UserError: one is unknown, or there is none.
+    """
+    parts = tuple(queries.split("+"))
+    if not set(parts) <= set(QUERY_SOURCES):
+        raise UserError(
+            f"config.prep.queries={queries!r}: known are {', '.join(QUERY_SOURCES)}, and several "
+            "of them joined by +"
+        )
+    if {EXTRACTIVE, LLM} <= set(parts):
+        raise UserError(
+            f"config.prep.queries={queries!r}: extractive and llm have query types of the same "
+            "names; take one of them"
+        )
+    return parts

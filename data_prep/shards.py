@@ -1,0 +1,214 @@
+"""Work in shards: each is a file whose name tells what it was made from; none is made twice.
+
+FOLDER/NAME-KEY-DIGEST.SUFFIX: KEY hashes everything the content depends on, DIGEST the content. A
+shard is written under a temporary name and renamed. One that is there and fits its digest is what
+would be made again; what changes a key changes the name, and only shards of new names are made.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from absl import logging
+
+from ldx.errors import UserError
+from ldx.files import atomic_write, fingerprint
+from ldx.progress import progress_bar
+
+Payload = Mapping[str, Any]
+"""What a worker needs to make a shard, of plain values and arrays."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file to be made.
+
+    Attributes:
+      name: unique in its folder, such as `question-00003`.
+      key: a hash of everything that decides its content.
+      num_units: what it counts on the progress bar, such as queries.
+      payload: makes what the worker needs; called only if the shard is not there yet.
+    """
+
+    name: str
+    key: str
+    num_units: int
+    payload: Callable[[], Payload] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker made of a shard.
+
+    Attributes:
+      content: of the file.
+      rejects: records that were set aside, each with at least its `id` and the `reason`.
+    """
+
+    content: bytes
+    rejects: Sequence[Mapping[str, str]] = ()
+
+
+Worker = Callable[[Payload], Made]
+"""Makes shards, one after the other; it holds what they share, such as a model."""
+
+
+class Engine(Protocol):
+    """Where workers run: see `data_prep.engine`."""
+
+    def run(
+        self,
+        make_worker: Callable[[], Worker],
+        shards: Iterable[Shard],
+        *,
+        num_workers: int,
+    ) -> Iterator[tuple[Shard, Made]]:
+        """Make shards, in any order; yields each as it is done."""
+
+
+class ShardFolder:
+    """The shards of one stage.
+
+    Args:
+      folder: where they are.
+      suffix: of their names, such as `.jsonl`.
+    """
+
+    def __init__(self, folder: Path, suffix: str):
+        self.folder, self._suffix = folder, suffix
+
+    def find(self, shards: Iterable[Shard]) -> dict[str, Path]:
+        """Those of the shards that are there and sound, by name."""
+        there: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.glob(f"*-*-*{self._suffix}")):
+            there.setdefault(path.name.rpartition("-")[0], []).append(path)
+        found = {}
+        for shard in shards:
+            for path in there.get(_stem(shard), []):
+                if path.name == self._name(shard, _digest(path)):
+                    found[shard.name] = path
+        return found
+
+    def rejects_path(self, shard: Shard) -> Path:
+        """Where the records lie that were set aside while the shard was made, if any were."""
+        return self.folder / f"{_stem(shard)}.rejects.jsonl"
+
+    def _name(self, shard: Shard, digest: str) -> str:
+        return f"{_stem(shard)}-{digest}{self._suffix}"
+
+    def make(
+        self,
+        make_worker: Callable[[], Worker],
+        shards: Sequence[Shard],
+        engine: Engine,
+        *,
+        num_workers: int = 1,
+        description: str,
+        unit: str,
+    ) -> list[Path]:
+        """Make the shards that are missing; the paths of all, in their order.
+
+        Shards of the same name and another key stay until `remove_stale`.
+        """
+        found = self.find(shards)
+        missing = [shard for shard in shards if shard.name not in found]
+        total, left = (sum(s.num_units for s in some) for some in (shards, missing))
+        if missing and left < total:
+            logging.info("%s: %d of %d %s are done already", description, total - left, total, unit)
+        num_rejects = 0
+        with progress_bar(
+            total=total, initial=total - left, desc=description, unit=f" {unit}"
+        ) as bar:
+            done = engine.run(make_worker, missing, num_workers=num_workers) if missing else ()
+            for shard, made in done:
+                if made.rejects:
+                    num_rejects += len(made.rejects)
+                    write_json_lines(self.rejects_path(shard), made.rejects)
+                    bar.set_postfix_str(f"{num_rejects} set aside", refresh=False)
+                path = self.folder / self._name(shard, _digest(made.content))
+                with atomic_write(path, "wb") as file:
+                    file.write(made.content)
+                found[shard.name] = path
+                bar.update(shard.num_units)
+        return [found[shard.name] for shard in shards]
+
+    def rejects(self, shards: Iterable[Shard]) -> list[dict[str, str]]:
+        """The records that were set aside while these shards were made."""
+        paths = (self.rejects_path(shard) for shard in shards)
+        return [line for path in paths if path.is_file() for line in read_json_lines(path)]
+
+    def remove_stale(self, shards: Sequence[Shard]) -> int:
+        """Remove what these shards do not name any more; how many files that were."""
+        wanted = {*self.find(shards).values(), *(self.rejects_path(shard) for shard in shards)}
+        stale = [path for path in self.folder.glob("*") if path not in wanted]
+        for path in stale:
+            path.unlink()
+        return len(stale)
+
+
+def _stem(shard: Shard) -> str:
+    return f"{shard.name}-{shard.key}"
+
+
+def _digest(content: bytes | Path) -> str:
+    whole = content if isinstance(content, bytes) else content.read_bytes()
+    return hashlib.sha256(whole).hexdigest()[:8]
+
+
+def shard_key(*parts: str | bytes | Path) -> str:
+    """A key of what a shard's content depends on: 16 hex digits."""
+    return fingerprint(*parts)[:16]
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line, as the content of a shard."""
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
+
+
+def arrays_file(**arrays: np.ndarray) -> bytes:
+    """Arrays by name as the content of an .npz file; equal arrays give equal bytes."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that `write_json_lines` wrote."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def check_rejects(
+    stage: str, rejects: Sequence[Mapping[str, str]], total: int, most: float, folder: Path
+) -> None:
+    """Say how many records were set aside, and refuse to go on with too many.
+
+    Raises:
+      UserError: they are more than the share `most` of all.
+    """
+    if not rejects:
+        return
+    reasons: dict[str, int] = {}
+    for record in rejects:
+        reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
+    common = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    told = f"{stage}: {len(rejects)} of {total} records were set aside ({folder}/*.rejects.jsonl): "
+    told += "; ".join(f"{reason} ({count})" for reason, count in common)
+    if len(rejects) > most * total:
+        raise UserError(
+            f"{told}\nThat is more than config.prep.max_rejects={most} of them. Mend the cause and "
+            "remove the shards with rejects, or allow more"
+        )
+    logging.warning("%s", told)

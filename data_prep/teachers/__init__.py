@@ -1,0 +1,51 @@
+"""Teachers: models, engines and files that score (query, passage) pairs; made by `make_teacher`."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from data_prep.teachers.base import Pairs, Problem, Teacher
+from ldx.errors import UserError
+
+__all__ = ["KINDS", "Pairs", "Problem", "Teacher", "make_teacher"]
+
+KINDS = {
+    "cross_encoder": "data_prep.teachers.cross_encoder:CrossEncoder",
+    "rank_t5": "data_prep.teachers.t5:RankT5",
+    "mono_t5": "data_prep.teachers.t5:MonoT5",
+    "yes_no": "data_prep.teachers.yes_no:YesNo",
+    "layerwise": "data_prep.teachers.layerwise:Layerwise",
+    "run_file": "data_prep.teachers.run_file:RunFile",
+    "vllm": "data_prep.teachers.vllm_score:VllmTeacher",
+}
+"""The classes by kind; the arguments of a class are the keys of its section."""
+
+
+def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:
+    """The teacher that the section `config.prep.teachers.NAME` describes.
+
+    A model is looked for and its fingerprint taken here; it is loaded by the first `score`.
+
+    Args:
+      name: of the section.
+      settings: its keys: `kind`, and the arguments of that kind's class.
+
+    Raises:
+      UserError: an unknown kind, an unknown or missing key, a value that cannot be, or no model.
+    """
+    # Imported here because it brings JAX, which the environment of an engine need not have.
+    from ldx.settings import build
+
+    where = f"prep.teachers.{name}"
+    kind = settings.get("kind")
+    if kind not in KINDS:
+        raise UserError(f"config.{where}.kind={kind!r}: known are {', '.join(KINDS)}")
+    module, _, class_name = KINDS[kind].partition(":")
+    make = getattr(importlib.import_module(module), class_name)
+    try:
+        teacher: Teacher = build(make, {k: v for k, v in settings.items() if k != "kind"}, where)
+    except UserError as error:
+        if where in str(error):
+            raise
+        raise UserError(f"config.{where}: {error}") from None
+    return teacher

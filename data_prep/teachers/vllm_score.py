@@ -1,0 +1,244 @@
+"""Classifiers and yes/no language models scored by vLLM's pooling engine, written for vLLM 0.32.
+
+The engine is given token ids, those that the transformers teachers read, so template and truncation
+are the same by construction. Its activation is switched off by the model's config: a sigmoid in
+float32 is 1.0 from a logit of 17 on, and the logit would be lost. (The request's own switch,
+`use_activation`, switched off the tanh inside BERT's head too, in versions of vLLM that are still
+around: vllm-project/vllm#57664.)
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.llm import HOW_NOT_WHAT
+from data_prep.llm_vllm import ENVIRONMENT
+from data_prep.teachers.cross_encoder import PairInput, check_labels, score_of_logits
+from data_prep.teachers.loading import (
+    check_count,
+    check_dtype,
+    load_tokenizer,
+    model_folder,
+    single_token,
+    teacher_fingerprint,
+)
+from data_prep.teachers.prompts import Preset, PromptEncoder, choose_preset
+from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, TokenTeacher
+from ldx.errors import UserError, listing
+from ldx.files import read_json
+
+SET_BY_TEACHER = (
+    "model", "runner", "convert", "dtype", "max_model_len", "hf_overrides", "load_format",
+    "trust_remote_code", "tokenizer", "revision", "skip_tokenizer_init", "pooler_config",
+)  # fmt: skip
+CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
+NO_ACTIVATION = {
+    "problem_type": "regression",
+    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+}
+"""What makes vLLM leave a classifier's logits as they are."""
+
+
+class VllmTeacher(TokenTeacher):
+    """A model that vLLM serves as a classifier.
+
+    Sequence classifiers score as `CrossEncoder`; language models with a yes/no template as `YesNo`,
+    turned into classifiers of one label whose weights are those of yes (less those of no) in the
+    output layer.
+
+    Args:
+      model: a folder, or "org/name@REVISION".
+      label_index: as for `CrossEncoder`.
+      template: as for `YesNo`, and it must be given for a language model; for a classifier as for
+        `CrossEncoder`.
+      instruction: as for `YesNo`.
+      yes: as for `YesNo`; not for classifiers, and so for the next two.
+      no: as for `YesNo`.
+      form: as for `YesNo`.
+      max_length: tokens of a pair; None: 512, or the preset's.
+      dtype: float32, bfloat16 or float16.
+      engine_args: more arguments of vllm.LLM, such as {"tensor_parallel_size": 4}.
+
+    Raises:
+      UserError: a model or settings that vLLM cannot score so.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        label_index: int | None = None,
+        template: str | Sequence[str] | None = None,
+        instruction: str | None = None,
+        yes: str | None = None,
+        no: str | None = None,
+        form: str | None = None,
+        max_length: int | None = None,
+        dtype: str = "float32",
+        engine_args: Mapping[str, Any] | None = None,
+    ):
+        # The engine forms its own batches.
+        super().__init__(batch_tokens=None)
+        check_dtype(dtype)
+        self._engine_args = dict(engine_args or {})
+        if refused := sorted(set(self._engine_args) & set(SET_BY_TEACHER)):
+            raise UserError(f"engine_args: {refused[0]} is set by the teacher's other keys")
+        self.folder = model_folder(model)
+        config = read_json(self.folder / "config.json")
+        self._architecture = _architecture(config, self.folder)
+        self._words = {"yes": yes, "no": no, "form": form}
+        self._preset: Preset | None = None
+        if self._architecture.endswith(LANGUAGE_MODEL):
+            self._preset = self._language_model(config, template, instruction, max_length)
+            self.max_length = self._preset.max_length
+        else:
+            self._refuse_words()
+            self.max_length = 512 if max_length is None else max_length
+            self._pair_input = PairInput(template, instruction, self.max_length)
+        check_count("max_length", self.max_length)
+        self._label_index, self._dtype = label_index, dtype
+        what = self._preset or self._pair_input
+        args = sorted((k, v) for k, v in self._engine_args.items() if k not in HOW_NOT_WHAT)
+        self.fingerprint = teacher_fingerprint(
+            self.folder, "VllmTeacher", f"{label_index} {what!r} {args}", dtype
+        )
+        self._llm: Any = None
+
+    def _language_model(
+        self,
+        config: Mapping[str, Any],
+        template: str | Sequence[str] | None,
+        instruction: str | None,
+        max_length: int | None,
+    ) -> Preset:
+        if template is None:
+            raise UserError(
+                f"{self.folder}: a language model; set template, such as qwen3_reranker"
+            )
+        if config.get("final_logit_softcapping"):
+            raise UserError(
+                f"{self.folder}: caps its logits (final_logit_softcapping), as vLLM's classifiers "
+                "do not; use kind yes_no"
+            )
+        return choose_preset(
+            template, instruction=instruction, max_length=max_length, **self._words
+        )
+
+    def _refuse_words(self) -> None:
+        for key, value in self._words.items():
+            if value is not None:
+                raise UserError(f"{key}={value!r}: {self.folder} is a classifier and says no words")
+
+    def load(self) -> None:
+        """Start the engine, unless that is done.
+
+        Raises:
+          UserError: it cannot be started.
+        """
+        if self._llm is not None:
+            return
+        tokenizer = load_tokenizer(self.folder)
+        overrides = dict(NO_ACTIVATION)
+        if self._preset is None:
+            self._encoder = self._pair_input.encoder(tokenizer)
+        else:
+            preset = self._preset
+            self._encoder = PromptEncoder(
+                tokenizer, preset.prompt, self.max_length, preset.instruction
+            )
+            overrides |= self._as_classifier(tokenizer, preset)
+        llm = self._start(overrides)
+        num_labels = llm.llm_engine.model_config.hf_config.num_labels
+        check_labels(num_labels, self._label_index, self.folder)
+        self._llm = llm
+
+    def _start(self, overrides: dict[str, Any]) -> Any:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(
+                f"kind vllm: vLLM cannot be imported ({error}); pip install 'ldx[vllm]', best in "
+                "an environment of its own"
+            ) from None
+        try:
+            return LLM(
+                model=str(self.folder),
+                runner="pooling",
+                load_format="safetensors",
+                dtype=self._dtype,
+                max_model_len=self.max_length,
+                hf_overrides=overrides,
+                trust_remote_code=False,
+                **self._engine_args,
+            )
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"vLLM cannot start with {self.folder} and engine_args={self._engine_args}:\n"
+                f"{listing(str(error).splitlines())}"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the engine; the next `score` starts another."""
+        self._llm = None
+
+    def _as_classifier(self, tokenizer: Any, preset: Preset) -> dict[str, Any]:
+        """What makes vLLM turn a language model into a classifier of one label."""
+        words = (preset.no, preset.yes) if preset.form == "difference" else (preset.yes,)
+        ids = [single_token(tokenizer, word) for word in words]
+        architecture = self._architecture.removesuffix(LANGUAGE_MODEL) + CLASSIFIER
+        return {
+            "architectures": [architecture],
+            "classifier_from_token": tokenizer.convert_ids_to_tokens(ids),
+            "method": "from_2_way_softmax" if len(words) == 2 else "no_post_processing",
+            "is_original_qwen3_reranker": architecture.startswith("Qwen3") and len(words) == 2,
+        }
+
+    def encode(self, queries: Sequence[str], passages: Sequence[str]) -> list[Encoded]:
+        """Token ids of pairs."""
+        encoded: list[Encoded] = self._encoder(queries, passages)
+        return encoded
+
+    def forward(self, batch: Sequence[Encoded]) -> np.ndarray:
+        """Scores [B] of pairs."""
+        from vllm import PoolingParams
+
+        outputs = self._llm.encode(
+            [{"prompt_token_ids": item[INPUT_IDS].tolist()} for item in batch],
+            pooling_params=[PoolingParams(extra_kwargs=_token_types(item)) for item in batch],
+            pooling_task="classify",
+            use_tqdm=False,
+        )
+        assert len(outputs) == len(batch), "vLLM answers every prompt, in order"
+        logits = np.stack([output.outputs.data.float().numpy() for output in outputs])
+        return score_of_logits(logits, self._label_index)
+
+
+def transformers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of the transformers teacher that scores as a section of kind vllm does."""
+    section = {k: v for k, v in settings.items() if k != "engine_args" and v is not None}
+    config = read_json(model_folder(section["model"]) / "config.json")
+    architecture = _architecture(config, section["model"])
+    is_language_model = architecture.endswith(LANGUAGE_MODEL)
+    return section | {"kind": "yes_no" if is_language_model else "cross_encoder"}
+
+
+def _architecture(config: Mapping[str, Any], where: Any) -> str:
+    names = config.get("architectures") or [""]
+    if not names[0].endswith((CLASSIFIER, LANGUAGE_MODEL)):
+        raise UserError(
+            f"{where}: config.json names the architecture {names[0]!r}; vLLM scores those that end "
+            f"in {CLASSIFIER} or {LANGUAGE_MODEL}. Use another kind, such as rank_t5"
+        )
+    return str(names[0])
+
+
+def _token_types(item: Encoded) -> dict[str, Any] | None:
+    """Segments as vLLM takes them: where the second begins."""
+    types = item.get("token_type_ids")
+    if types is None or not types.any():
+        return None
+    return {"compressed_token_type_ids": int(types.argmax())}

@@ -1,0 +1,163 @@
+"""Time and peak memory of every stage of data_prep on a large synthetic corpus.
+
+    python -m tests.benchmarks.preparation --json=FILE [--passages=1000000] [--sources=2000]
+
+Passages are random words by Zipf's law. The student is a random BERT of two narrow layers, so that
+a CPU can embed a million passages: the time of embedding says nothing, the memory does. Memory is
+that of the stage's process: what is its own (anonymous) and, beside it, pages of mapped files,
+which the system takes back when it needs them. It is to grow by a few bytes a passage.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.run import STAGES
+
+NUM_WORDS = 200_000
+MEAN_LENGTH = 80
+CONFIG = """
+from configs import base
+
+def get_config():
+    config = base.get_config()
+    config.data.root = {root!r}
+    config.model.path = {model!r}
+    config.model.query_max_length = 16
+    config.model.passage_max_length = 32
+    config.prep.max_source_passages = {sources}
+    config.prep.index = "exact"
+    config.prep.require_own_first = False
+    return config
+"""
+
+
+def write_corpus(path: Path, num_passages: int) -> None:
+    """Passages of random words; every hundredth repeats the one before."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = np.array(["".join(rng.choice(letters, rng.integers(3, 10))) for _ in range(NUM_WORDS)])
+    weights = 1 / np.arange(1, NUM_WORDS + 1)
+    bounds = np.cumsum(weights / weights.sum())
+    text = ""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in range(num_passages):
+            if row % 100 != 99:
+                size = rng.integers(20, 2 * MEAN_LENGTH - 20)
+                chosen = words[np.minimum(np.searchsorted(bounds, rng.random(size)), NUM_WORDS - 1)]
+                sentences = np.array_split(chosen, max(1, size // 12))
+                text = " ".join(" ".join(each).capitalize() + "." for each in sentences)
+            file.write(json.dumps({"_id": f"d{row}", "title": "", "text": text}) + "\n")
+
+
+def write_model(folder: Path) -> None:
+    """A random BERT of two narrow layers with a tokenizer of letters."""
+    import torch
+    import transformers
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters]
+    vocab += [f"##{x}" for x in letters]
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+
+
+class Peak:
+    """The most anonymous memory of a process while it runs, in bytes."""
+
+    def __init__(self, pid: int):
+        self.anonymous = 0
+        self._path = Path(f"/proc/{pid}/status")
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                lines = self._path.read_text().splitlines()
+            except OSError:
+                return
+            sizes = [int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon")]
+            self.anonymous = max(self.anonymous, *sizes, 0)
+            time.sleep(0.1)
+
+
+def run_stage(name: str, flags: Sequence[str]) -> dict[str, float]:
+    """Seconds, and peak bytes: anonymous, and all that was resident."""
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", f"data_prep.{name}", *flags])
+    peak = Peak(process.pid)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{name} failed")
+    assert isinstance(usage, resource.struct_rusage)
+    seconds = time.monotonic() - start
+    resident = usage.ru_maxrss * 1024
+    return {"seconds": seconds, "anonymous": peak.anonymous, "resident": resident}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all stages and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", required=True)
+    parser.add_argument("--passages", type=int, default=1_000_000)
+    parser.add_argument("--sources", type=int, default=2000)
+    parser.add_argument("--folder", help="for corpus and workdir; kept there; default: temporary")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.folder or temporary)
+        root, model, config = folder / "corpus", folder / "model", folder / "config.py"
+        if not config.is_file():
+            root.mkdir(parents=True)
+            write_corpus(root / "corpus.jsonl", arguments.passages)
+            write_model(model)
+            values = {"root": str(root), "model": str(model), "sources": arguments.sources}
+            config.write_text(CONFIG.format(**values))
+        flags = [f"--config={config}", f"--workdir={folder / 'work'}"]
+        rows = []
+        print(f"{arguments.passages:,} passages, {arguments.sources:,} of them get queries")
+        print(f"{'stage':<18}{'time':>10}{'own memory':>14}{'with files':>14}")
+        for name in STAGES:
+            found = run_stage(name, flags)
+            print(
+                f"{name:<18}{found['seconds']:>8.0f} s{found['anonymous'] / 2**20:>10.0f} MiB"
+                f"{found['resident'] / 2**20:>10.0f} MiB",
+                flush=True,
+            )
+            rows += [
+                {
+                    "benchmark": "preparation",
+                    "case": f"{name} of {arguments.passages} passages, {what}",
+                    "ours": found[what],
+                    "reference": None,
+                    "ratio": None,
+                    "unit": "s" if what == "seconds" else "bytes",
+                }
+                for what in found
+            ]
+        Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,430 @@
+"""Corpora of every kind are read the same, as a stream, and bad rows do not end the reading."""
+
+import gzip
+import json
+import sys
+import tracemalloc
+import types
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+
+from data_prep import readers
+from data_prep.readers import SeenIds, read_passages, source_fingerprint
+from ldx.data.schema import Passage
+from ldx.errors import UserError
+from ldx.eval import beir
+
+PASSAGES = [
+    Passage("d1", "Lift", "The wing has lift."),
+    Passage("d2", "", "Drag – of a wing. 😀"),
+    Passage("3", "", "A third\npassage"),
+]
+RECORDS = [{"_id": p.doc_id, "title": p.title, "text": p.text} for p in PASSAGES]
+
+
+def json_lines(records: list) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+class Rejected:
+    """What was handed to `reject`, one tuple a row."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str]] = []
+
+    def __call__(self, where: str, reason: str, excerpt: str) -> None:
+        self.rows.append((where, reason, excerpt))
+
+
+def read(source: str | Path) -> tuple[list[str], list[Passage], Rejected]:
+    rejected = Rejected()
+    found = list(read_passages(str(source), reject=rejected))
+    return [where for where, _ in found], [passage for _, passage in found], rejected
+
+
+def message(source: str | Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read(source)
+    return str(caught.value)
+
+
+def write_parquet(path: Path, columns: dict, **options: int) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
+    return path
+
+
+def columns_of(records: list[dict]) -> dict[str, list]:
+    return {name: [record[name] for record in records] for name in records[0]}
+
+
+@pytest.fixture(params=["beir", "beir.gz", "jsonl", "jsonl.gz", "parquet", "parquet folder"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """PASSAGES in each form."""
+    data = json_lines(RECORDS)
+    match request.param:
+        case "beir":
+            (tmp_path / "corpus.jsonl").write_bytes(data)
+            write_parquet(tmp_path / "other.parquet", {"a": [1]})  # the corpus is what counts
+            return tmp_path
+        case "beir.gz":
+            (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(data))
+            return tmp_path
+        case "parquet":
+            return write_parquet(tmp_path / "c.parquet", columns_of(RECORDS), row_group_size=2)
+        case "parquet folder":
+            write_parquet(tmp_path / "b.parquet", columns_of(RECORDS[1:]))
+            write_parquet(tmp_path / "a.parquet", columns_of(RECORDS[:1]))
+            (tmp_path / ".c.parquet.1.tmp").write_bytes(b"half")
+            (tmp_path / "_metadata.parquet").write_bytes(b"not rows")
+            return tmp_path
+    path = tmp_path / f"any.{request.param}"
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def test_every_form_gives_the_same_passages(source: Path) -> None:
+    where, passages, rejected = read(source)
+    assert passages == PASSAGES
+    assert rejected.rows == []
+    assert len(set(where)) == 3
+    files = [source] if source.is_file() else list(source.iterdir())
+    assert all(any(w.startswith(f"{file}:") for file in files) for w in where)
+
+
+@pytest.mark.parametrize("name", ["scifact", "nfcorpus", "cranfield"])
+def test_real_collections(data_dir: Path, name: str) -> None:
+    corpus = beir.read_corpus(data_dir / name)
+    empty = [
+        doc for doc, text in zip(corpus.doc_ids, corpus.texts, strict=True) if not text.strip()
+    ]
+    where, passages, rejected = read(data_dir / name)
+    assert [p.doc_id for p in passages] == [doc for doc in corpus.doc_ids if doc not in empty]
+    kept = dict(zip(corpus.doc_ids, zip(corpus.titles, corpus.texts, strict=True), strict=True))
+    assert all(kept[p.doc_id] == (p.title, p.text) for p in passages)
+    assert [reason.partition(":")[0] for _, reason, _ in rejected.rows] == [
+        readers.EMPTY_TEXT for _ in empty
+    ]
+    assert where[0] == f"{data_dir / name / 'corpus.jsonl.gz'}:1"
+
+
+@pytest.mark.parametrize("id_name", ["_id", "id", "doc_id"])
+@pytest.mark.parametrize("text_name", ["text", "body", "contents"])
+def test_other_names_of_fields(tmp_path: Path, id_name: str, text_name: str) -> None:
+    records = [{"x": 1.5, text_name: "A wing.", id_name: 7}, {text_name: "Lift.", id_name: 8}]
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(json_lines(records))
+    wanted = [Passage("7", "", "A wing."), Passage("8", "", "Lift.")]
+    assert read(path)[1] == wanted
+    columns = {text_name: ["A wing.", "Lift."], "x": [1.5, None], id_name: [7, 8]}
+    assert read(write_parquet(tmp_path / "c.parquet", columns))[1] == wanted
+
+
+def test_the_first_of_several_names_counts(tmp_path: Path) -> None:
+    record = {"id": "b", "_id": "a", "contents": "y", "text": "x", "body": "z", "title": None}
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(json_lines([record]))
+    assert read(path)[1] == [Passage("a", "", "x")]
+    columns = {name: [value] for name, value in record.items()}
+    assert read(write_parquet(tmp_path / "c.parquet", columns))[1] == [Passage("a", "", "x")]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "detail"),
+    [
+        ('{"_id": "x", "text": ', readers.NOT_JSON, "Expecting value"),
+        ("[1, 2]", readers.BAD_FIELD, "list instead of an object"),
+        ('{"text": "a"}', readers.BAD_FIELD, "no _id; it has 'text'"),
+        ('{"_id": "x", "title": "a"}', readers.BAD_FIELD, "no text"),
+        ('{"_id": "x", "text": 3}', readers.BAD_FIELD, "text is int"),
+        ('{"id": "x", "body": null}', readers.BAD_FIELD, "text is NoneType"),
+        ('{"_id": "x", "title": [], "text": "a"}', readers.BAD_FIELD, "title is list"),
+        ('{"_id": 1.5, "text": "a"}', readers.BAD_FIELD, "_id is 1.5"),
+        ('{"_id": "", "text": "a"}', readers.BAD_FIELD, "empty"),
+        ('{"_id": "a\\tb", "text": "a"}', readers.BAD_FIELD, "tab"),
+        ('{"_id": "a\\nb", "text": "a"}', readers.BAD_FIELD, "line break"),
+        ('{"_id": "x", "text": "\\ud800"}', readers.BAD_FIELD, "surrogate"),
+        ('{"_id": "x", "title": "\\uDC00", "text": "a"}', readers.BAD_FIELD, "surrogate"),
+        ('{"_id": "x", "text": ""}', readers.EMPTY_TEXT, ""),
+        ('{"_id": "x", "title": "only", "text": " \\n "}', readers.EMPTY_TEXT, ""),
+        ('{"_id": "d1", "text": "again"}', readers.REPEATED_ID, "'d1'"),
+        ('{"_id": 3, "text": "again"}', readers.REPEATED_ID, "'3'"),
+        ("9" * 5000, readers.NOT_JSON, "digits"),
+        ("[" * 100_000, readers.NOT_JSON, "recursion"),
+        (b'{"_id": "x", "text": "\xff"}', readers.UNREADABLE, "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_rejected_and_reading_goes_on(
+    tmp_path: Path, line: str | bytes, kind: str, detail: str
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    data = line.encode() if isinstance(line, str) else line
+    last = b'{"_id": "last", "text": "the end"}\n'
+    path.write_bytes(json_lines(RECORDS) + b"\n" + data + b"\n" + last)
+    where, passages, rejected = read(path)
+    assert passages == [*PASSAGES, Passage("last", "", "the end")]
+    assert where[-1] == f"{path}:6"
+    [(bad_where, reason, excerpt)] = rejected.rows
+    assert bad_where == f"{path}:5"
+    assert reason.startswith(f"{kind}: ")
+    assert detail in reason
+    assert len(excerpt) <= 200
+    excerpt.encode()
+
+
+def test_a_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
+    records = [{"_id": str(i), "text": f"text {i * 7919 % 104729}"} for i in range(2000)]
+    data = gzip.compress(json_lines(records))
+    path = tmp_path / "corpus.jsonl.gz"
+    path.write_bytes(data[: len(data) // 2])
+    _, passages, rejected = read(tmp_path)
+    assert 100 < len(passages) < 2000
+    assert passages == [Passage(r["_id"], "", r["text"]) for r in records[: len(passages)]]
+    assert rejected.rows[-1][0] == f"{path}:{len(passages) + 1}"
+    assert "unreadable: the gzip file is truncated" in rejected.rows[-1][1]
+
+
+def test_bad_values_of_parquet(tmp_path: Path) -> None:
+    not_utf8 = pyarrow.array([b"caf\xe9", b"cafe"], pyarrow.binary()).view(pyarrow.string())
+    path = write_parquet(tmp_path / "a.parquet", {"_id": ["a", "b"], "text": not_utf8})
+    _, passages, rejected = read(path)
+    assert passages == [Passage("b", "", "cafe")]
+    assert rejected.rows[0][:2] == (f"{path}:row 1", "bad field: text is bytes, wanted a string")
+    columns = {"_id": ["a", None, "c", "d"], "text": ["x", "y", None, "z"]}
+    path = write_parquet(tmp_path / "b.parquet", columns)
+    where, passages, rejected = read(path)
+    assert where == [f"{path}:row 1", f"{path}:row 4"]
+    assert [row[0] for row in rejected.rows] == [f"{path}:row 2", f"{path}:row 3"]
+
+
+@pytest.mark.parametrize("damage", ["no parquet", "cut", "page"])
+def test_a_damaged_parquet_file_does_not_end_the_reading(tmp_path: Path, damage: str) -> None:
+    columns = {"_id": [f"a{i}" for i in range(3000)], "text": [f"t{i * i}" for i in range(3000)]}
+    path = write_parquet(tmp_path / "a.parquet", columns, row_group_size=1000)
+    data = bytearray(path.read_bytes())
+    match damage:
+        case "no parquet":
+            data = bytearray(b"something else entirely")
+        case "cut":
+            del data[len(data) // 2 :]
+        case "page":
+            group = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0)
+            start = group.dictionary_page_offset or group.data_page_offset
+            data[start : start + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    write_parquet(tmp_path / "b.parquet", columns_of(RECORDS))
+    _, passages, rejected = read(tmp_path)
+    num_before = len(passages) - len(PASSAGES)
+    assert passages[num_before:] == PASSAGES
+    assert num_before == (1000 if damage == "page" else 0)
+    [(where, reason, _)] = rejected.rows
+    assert where == f"{path}:row {num_before + 1}"
+    assert reason.startswith("unreadable: the file breaks off or is damaged")
+
+
+def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "c.parquet", {"docno": ["a"], "text": ["b"]})
+    text = message(path)
+    assert f"{path} has no column _id or id or doc_id; its columns are: docno, text" in text
+    path = write_parquet(tmp_path / "c.parquet", {"passage": ["b"]})
+    assert "no column _id or id or doc_id, and none named text or body or contents" in message(path)
+
+
+def test_sources_that_cannot_be(tmp_path: Path) -> None:
+    assert "has no corpus.jsonl, no corpus.jsonl.gz and no .parquet" in message(tmp_path)
+    assert "no such file or folder" in message(tmp_path / "nowhere")
+    assert "no such file or folder" in message("data/corpus.jsonl")
+    path = tmp_path / "corpus.csv"
+    path.write_text("a,b\n")
+    assert "must end in .jsonl" in message(path)
+    # Before anything is read: a generator would only say so at the first passage.
+    with pytest.raises(UserError):
+        read_passages(str(path), reject=Rejected())
+
+
+def test_nothing_good_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n")
+    assert "has no passage\nwanted: an id" in message(path)
+    path.write_text('{"key": "x"}\n' * 9)
+    text = message(path)
+    assert f"{path}:1: bad field: no _id and no text; it has 'key'" in text
+    assert f"{path}:3: " in text
+    assert f"{path}:4: " not in text
+
+
+def test_repeated_ids_are_found_across_batches_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PASSAGES_AT_ONCE", 4)
+    rng = np.random.default_rng(0)
+    ids = [str(i) for i in rng.integers(0, 60, 100)]
+    for number in range(4):
+        some = slice(25 * number, 25 * number + 25)
+        columns = {"id": ids[some], "text": [f"text {i}" for i in range(100)][some]}
+        write_parquet(tmp_path / f"{number}.parquet", columns)
+    _, passages, rejected = read(tmp_path)
+    first: dict[str, str] = {}
+    for number, doc_id in enumerate(ids):
+        first.setdefault(doc_id, f"text {number}")
+    assert [(p.doc_id, p.text) for p in passages] == list(first.items())
+    assert len(rejected.rows) == 100 - len(first)
+    assert {reason.partition(":")[0] for _, reason, _ in rejected.rows} == {"repeated id"}
+
+
+@given(st.lists(st.lists(st.text("ab\0é", max_size=3), max_size=8), max_size=12))
+def test_seen_ids_equal_a_set(batches: list[list[str]]) -> None:
+    seen, wanted = SeenIds(), set()
+    seen.LEAST_CAP = 4
+    for ids in batches:
+        answer = []
+        for one in ids:
+            answer.append(one not in wanted)
+            wanted.add(one)
+        assert seen.add(ids).tolist() == answer
+    assert len(seen) == len(wanted)
+
+
+def test_seen_ids_take_16_bytes_each_in_few_arrays() -> None:
+    seen = SeenIds()
+    seen.LEAST_CAP = 2000
+    for start in range(0, 40_000, 100):
+        assert seen.add([f"doc{i}" for i in range(start, start + 100)]).all()
+    assert sum(level.nbytes for level in seen._levels) == 16 * 40_000
+    assert len(seen._levels) < 40
+    assert not seen.add([f"doc{i}" for i in range(0, 40_000, 7)]).any()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_the_corpus_is_never_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(readers, "CHARS_AT_ONCE", 100_000)
+    records = [{"_id": str(i), "text": f"{i} " + "wing " * 400} for i in range(5000)]  # 10 MB
+    path = tmp_path / f"corpus.{ending}"
+    if ending == "jsonl":
+        path.write_bytes(json_lines(records))
+    else:
+        monkeypatch.setattr(readers, "PARQUET_ROWS_AT_ONCE", 64)
+        write_parquet(path, columns_of(records))
+    del records
+    list(zip(range(3), read_passages(str(path), reject=Rejected()), strict=False))  # imports
+    tracemalloc.start()
+    num = sum(1 for _ in read_passages(str(path), reject=Rejected()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num == 5000
+    assert peak < 2_000_000
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json_lines(RECORDS))
+    first = source_fingerprint(str(path))
+    (tmp_path / "corpus.jsonl").write_bytes(path.read_bytes())
+    assert source_fingerprint(str(tmp_path)) == first
+    path.write_bytes(json_lines(RECORDS[:2]))
+    assert source_fingerprint(str(path)) != first
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet", columns_of(RECORDS))
+    one = source_fingerprint(str(folder))
+    write_parquet(folder / "b.parquet", columns_of(RECORDS))
+    assert source_fingerprint(str(folder)) != one
+    names = ["BeIR/fiqa", "BeIR/fiqa@main", "BeIR/fiqa@1", "BeIR/scifact@1"]
+    hub = [source_fingerprint(name) for name in names]
+    assert hub[0] == hub[1]
+    assert len(set(hub)) == 3
+    with pytest.raises(UserError, match="no such file"):
+        source_fingerprint(str(tmp_path / "nowhere.jsonl"))
+
+
+# ---- The hub: a stub stands for the library `datasets`, for there is no network here.
+
+
+class StubOfDatasets(types.ModuleType):
+    """What of `datasets` is used, over rows that are given."""
+
+    def __init__(self, rows: list[dict], configs: dict[str, list[str]]):
+        super().__init__("datasets")
+        self.rows, self.configs = rows, configs
+        self.calls: list[tuple] = []
+
+    def get_dataset_config_names(self, path: str, *, revision: str) -> list[str]:
+        self.calls.append((path, revision))
+        return list(self.configs)
+
+    def get_dataset_split_names(self, path: str, config_name: str, *, revision: str) -> list[str]:
+        self.calls.append((path, config_name, revision))
+        return self.configs[config_name]
+
+    def load_dataset(
+        self, path: str, name: str, *, split: str, revision: str, streaming: bool
+    ) -> list[dict]:
+        assert streaming
+        self.calls.append((path, name, split, revision))
+        return self.rows
+
+
+BEIR_CONFIGS = {"corpus": ["corpus"], "queries": ["queries"]}
+
+
+def use_stub(monkeypatch: pytest.MonkeyPatch, rows: list, configs: dict) -> StubOfDatasets:
+    stub = StubOfDatasets(rows, configs)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    return stub
+
+
+def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = use_stub(monkeypatch, [*RECORDS, {"_id": "x", "text": "\ud800"}], BEIR_CONFIGS)
+    where, passages, rejected = read("BeIR/fiqa@1234abcd")
+    assert passages == PASSAGES
+    assert where[0] == "BeIR/fiqa@1234abcd:row 1"
+    assert stub.calls[-1] == ("BeIR/fiqa", "corpus", "corpus", "1234abcd")
+    assert "surrogate" in rejected.rows[0][1]
+    rejected.rows[0][2].encode()
+    read("BeIR/fiqa")
+    assert stub.calls[-1] == ("BeIR/fiqa", "corpus", "corpus", "main")
+
+
+def test_a_dataset_with_one_config_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": 1, "contents": "a wing"}]
+    stub = use_stub(monkeypatch, rows, {"default": ["train"]})
+    assert read("org/docs@v1")[1] == [Passage("1", "", "a wing")]
+    assert stub.calls[-1] == ("org/docs", "default", "train", "v1")
+    use_stub(monkeypatch, rows, {"a": ["train"], "b": ["train"]})
+    assert "has no config `corpus` but a, b" in message("org/docs@v1")
+    use_stub(monkeypatch, rows, {"a": ["train", "test"]})
+    assert "has no split `corpus` but train, test" in message("org/docs@v1")
+    use_stub(monkeypatch, [{"docno": 1, "text": "x"}], BEIR_CONFIGS)
+    assert "its columns are: docno, text" in message("org/docs@v1")
+
+
+def test_without_datasets_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    text = message("BeIR/fiqa@1")
+    assert "no such file or folder" in text
+    assert "pip install datasets" in text
+    stub = use_stub(monkeypatch, RECORDS, BEIR_CONFIGS)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'BeIR/fiqa' on the Hub\nlong story")
+
+    monkeypatch.setattr(stub, "load_dataset", fail)
+    text = message("BeIR/fiqa@1")
+    assert "ConnectionError: Couldn't reach 'BeIR/fiqa' on the Hub)" in text
+    assert "copy the corpus here" in text
+
+
+def test_a_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "BeIR" / "fiqa"
+    folder.mkdir(parents=True)
+    (folder / "corpus.jsonl").write_bytes(json_lines(RECORDS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert read("BeIR/fiqa")[1] == PASSAGES
