@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 
+from data_prep.engine import LocalEngine
 from data_prep.shards import Made, Payload, Shard, Worker
 from ldx.errors import UserError, listing
 from ldx.interrupt import Interrupted
@@ -45,9 +46,8 @@ LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it r
 class RayEngine:
     """Actors of a Ray cluster; see `data_prep.shards.Engine`.
 
-    A worker that one thread is to call (`num_workers` = 1) is held by each of `workers` actors. One
-    that is called by several at a time, such as the client of a server, is held by one actor
-    without a GPU, so that its limits hold.
+    A worker for several threads (`num_workers` > 1), such as the client of a server, stays in this
+    process: here are its key and, on loopback, the server, and one client keeps its limits.
 
     Args:
       address: of the cluster, as `ray.init` takes it; "": the one that RAY_ADDRESS names, or else
@@ -88,15 +88,17 @@ class RayEngine:
         """
         if num_workers < 1:
             raise UserError(f"num_workers={num_workers}: wanted at least 1")
+        if num_workers > 1:
+            yield from LocalEngine().run(make_worker, shards, num_workers=num_workers)
+            return
         waiting = list(shards)
         start_ray(self.address)
-        gpus = self.gpus if num_workers == 1 and has_gpus() else 0.0
-        num_actors = self.num_actors(gpus) if num_workers == 1 else 1
-        options = {"num_gpus": gpus, "num_cpus": self.cpus, "max_concurrency": num_workers}
+        gpus = self.gpus if has_gpus() else 0.0
+        num_actors = min(self.num_actors(gpus), len(waiting))
         with sigterm_as_ctrl_c():
-            actors = _Actors(make_worker, options)
+            actors = _Actors(make_worker, gpus, self.cpus)
             try:
-                yield from actors.make(waiting, min(num_actors, len(waiting)))
+                yield from actors.make(waiting, num_actors)
             finally:
                 actors.close()
 
@@ -215,7 +217,6 @@ class _Holder:
 class _Actor:
     handle: Any
     is_ready: bool = False
-    is_dead: bool = False
 
 
 @dataclass(eq=False)
@@ -230,14 +231,14 @@ class _Task:
 class _Actors:
     """Some actors, and what each has under way."""
 
-    def __init__(self, make_worker: Callable[[], Worker], options: dict[str, Any]):
+    def __init__(self, make_worker: Callable[[], Worker], gpus: float, cpus: float):
         import ray
 
-        self._options = options
-        self._class = ray.remote(_Holder).options(**options)
+        self._gpus, self._cpus = gpus, cpus
+        self._class = ray.remote(_Holder).options(num_gpus=gpus, num_cpus=cpus)
         self._make_worker = ray.put(make_worker)
         self._actors: list[_Actor] = []
-        self._idle: list[_Actor] = []  # an actor stands here once for each thread that is free
+        self._idle: list[_Actor] = []
         self._under_way: dict[Any, tuple[_Actor, _Task | None]] = {}
         self._prepared: deque[_Task] = deque()
         self._failed_starts = 0
@@ -249,10 +250,9 @@ class _Actors:
         for _ in range(num_actors):
             self._start()
         waiting = iter(shards)
-        ahead = num_actors * self._options["max_concurrency"]
         while True:
             self._assign()
-            while len(self._prepared) < ahead and (shard := next(waiting, None)):
+            while len(self._prepared) < num_actors and (shard := next(waiting, None)):
                 self._prepared.append(_Task(shard, ray.put(shard.payload())))
                 self._assign()
             if not self._prepared and all(task is None for _, task in self._under_way.values()):
@@ -268,7 +268,7 @@ class _Actors:
 
     def close(self) -> None:
         """End all actors."""
-        for actor in self._actors:
+        for actor in list(self._actors):
             self._kill(actor)
 
     def _start(self) -> None:
@@ -297,11 +297,8 @@ class _Actors:
             raise UserError(value.message)
         if task is None:
             actor.is_ready, self._failed_starts = True, 0
-            self._idle += [actor] * self._options["max_concurrency"]
-            return None
-        if not actor.is_dead:
-            self._idle.append(actor)
-        return value
+        self._idle.append(actor)
+        return value if task else None
 
     def _replace(self, actor: _Actor, task: _Task | None, error: Exception) -> None:
         """Start another actor for one that died, and put its shard first in line."""
@@ -324,20 +321,17 @@ class _Actors:
                 ) from error
             logging.warning("a worker died over the shard %s, which is made again", task.shard.name)
             self._prepared.appendleft(task)
-        if not actor.is_dead:
-            self._kill(actor)
-            self._start()
+        self._kill(actor)
+        self._start()
 
     def _kill(self, actor: _Actor) -> None:
         import ray
 
-        if not actor.is_dead:
-            actor.is_dead = True
-            self._idle = [each for each in self._idle if each is not actor]
-            ray.kill(actor.handle)
+        self._actors.remove(actor)
+        ray.kill(actor.handle)
 
     def _any_is_ready(self) -> bool:
-        return any(actor.is_ready and not actor.is_dead for actor in self._actors)
+        return any(actor.is_ready for actor in self._actors)
 
     def _warn_if_none_is_ready(self) -> None:
         import ray
@@ -345,7 +339,7 @@ class _Actors:
         if not self._any_is_ready():
             logging.warning(
                 "waiting for a worker with %g GPUs and %g CPUs to start; Ray's free resources: %s",
-                self._options["num_gpus"],
-                self._options["num_cpus"],
+                self._gpus,
+                self._cpus,
                 {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")},
             )

@@ -7,6 +7,7 @@ Engines take the prompts of many shards at a time, and a shard is done when all 
 
 import functools
 import json
+import logging as std_logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_prep.llm import Answer, LlmConfig, Request
-from data_prep.llm_vllm import ENVIRONMENT
 from data_prep.ray_engine import (
     LOGS,
     MAX_DEATHS,
@@ -35,7 +35,11 @@ BATCHES_AT_ONCE = 16
 """Batches under way in an engine: as many prompts as vLLM has places for on a large GPU."""
 
 READS_AT_ONCE = 4
-CPUS_OF_A_READ = 0.25
+LIGHT = {"num_cpus": 0}
+"""How tasks run before and after the engines: they find room beside these."""
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+"""Set for vLLM unless the user has set them."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class RayGeneration:
         """What turns a dataset of token ids into one of answers."""
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+        _set_up_ray_data()
         args = {"load_format": "safetensors"} | dict(self.llm.engine_args)
         gpus = args.get("tensor_parallel_size", 1) * args.get("pipeline_parallel_size", 1)
         on_gpus = has_gpus()
@@ -110,14 +115,14 @@ class RayGeneration:
             chat_template_stage=False,
             tokenize_stage=False,
             detokenize_stage=False,
-            runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()}},
+            runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in QUIET.items()}},
         )
         stage = build_processor(
             config,
             preprocess=functools.partial(encode, folder, dict(self.llm.chat_template_kwargs)),
             postprocess=functools.partial(decode, folder, args.get("generation_config", "auto")),
-            preprocess_map_kwargs={"num_cpus": CPUS_OF_A_READ},
-            postprocess_map_kwargs={"num_cpus": CPUS_OF_A_READ},
+            preprocess_map_kwargs=LIGHT | {"concurrency": min(READS_AT_ONCE, num_shards)},
+            postprocess_map_kwargs=LIGHT,
         )
         # Without this a prompt that kills its engine would do so for ever.
         stage.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = (
@@ -127,10 +132,12 @@ class RayGeneration:
 
     def _why(self, error: Exception, names: list[str]) -> str:
         lines = [line for line in str(error).splitlines() if line.strip()]
+        # A traceback goes before; the error begins with the last line that is not indented.
+        first = max((i for i, line in enumerate(lines) if line[0] != " "), default=0)
         return (
             f"vLLM on Ray, with the model {self.llm.model} and config.prep.llm.engine_args="
-            f"{dict(self.llm.engine_args)}, ended with\n{listing(lines[-8:])}\nwhile these shards "
-            f"were under way:\n{listing(names)}\n{LOGS}"
+            f"{dict(self.llm.engine_args)}, ended with\n{listing(lines[first:])}\nwhile these "
+            f"shards were under way:\n{listing(names)}\n{LOGS}"
         )
 
 
@@ -174,8 +181,8 @@ class _Source:
         return ray.data.read_datasource(
             _datasource(self._desk, [shard.num_units for shard in self._shards]),
             override_num_blocks=len(self._shards),
-            concurrency=READS_AT_ONCE,
-            num_cpus=CPUS_OF_A_READ,
+            concurrency=min(READS_AT_ONCE, len(self._shards)),
+            **LIGHT,
         )
 
     def _build(self) -> None:
@@ -218,6 +225,19 @@ class _Source:
     def names_under_way(self) -> list[str]:
         """Of shards that were asked for and are not done."""
         return [self._shards[number].name for number in sorted(self._payloads)]
+
+
+def _set_up_ray_data() -> None:
+    """Keep what Ray Data tells in its log files; replace a few engines that die at their start."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS - 1
+    for name in ("ray", "ray.data"):
+        for handler in std_logging.getLogger(name).handlers:
+            if not isinstance(handler, std_logging.FileHandler):
+                handler.setLevel(std_logging.CRITICAL)
 
 
 def _datasource(desk: Any, sizes: Sequence[int]) -> Any:

@@ -162,19 +162,16 @@ def test_payloads_are_built_as_they_are_needed(engine):
     assert count == len(built) == 30
 
 
-def test_a_client_is_one_worker_of_several_threads(engine):
+def test_a_client_stays_here_with_its_threads(engine):
     """Each waits until all three are under way."""
+    barrier = threading.Barrier(3)
 
-    def make_worker():
-        barrier = threading.Barrier(3)
+    def where(value):
+        barrier.wait(60)
+        return os.getpid()
 
-        def worker(payload):
-            barrier.wait(60)
-            return Made(str(os.getpid()).encode())
-
-        return worker
-
-    assert len(set(run(engine, make_worker, range(6), num_workers=3).values())) == 1
+    found = run(engine, worker_of(where), range(6), num_workers=3)
+    assert set(found.values()) == {os.getpid()}
 
 
 def test_mistakes_of_the_user_come_back_as_they_are(engine):

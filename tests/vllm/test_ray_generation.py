@@ -1,24 +1,23 @@
 """Tests of data_prep/ray_generation.py: Ray Data's vLLM stage, beside vLLM in this process."""
 
 import functools
+import importlib.util
 import json
-import os
-import signal
-import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-pytest.importorskip("vllm")
-pytest.importorskip("ray")
+psutil = pytest.importorskip("psutil")
+# Not imported before its time, lest it listen to other machines.
+if importlib.util.find_spec("vllm") is None or importlib.util.find_spec("ray") is None:
+    pytest.skip("vLLM and Ray are needed; make test-vllm", allow_module_level=True)
 
+from data_prep import ray_generation
 from data_prep.engine import LocalEngine
 from data_prep.llm import LlmConfig
 from data_prep.prompts import Sampling, load_prompts
 from data_prep.query_sources import Asking, Questions
-from data_prep.ray_engine import RayEngine
+from data_prep.ray_engine import RayEngine, start_ray
 from data_prep.ray_generation import RayGeneration
 from data_prep.shards import Shard
 from ldx.errors import UserError
@@ -103,25 +102,91 @@ def shards(questions):
 
 @pytest.fixture(scope="module")
 def cluster():
+    start_ray("")
+    yield
     import ray
 
-    yield
     ray.shutdown()
 
 
-def make(engine, llm, questions, shards):
-    done = engine.run(functools.partial(Asking, llm, questions), shards, num_workers=1)
-    return {shard.name: made for shard, made in done}
+@pytest.fixture
+def small_batches(monkeypatch):
+    """An engine has one batch at a time, so that there is a middle."""
+    monkeypatch.setattr(ray_generation, "BATCH_SIZE", 8)
+    monkeypatch.setattr(ray_generation, "BATCHES_AT_ONCE", 1)
 
 
-def test_answers_are_those_of_vllm_in_this_process(cluster, llama, questions, shards):
+def engine_processes():
+    """The processes of Ray's vLLM stage, and those that these have started."""
+    stages = [p for p in psutil.process_iter() if p.name().startswith("ray::MapWorker")]
+    return stages, [child for stage in stages for child in stage.children(recursive=True)]
+
+
+def read(made):
+    return [json.loads(line) for line in made.content.decode().splitlines()]
+
+
+def test_answers_are_those_of_vllm_in_this_process(
+    cluster, llama, questions, shards, small_batches
+):
+    """An engine is killed when the first answers are there."""
     llm = LlmConfig("vllm", str(llama), engine_args=ARGS)
-    wanted = make(LocalEngine(), llm, questions, shards)
-    found = make(RayGeneration(RayEngine(), llm, questions), llm, questions, shards)
+    asking = functools.partial(Asking, llm, questions)
+    wanted = {s.name: made for s, made in LocalEngine().run(asking, shards, num_workers=1)}
+    found, killed = {}, []
+    for shard, made in RayGeneration(RayEngine(workers=1), llm, questions).run(
+        asking, shards, num_workers=1
+    ):
+        found[shard.name] = made
+        if not killed:
+            (stage,), killed = engine_processes()
+            stage.kill()
+    assert killed
+    psutil.wait_procs(killed, timeout=60)
+    assert not any(process.is_running() for process in killed)
     assert found.keys() == wanted.keys()
     for name, made in wanted.items():
-        lines = [json.loads(line) for line in made.content.decode().splitlines()]
-        print(name, lines[:3])
-    for name, made in wanted.items():
-        assert found[name].content.decode() == made.content.decode()
-        assert found[name] == made
+        # Each says in its own words that a prompt is too long.
+        assert [a | {"error": ""} for a in read(found[name])] == [
+            a | {"error": ""} for a in read(made)
+        ]
+    for done in (found, wanted):
+        answers = [answer for made in done.values() for answer in read(made)]
+        assert len({a["text"] for a in answers}) > 20
+        assert {a["finish_reason"] for a in answers} == {"stop", "length", ""}
+        failed = [f"{a['doc_id']}" for a in answers if str(MAX_LENGTH) in a["error"]]
+        assert failed == [f"{a['doc_id']}" for a in answers if a["finish_reason"] == ""]
+        assert failed == ["d7"] * 3
+        rejects = [reject for made in done.values() for reject in made.rejects]
+        assert {r["id"] for r in rejects} == {f"d7 {name}" for name in questions.prompts}
+
+
+def test_an_engine_that_does_not_start(cluster, llama, questions, shards):
+    llm = LlmConfig("vllm", str(llama), engine_args=ARGS | {"max_model_len": 10 * MAX_LENGTH})
+    with pytest.raises(UserError, match=r"ended with\n.*\n.*max_model_len") as caught:
+        list(RayGeneration(RayEngine(workers=1), llm, questions).run(None, shards, num_workers=1))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_model_that_is_not_there_or_cannot_chat(cluster, llama, questions, shards, tmp_path):
+    def run(folder):
+        engine = RayGeneration(RayEngine(), LlmConfig("vllm", str(folder)), questions)
+        list(engine.run(None, shards, num_workers=1))
+
+    with pytest.raises(UserError, match=r"127\.0\.0\.1: .*nothing: no such folder"):
+        run(tmp_path / "nothing")
+    with pytest.raises(UserError, match="has no chat template"):
+        run(make_llama(tmp_path / "base", chat_template=None))
+
+
+def test_a_passage_that_cannot_be_read(cluster, llama, questions):
+    def payload():
+        raise UserError("record 7 is corrupted")
+
+    llm = LlmConfig("vllm", str(llama), engine_args=ARGS)
+    with pytest.raises(UserError, match=r"^record 7 is corrupted$"):
+        list(
+            RayGeneration(RayEngine(workers=1), llm, questions).run(
+                None, [Shard("x", "key", 1, payload)], num_workers=1
+            )
+        )
