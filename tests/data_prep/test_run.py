@@ -318,20 +318,18 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
     return out, err
 
 
-def test_another_python_runs_a_stage(command, tmp_path):
+def test_a_python_that_is_not_there(command):
     start, _ = command
-    process = start("--config.prep.list_size=3", python={"mine": "/nowhere/python"})
+    process = start(python={"mine": "/nowhere/python"})
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "prep.python.mine='/nowhere/python'" in err
-    named = tmp_path / "python"
-    named.write_text(f'#!/bin/sh\ntouch {tmp_path}/used; exec {sys.executable} "$@"\n')
-    named.chmod(0o755)
-    finish(start(python={"mine": str(named)}))
-    assert (tmp_path / "used").exists()
+    process = start(python={"mines": sys.executable})
+    _, err = process.communicate(timeout=60)
+    assert "prep.python.mines: there is no such stage" in err
 
 
-def test_the_command_goes_on_after_a_kill(command):
+def test_the_command_goes_on_after_a_kill_and_stages_may_have_their_own_python(command, tmp_path):
     start, workdir = command
     process = start()
     while not (workdir / "prep" / "generate_queries.json").is_file():
@@ -340,7 +338,11 @@ def test_the_command_goes_on_after_a_kill(command):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (workdir / "records" / "manifest.json").exists()
-    out, _ = finish(start())
+    named = tmp_path / "python"
+    named.write_text(f'#!/bin/sh\ntouch {tmp_path}/used; exec {sys.executable} "$@"\n')
+    named.chmod(0o755)
+    out, _ = finish(start(python={"mine": str(named)}))
+    assert (tmp_path / "used").exists()
     lines = out.splitlines()
     assert lines[:2] == ["corpus: up to date", "generate_queries: up to date"]
     assert Manifest.read(workdir / "records").num_passages == 60

@@ -192,6 +192,15 @@ def test_card(student: Student, minilm: Path) -> None:
         },
         "output": "runs/x/export",
     }
+    facts["provenance"] = {
+        "scifact": {
+            "teachers": [
+                {"name": "hybrid", "dense_weight": 0.5},
+                {"name": "reranker", "model": "org/reranker@abc"},
+            ],
+            "prompts": {"question": {"version": 1}},
+        }
+    }
     card = model_card(student, facts)
     assert card.startswith("---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-sim")
     for part in (
@@ -206,6 +215,8 @@ def test_card(student: Student, minilm: Path) -> None:
         "| Query prompt | `query: ` |",
     ):
         assert part in card
+    assert "| Teachers | hybrid, reranker (org/reranker@abc) |" in card
+    assert '"question": {' in card.partition("How the training lists were made")[2]
     assert str(student.folder) not in card
     assert license_of(minilm) == "apache-2.0"
     assert "license: apache-2.0" in model_card(load_student(minilm), {})
