@@ -6,13 +6,14 @@ dropped, so that new rules for what is a query need no new answer.
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_prep.answers import clean
+from data_prep.engine import LocalEngine
 from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint, make_llm
 from data_prep.passages import Passages, doc_ids_where
 from data_prep.prompts import Prompt, load_prompts, request_seed
@@ -188,7 +189,9 @@ def llm_queries(
     llm = build(LlmConfig, prep.llm.to_dict(), "prep.llm")
     prompts = {prompt.query_type: prompt for prompt in load_prompts(prep.query_types)}
     questions = Questions(prompts, config.seed)
-    make_worker = functools.partial(Asking, llm, questions)
+    make_worker: Callable[[], Asking] = functools.partial(Asking, llm, questions)
+    if isinstance(engine, LocalEngine):
+        make_worker = functools.cache(make_worker)  # one model for all types and attempts
     if isinstance(engine, RayEngine) and llm.backend == "vllm":
         engine = RayGeneration(engine, llm, questions)
     folder = ShardFolder(workspace.prep / "answers", ".jsonl")

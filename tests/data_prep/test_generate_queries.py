@@ -116,13 +116,17 @@ class FakeLlm:
 
 @pytest.fixture
 def fake_llm(workspace, monkeypatch):
-    monkeypatch.setattr(query_sources, "make_llm", lambda config: FakeLlm())
+    made = []
+    monkeypatch.setattr(
+        query_sources, "make_llm", lambda config: made.append(FakeLlm()) or made[-1]
+    )
     FakeLlm.asked.clear()
     config = workspace.config.copy_and_resolve_references()
     config.prep.query_types = ("web_search_few_shot",)
     config.prep.max_rejects = 0.1
     config.prep.llm.backend = "openai"
-    return Workspace(config, workspace.workdir)
+    yield Workspace(config, workspace.workdir)
+    assert len(made) <= 1  # a model is loaded once, whatever it is asked
 
 
 def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
