@@ -15,7 +15,7 @@ from data_prep.engine import LocalEngine
 from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
 from data_prep.mine import candidate_paths
 from data_prep.passages import Passages
-from data_prep.queries import QueryShard
+from data_prep.queries import Query, QueryShard
 from data_prep.retrievers import retriever_sections
 from data_prep.shards import Made, Payload, Shard, ShardFolder, arrays_file, shard_key
 from data_prep.stage import Workspace
@@ -45,13 +45,15 @@ def choose_weight(
             raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
         return float(given), {}
     config = workspace.config
-    dev = [
-        (query, Candidates.load(paths[part.name]).take(np.array([place])))
-        for part in parts
-        for place, query in enumerate(part.queries)
-        if query.split(config.prep.dev_fraction, config.seed) == "dev"
-        and (query.relevant or query.excerpt)
-    ]
+    dev: list[tuple[Query, Candidates]] = []
+    for part in parts:
+        candidates = Candidates.load(paths[part.name])
+        dev += [
+            (query, candidates.take(np.array([place])))
+            for place, query in enumerate(part.queries)
+            if query.split(config.prep.dev_fraction, config.seed) == "dev"
+            and (query.relevant or query.excerpt)
+        ]
     lexical, dense = columns
     judged = [(query, each) for query, each in dev if query.relevant]
     shortened = cloze_queries([query for query, _ in dev], passages.texts, config.seed)

@@ -4,42 +4,24 @@ An actor is a process that holds a worker, such as a teacher with its model. One
 replaced, and the shard that it had under way is made again.
 """
 
-import contextlib
-import importlib.util
-import logging as std_logging
-import os
-import signal
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from absl import logging
 
 from data_prep.engine import LocalEngine
+from data_prep.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
 from data_prep.shards import Made, Payload, Shard, Worker
 from ldx.errors import UserError, listing
-from ldx.interrupt import Interrupted
 
 MAX_DEATHS = 3
 """So many actors may die over one shard, or at their start, until the job ends."""
 
 SECONDS_BETWEEN_WARNINGS = 60.0
 
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # What Ray will do one day anyway; without it, it warns.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-"""Set for Ray unless the user has set them."""
-
-ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""At 0, Ray has no clusters of several machines, and listens on the loopback address alone."""
-
 SAME_EVERYWHERE = "Is the same ldx installed on every machine of the cluster?"
-LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it ran"
 
 
 @dataclass(frozen=True)
@@ -123,67 +105,6 @@ class RayEngine:
                 f"{self.cpus:g}; lower these, or give --ray_workers where it grows by itself"
             )
         return room
-
-
-def start_ray(address: str) -> None:
-    """Connect to a cluster, or start one on this machine, unless that is done.
-
-    Raises:
-      UserError: Ray is not installed, or there is no such cluster.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--engine=ray needs a package: pip install 'ldx[ray]'")
-    address = address or os.environ.get("RAY_ADDRESS", "")
-    defaults = ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return
-    named = {"address": address} if address else {"address": "local", "include_dashboard": False}
-    try:
-        with warnings.catch_warnings():
-            # JAX warns of any fork; Ray's are followed by another program at once.
-            warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
-            ray.init(**named, log_to_driver=False, logging_level=std_logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--ray_address: no Ray on {address or 'this machine'}:\n"
-            f"{listing(str(error).splitlines())}\nIs it started (`ray start`; docs/ray.md), with "
-            "the same versions of Python and Ray?"
-        ) from error
-
-
-def has_gpus() -> bool:
-    """Whether the cluster has a GPU."""
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0) > 0
-
-
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does; of what a signal can raise, Ray lets that alone through.
-
-    Raises:
-      Interrupted: SIGTERM came.
-    """
-    came: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        came.append(signum)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if came:
-            raise Interrupted(came[0]) from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_prep.llm import Answer, LlmConfig, Request
-from data_prep.ray_engine import (
-    LOGS,
-    MAX_DEATHS,
-    RayEngine,
-    has_gpus,
-    sigterm_as_ctrl_c,
-    start_ray,
-)
+from data_prep.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
+from data_prep.ray_engine import MAX_DEATHS, RayEngine
 from data_prep.ray_prompts import ERROR, Desk, decode, encode, look, read
 from data_prep.shards import Made, Shard, Worker
 from ldx.errors import UserError, listing

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from data_prep.ray_engine import MAX_DEATHS, RayEngine, start_ray
+from data_prep.ray_cluster import start_ray
+from data_prep.ray_engine import MAX_DEATHS, RayEngine
 from data_prep.score import load_scores, score_paths
 from data_prep.shards import Made, Shard
 from data_prep.stage import Workspace

@@ -17,7 +17,8 @@ from data_prep.engine import LocalEngine
 from data_prep.llm import LlmConfig
 from data_prep.prompts import Sampling, load_prompts
 from data_prep.query_sources import Asking, Questions
-from data_prep.ray_engine import RayEngine, start_ray
+from data_prep.ray_cluster import start_ray
+from data_prep.ray_engine import RayEngine
 from data_prep.ray_generation import RayGeneration
 from data_prep.shards import Shard
 from ldx.errors import UserError

@@ -1,0 +1,104 @@
+"""Connecting to a Ray cluster, or starting one on this machine, quietly."""
+
+import contextlib
+import importlib.util
+import logging as std_logging
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+
+from ldx.errors import UserError, listing
+from ldx.interrupt import Interrupted
+
+SECONDS_TO_CONNECT = 20.0
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What Ray will do one day anyway; without it, it warns.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Set for Ray unless the user has set them."""
+
+ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""At 0, Ray has no clusters of several machines, and listens on the loopback address alone."""
+
+LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it ran"
+
+
+def start_ray(address: str) -> None:
+    """Connect to a cluster, or start one on this machine, unless that is done.
+
+    Raises:
+      UserError: Ray is not installed, or there is no such cluster.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--engine=ray needs a package: pip install 'ldx[ray]'")
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    defaults = ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    _refuse_where_nobody_listens(address)
+    named = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        with warnings.catch_warnings():
+            # JAX warns of any fork; Ray's are followed by another program at once.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
+            ray.init(**named, log_to_driver=False, logging_level=std_logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--ray_address: no Ray on {address or 'this machine'}:\n"
+            f"{listing(str(error).splitlines())}\nIs it started (`ray start`; docs/ray.md), with "
+            "the same versions of Python and Ray?"
+        ) from error
+
+
+def _refuse_where_nobody_listens(address: str) -> None:
+    """Ray itself waits and waits for somebody who never comes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise UserError(
+            f"--ray_address: no Ray on {address} ({error}); is it started there (`ray start`; "
+            "docs/ray.md), and is this the right port?"
+        ) from None
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has a GPU."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does; of what a signal can raise, Ray lets that alone through.
+
+    Raises:
+      Interrupted: SIGTERM came.
+    """
+    came: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
