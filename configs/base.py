@@ -155,7 +155,7 @@ def _prep() -> ConfigDict:
     prep.human_split = "train"
     # Of extractive queries sentence, keywords and title; of llm the prompts in data_prep/prompts,
     # or paths of .toml files of your own.
-    prep.query_types = ("sentence", "keywords", "title")
+    prep.query_types = config_dict.placeholder(tuple)  # None: all of them
     prep.max_queries = config_dict.placeholder(int)  # of all types; None: all
     prep.max_attempts = 3  # how often a passage is asked for a query of a type until one is good
     prep.llm = llm = ConfigDict()
@@ -187,9 +187,9 @@ def _prep() -> ConfigDict:
     prep.num_candidates = config_dict.placeholder(int)
 
     # ---- 4. Teachers by name. kind hybrid: of BM25 and a dense retriever (dense_weight: None
-    # chooses by dev queries); cross_encoder, rank_t5, mono_t5, yes_no, vllm: models; run_file:
-    # scores in a file. Further keys are the arguments of their classes in data_prep/teachers.
-    # weight: of a teacher among several.
+    # chooses by dev queries); cross_encoder, rank_t5, mono_t5, yes_no, layerwise, vllm: models;
+    # run_file: scores in a file. Further keys are the arguments of their classes in
+    # data_prep/teachers. weight: of a teacher among several.
     prep.teachers = base_teachers()
 
     # ---- 5. Calibrated scores and lists.
@@ -235,23 +235,12 @@ def use_calibration(
     return config
 
 
-CADET_TYPES = (
-    "question",
-    "claim",
-    "title",
-    "keywords",
-    "web_search_zero_shot",
-    "web_search_few_shot",
-)
-
-
 def use_cadet(config: ConfigDict) -> ConfigDict:
     """CADET's way to lists: six types of LLM-written queries, three retrievers, a cross-encoder.
 
     (arXiv 2505.19274.) The student's own retriever is one of the three.
     """
     config.prep.queries = "llm"
-    config.prep.query_types = CADET_TYPES
     # Put commits in place of @main to pin the models.
     bge = {"kind": "dense", "path": "BAAI/bge-base-en-v1.5@main", "query_prompt": BGE_PROMPT}
     config.prep.retrievers.bge = ConfigDict(bge)
@@ -290,7 +279,7 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.prep.packages = ("numpy",)
     config.prep.max_passages = 200
     config.prep.queries = "extractive"
-    config.prep.query_types = ("sentence", "keywords", "title")
+    config.prep.query_types = None
     config.prep.teachers = base_teachers()
     config.prep.retrievers = base_retrievers()
     config.prep.python = ConfigDict()

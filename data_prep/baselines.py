@@ -95,7 +95,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         what, folder = "evaluated passages", "bm25_evaluated"
         key = beir.CorpusTexts(dataset.corpus, config.data.passage_template).fingerprint
     sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
-    dense = list(sections)[hybrid_columns(workspace, name, section)[1]]
+    dense = list(sections)[hybrid_columns(config, name, section)[1]]
     model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
     queries = dict(dataset.queries)
     runs = find_runs(

@@ -49,10 +49,10 @@ class Lists:
 
     Attributes:
       numbers: int64 [G], the places of their queries among all.
-      rows: int64 [G, L], entry 0 the positive; -1 is padding.
+      rows: int64 [G, L], entry 0 the positive; -1 is padding, at the end.
       labels: int32 [G, L], human grades; -1 unjudged.
-      teacher_scores: float32 [G, L], calibrated and fused.
-      raw_scores: float32 [G, T, L].
+      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding.
+      raw_scores: float32 [G, T, L], likewise.
     """
 
     numbers: np.ndarray
@@ -103,6 +103,15 @@ def grades_of(queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
     return grades
 
 
+def _without_equals(scores: np.ndarray, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
+    """The scores [Q, C] without passages that a query of the same words was made from."""
+    scores = scores.copy()
+    for number, query in enumerate(queries):
+        if query.never_negative:
+            scores[number, np.isin(rows[number], query.never_negative)] = np.nan
+    return scores
+
+
 class _TypeMaker:
     """Makes the lists of one query type after another, by the settings of a workspace."""
 
@@ -144,7 +153,7 @@ class _TypeMaker:
         grades = grades_of(queries, rows[keep])
         facts["scales"] = {n: s.facts() for n, s in zip(self.teachers, scales, strict=True)}
         facts |= self._agreement(raw)
-        usable = self._denoise(fused, grades, yields)
+        usable = self._denoise(_without_equals(fused, queries, rows[keep]), grades, yields)
         lists = self._compose(scored.numbers[keep], rows[keep], usable, raw, grades, human, yields)
         if lists is not None:
             facts["entropy"] = self._entropy(query_type, lists)
@@ -177,24 +186,26 @@ class _TypeMaker:
         columns = [
             list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))
         ]
-        if self.denoising.is_on:
-            yields["full list after de-noising"] = sum(len(each) == size for each in columns)
-        chosen = np.array([i for i, each in enumerate(columns) if len(each) == size], np.int64)
+        yields["a positive with a score"] = sum(len(each) > 0 for each in columns)
+        yields["full list of what is left"] = sum(len(each) >= size for each in columns)
+        chosen = np.array([i for i, each in enumerate(columns) if len(each) >= size], np.int64)
         if not len(chosen):
             return None
-        at = np.stack([columns[i] for i in chosen])
+        width = max(len(columns[i]) for i in chosen)
+        at = np.stack([pad_last(columns[i], width, -1) for i in chosen])
 
-        def taken(values: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(values[chosen], at, axis=1)
+        def taken(values: np.ndarray, padding: float) -> np.ndarray:
+            found = np.take_along_axis(values[chosen], np.maximum(at, 0), axis=1)
+            return np.where(at >= 0, found, np.asarray(padding, found.dtype))
 
-        is_judged = human & (taken(grades) > 0)
+        is_judged = human & (taken(grades, 0) > 0)
         # The passage a query was made from is the positive by its place, not by a judgment.
         return Lists(
             numbers[chosen],
-            taken(rows).astype(np.int64),
-            np.where(is_judged, taken(grades), UNJUDGED).astype(np.int32),
-            taken(scores),
-            np.stack([taken(each) for each in raw], axis=1),
+            taken(rows, -1).astype(np.int64),
+            np.where(is_judged, taken(grades, 0), UNJUDGED).astype(np.int32),
+            taken(scores, np.nan),
+            np.stack([taken(each, np.nan) for each in raw], axis=1),
         )
 
     def _agreement(self, raw: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ WORKDIR/dataset first. The collection itself is never altered.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from data_prep import api_docs
 from data_prep.choice import draw
 from data_prep.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.hub_judgments import fetch_judgments
-from data_prep.near_duplicates import KEPT, NearDuplicates, find_near_duplicates
+from data_prep.near_duplicates import NearDuplicates, find_near_duplicates
 from data_prep.passages import ROLES_NAME, Roles
 from data_prep.readers import hub_name, read_passages, source_fingerprint
 from data_prep.shards import check_rejects
@@ -36,7 +37,7 @@ API_DOCS, BEIR = "api_docs", "beir"
 
 def choose_roles(
     source: PassageSource,
-    duplicate: np.ndarray,
+    found: NearDuplicates | None,
     *,
     num_held_out: int,
     max_source_passages: int | None,
@@ -44,9 +45,12 @@ def choose_roles(
 ) -> Roles:
     """Which passages are held out, and which get queries; both by draws of their doc_ids.
 
-    At most 5% of all are held out. `duplicate` bool [N].
+    At most 5% of all are held out.
     """
     num_passages = len(source)
+    duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
+    if found is not None:
+        duplicate, container = found.dropped, found.containers
     held, order = np.zeros(num_passages), np.zeros(num_passages)
     rows = range(num_passages)
     for row in progress_bar(rows, desc="roles", unit=" passages"):
@@ -56,7 +60,7 @@ def choose_roles(
     held_out = _lowest(held, np.ones(num_passages, bool), number)
     eligible = ~held_out & ~duplicate
     most = num_passages if max_source_passages is None else max_source_passages
-    return Roles(held_out, duplicate, _lowest(order, eligible, most))
+    return Roles(held_out, duplicate, container, _lowest(order, eligible, most))
 
 
 def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
@@ -99,6 +103,11 @@ def _inputs(workspace: Workspace) -> Mapping[str, Any]:
         )
     if prep.collection == API_DOCS:
         return api_docs.package_versions(prep.packages)
+    if any(Path(prep.collection).glob("corpus.jsonl*")):
+        raise UserError(
+            f"config.prep.collection={prep.collection!r} is a folder in BEIR layout; set "
+            f"--config.data.root={prep.collection} and leave prep.collection at beir"
+        )
     return {"collection": source_fingerprint(prep.collection)}
 
 
@@ -134,11 +143,13 @@ class _Rejects:
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in self._lines)
         plain = [{**x, "reason": x["reason"].partition(":")[0]} for x in self._lines]
-        check_rejects("corpus", plain, num_passages + len(plain), most, self.path.parent)
+        check_rejects("corpus", {self.path: plain}, num_passages + len(plain), most)
 
 
 def _make_dataset(workspace: Workspace, rejects: _Rejects) -> None:
     """Write what `prep.collection` names as WORKDIR/dataset, with its judgments on the hub."""
+    # What an earlier collection left would be taken for the judgments of this one.
+    shutil.rmtree(workspace.dataset, ignore_errors=True)
     _make_judgments(workspace)
     with atomic_write(workspace.dataset / "corpus.jsonl") as file:
         for _, passage in read_passages(workspace.config.prep.collection, reject=rejects):
@@ -209,10 +220,9 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         source, template=config.data.passage_template, max_chars=config.data.max_chars
     )
     found = _near_duplicates(workspace, texts)
-    duplicate = np.zeros(num_passages, bool) if found is None else found.reasons != KEPT
     roles = choose_roles(
         source,
-        duplicate,
+        found,
         num_held_out=prep.num_held_out,
         max_source_passages=prep.max_source_passages,
         seed=config.seed,
@@ -238,7 +248,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "passages": num_passages,
         "queries": len(queries),
         "rejected": rejects.counts.counts.total(),
-        "near-duplicates": int(duplicate.sum()),
+        "near-duplicates": int(roles.duplicate.sum()),
         "cut": report["lengths"]["cut"],
         "held out": int(roles.held_out.sum()),
         "get queries": int(roles.source.sum()),

@@ -12,9 +12,12 @@ from ldx.eval.encode import Kind, get_encoder
 from ldx.files import fingerprint
 from ldx.models.student import load_student, resolve_model_path
 
+HOW_NOT_WHAT = ("attention", "remat")
+
 
 def model_fingerprint(model: Mapping[str, Any]) -> str:
-    """What a model's files and settings hash to."""
+    """What a model's files and settings hash to; not how its work is done."""
+    model = {key: value for key, value in model.items() if key not in HOW_NOT_WHAT}
     folder = resolve_model_path(model["path"])
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".txt", ".safetensors"})
     return fingerprint(repr(sorted(model.items())), *files)

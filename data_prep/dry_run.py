@@ -21,7 +21,7 @@ from data_prep.llm import LlmConfig, Request, make_llm
 from data_prep.prompts import load_prompts, request_seed
 from data_prep.readers import read_passages
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources
+from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.stage import Workspace
 from data_prep.teachers import Pairs, make_teacher
 from ldx.data.schema import passage_text
@@ -107,7 +107,7 @@ def estimate(workspace: Workspace) -> list[Cost]:
         num_queries += len(qrels)
         costs.append(Cost("generate_queries", "human queries", len(qrels), 0, 0.0))
     if EXTRACTIVE in sources:
-        number = num_sources * len(prep.query_types)
+        number = num_sources * len(types_of(prep))
         num_queries += number
         costs.append(Cost("generate_queries", "extractive queries", number, 0, float("nan")))
     if LLM in sources:
@@ -134,7 +134,7 @@ def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> lis
     """Prompts by type; all types share one measured rate."""
     config = workspace.config
     llm = make_llm(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
-    prompts = load_prompts(config.prep.query_types)
+    prompts = load_prompts(types_of(config.prep))
     requests: list[Request] = []
     tokens = {}
     for prompt in prompts:

@@ -1,8 +1,8 @@
 """Where shards are made: in this process, or by the workers of a Ray cluster."""
 
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from absl import flags
@@ -12,7 +12,7 @@ from ldx.errors import UserError
 
 ENGINES = ("local", "ray")
 SHARDS_AHEAD = 2
-"""Shards of each worker that are prepared or done and not yet written."""
+"""Shards of each worker that are prepared, or under way."""
 
 
 def define_engine_flags() -> None:
@@ -58,17 +58,25 @@ class LocalEngine:
             for shard in shards:
                 yield shard, worker(shard.payload())
             return
-        waiting: deque[tuple[Shard, Future[Made]]] = deque()
+        running: dict[Future[Made], Shard] = {}
         pool = ThreadPoolExecutor(num_workers)
+        left = iter(shards)
+        failed: Future[Made] | None = None
         try:
-            for shard in shards:
-                waiting.append((shard, pool.submit(_make, worker, shard)))
-                if len(waiting) >= SHARDS_AHEAD * num_workers:
-                    done, made = waiting.popleft()
-                    yield done, made.result()
-            while waiting:
-                done, made = waiting.popleft()
-                yield done, made.result()
+            while True:
+                for shard in itertools.islice(left, SHARDS_AHEAD * num_workers - len(running)):
+                    running[pool.submit(_make, worker, shard)] = shard
+                if not running:
+                    break
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    shard = running.pop(done)
+                    if done.exception() is None:
+                        yield shard, done.result()
+                    elif failed is None:  # what is under way is finished before it is told
+                        failed, left = done, iter(())
+                        running = {f: s for f, s in running.items() if not f.cancel()}
+            if failed is not None:
+                failed.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -6,6 +6,7 @@ Leaves WORKDIR/prep/queries.jsonl, and the answers of generators in WORKDIR/prep
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from data_prep.query_sources import (
     llm_queries,
     prompt_facts,
 )
-from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources
+from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
 from ldx.errors import UserError
 from ldx.eval import beir
@@ -45,9 +46,10 @@ def test_query_texts(root: Path, split: str) -> list[str]:
 def choose(
     queries: Iterable[Query], test_queries: TestQueries, dropped: Counter[str]
 ) -> list[Query]:
-    """Drop empty, short and repeated queries, and those that give a test query away.
+    """Drop empty and short queries, and those that give a test query away; merge equal ones.
 
-    Of queries with the same words, of whatever type, the first stays.
+    Of equal texts, of whatever type, the first stays. What another was judged relevant for is
+    relevant for it too, and the passage that another was made from is not among its negatives.
     """
     kept: dict[str, Query] = {}
     for query in queries:
@@ -61,11 +63,24 @@ def choose(
         elif test_queries.leaks_into(query.text):
             dropped["holds a test query"] += 1
         else:
-            first = kept.setdefault(key, query)
+            text = " ".join(query.text.casefold().split()).rstrip(".?!")
+            first = kept.setdefault(text, query)
             if first is not query:
                 same = first.row == query.row and query.row >= 0
                 dropped[EQUAL_SAME_PASSAGE if same else EQUAL_OTHER_PASSAGE] += 1
+                kept[text] = _merged(first, query)
     return list(kept.values())
+
+
+def _merged(first: Query, other: Query) -> Query:
+    relevant = dict(first.relevant)
+    never = {*first.never_negative, *other.never_negative, other.row, first.row} - {-1, first.row}
+    for row, grade in other.relevant.items():
+        if first.is_human:
+            relevant[row] = max(grade, relevant.get(row, 0))
+        else:
+            never.add(row)
+    return replace(first, relevant=relevant, never_negative=sorted(never - set(relevant)))
 
 
 def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Query]:
@@ -82,7 +97,7 @@ def _make(workspace: Workspace, dropped: Counter[str]) -> Iterator[Query]:
     sources = query_sources(workspace.config.prep.queries)
     parts: list[Iterator[Query]] = []
     if HUMAN in sources:
-        parts.append(human_queries(workspace, passages.roles.held_out, dropped))
+        parts.append(human_queries(workspace, passages.roles, dropped))
     if EXTRACTIVE in sources:
         parts.append(extractive_queries(workspace, passages, rows, engine))
     if LLM in sources:
@@ -117,8 +132,9 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     inputs = passages_inputs(workspace) | file_fingerprints(paths | qrels_files(root))
     if LLM in query_sources(prep.queries):
         inputs["llm"] = llm_fingerprint(build(LlmConfig, prep.llm.to_dict(), "prep.llm"))
-        for prompt in load_prompts(prep.query_types):
-            inputs[f"prompt {prompt.query_type}"] = f"{prompt.fingerprint} {prompt.answer}"
+        for prompt in load_prompts(types_of(prep)):
+            rules = f"{prompt.language} {prompt.answer}"
+            inputs[f"prompt {prompt.query_type}"] = f"{prompt.fingerprint} {rules}"
     return inputs
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import logging
 
+from ldx.errors import UserError
 from ldx.eval.beir import Qrels
 
 
@@ -16,9 +17,14 @@ def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str,
     Args:
       name: `org/name` of the corpus.
       revision: of the corpus; the judgments, a repository of their own, are taken from `main`.
-    """
-    import datasets
 
+    Raises:
+      UserError: they could not be read.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{name}: to read it from the hub, `pip install datasets`") from None
     try:
         found = datasets.load_dataset(name, "queries", split="queries", revision=revision)
         queries = {str(row["_id"]): row["text"] for row in found}
@@ -27,13 +33,18 @@ def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str,
             qrels[split] = {}
             for row in datasets.load_dataset(f"{name}-qrels", split=split):
                 _add(qrels[split], row)
-    except Exception as error:  # which library raises what changes with the version of each
+    except datasets.exceptions.DatasetNotFoundError:
         logging.warning(
-            "%s: no queries and judgments of it on the hub (%s); the report will have no human "
-            "judgments",
-            *(name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"),
+            "%s: the hub has no %s-qrels; the report will have no human judgments", name, name
         )
         return {}, {}
+    except Exception as error:  # which library raises what changes with the version of each
+        problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(
+            f"{name}: its queries and judgments could not be read from the hub ({problem}). They "
+            "keep test queries out of training, so they are not done without; download the "
+            "collection, and give its folder as data.root"
+        ) from error
     return queries, {split: judged for split, judged in qrels.items() if judged}
 
 

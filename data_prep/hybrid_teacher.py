@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, z_scores
@@ -17,7 +18,15 @@ from data_prep.mine import candidate_paths
 from data_prep.passages import Passages
 from data_prep.queries import Query, QueryShard
 from data_prep.retrievers import retriever_sections
-from data_prep.shards import Made, Payload, Shard, ShardFolder, arrays_file, shard_key
+from data_prep.shards import (
+    Made,
+    Payload,
+    Shard,
+    ShardFolder,
+    arrays_file,
+    content_digest,
+    shard_key,
+)
 from data_prep.stage import Workspace
 from ldx.errors import UserError
 from ldx.settings import check_keys
@@ -82,13 +91,13 @@ def choose_weight(
     }
 
 
-def hybrid_columns(workspace: Workspace, name: str, section: Mapping[str, Any]) -> tuple[int, int]:
+def hybrid_columns(config: ConfigDict, name: str, section: Mapping[str, Any]) -> tuple[int, int]:
     """Which retrievers the hybrid joins: BM25 and a dense one, by their place.
 
     Raises:
       UserError: there is none of a kind, or several and none is named.
     """
-    retrievers = workspace.config.prep.retrievers
+    retrievers = config.prep.retrievers
     check_keys(section, HYBRID_KEYS, f"prep.teachers.{name}")
     columns = []
     for kind in ("bm25", "dense"):
@@ -131,12 +140,12 @@ def score_hybrid(
     Raises:
       UserError: its section does not fit the retrievers.
     """
-    columns, paths = hybrid_columns(workspace, name, section), candidate_paths(workspace)
+    columns, paths = hybrid_columns(workspace.config, name, section), candidate_paths(workspace)
     weight, facts = choose_weight(workspace, section, parts, paths, passages, columns)
     shards = [
         Shard(
             part.name,
-            shard_key(repr((columns, weight)), paths[part.name].name),
+            shard_key(repr((columns, weight)), content_digest(paths[part.name])),
             len(part.queries),
             lambda part=part: {"candidates": paths[part.name]},  # type: ignore[misc]
         )

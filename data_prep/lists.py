@@ -109,8 +109,8 @@ def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bo
     """Columns of one query's candidates that become its list, the positive first.
 
     The rest stands in the teacher's order. A human query's positive has the highest grade and of
-    those the best score; its other relevant passages fill at most half of the list, the rest of
-    them is left out, for no relevant passage may be a negative.
+    those the best score; all its other relevant passages are in the list too, for outside of it
+    they would count as negatives, and as many unjudged ones as fill it up, half of `size` at least.
 
     Args:
       scores: float32 [C].
@@ -119,20 +119,19 @@ def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bo
       human: whether the grades are human.
 
     Returns:
-      At most `size` columns; none where nothing was scored.
+      Columns: at most `size`, or of a human query more; none where no relevant passage has a score.
     """
     order = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")
     order = order[np.isfinite(scores[order])]
-    if not len(order):
+    if not (grades[order] > 0).any():
         return np.zeros(0, np.int64)
     positive = min(order, key=lambda c: (-grades[c], -scores[c]))
-    others = [c for c in order if c != positive]
+    others = order[order != positive]
     if human:
-        relevant = [c for c in others if grades[c] > 0][: size // 2 - 1 if size > 1 else 0]
-        chosen = set(relevant)
-        unjudged = [c for c in others if grades[c] <= 0][: size - 1 - len(relevant)]
-        chosen |= set(unjudged)
-        others = [c for c in others if c in chosen]
+        num_relevant = int((grades[others] > 0).sum())
+        unjudged = others[grades[others] <= 0][: max(size - 1 - num_relevant, size // 2)]
+        others = others[(grades[others] > 0) | np.isin(others, unjudged)]
+        return np.array([positive, *others], np.int64)
     return np.array([positive, *others[: size - 1]], np.int64)
 
 

@@ -33,6 +33,7 @@ from data_prep.stage import (
     needed,
     run_as_command,
 )
+from ldx.eval.search import MIN_SCANN_PASSAGES
 from ldx.files import atomic_write, fingerprint, read_json, write_json
 
 NUM_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
@@ -144,6 +145,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     parts = query_shards(workspace)
     queries = [query for part in parts for query in part.queries]
     sample = sorted(queries, key=lambda query: draw(config.seed, "sample", query.query_id))
+    sample_texts = [query.text for query in sample[:NUM_SAMPLE_QUERIES]]
     selection = Selection(
         prep.candidate_depth,
         prep.range_min,
@@ -157,10 +159,10 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         repr(sorted(_retriever_inputs(workspace).items())),
         passages.key,
         passages.roles.excluded.tobytes(),
+        *(sample_texts if _may_use_scann(prep.index, len(passages.texts)) else ()),
     )
     shards = [_shard(part, settings) for part in parts]
     folder = ShardFolder(workspace.prep / "candidates", ".npz")
-    sample_texts = [query.text for query in sample[:NUM_SAMPLE_QUERIES]]
     paths = folder.make(
         functools.partial(Miner, workspace, sample_texts, selection),
         shards,
@@ -178,6 +180,11 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     }
     write_json(workspace.prep / INDEX_NAME, shown)
     return _report(workspace, parts, paths)
+
+
+def _may_use_scann(index: str, num_passages: int) -> bool:
+    """Whether what is found may depend on the sample of queries, by which ScaNN is tuned."""
+    return index == "scann" or (index == "auto" and num_passages >= MIN_SCANN_PASSAGES)
 
 
 def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
@@ -206,10 +213,7 @@ def _report(
     """Counts, and quantiles of every retriever's scores of all candidates."""
     prep = workspace.config.prep
     names = list(prep.retrievers)
-    counts = dict.fromkeys(
-        ("queries", "candidates", "own passage not found", "own passage over rank_limit"), 0
-    )
-    short = 0
+    counts = dict.fromkeys(("queries", "candidates", "own passage not found"), 0)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for part, path in zip(parts, paths, strict=True):
         candidates = Candidates.load(path)
@@ -221,20 +225,13 @@ def _report(
         counts["queries"] += len(candidates)
         counts["candidates"] += int(known.sum())
         counts["own passage not found"] += int((made & (rank == 0)).sum())
-        if prep.rank_limit:
-            counts["own passage over rank_limit"] += int((rank > prep.rank_limit).sum())
-        short += int((known.sum(axis=1) < prep.list_size).sum())
         for number, name in enumerate(names):
             scores[name].append(candidates.scores[:, number][known])
     quantiles = {
         name: np.quantile(np.concatenate(values), QUANTILES).round(4).tolist()
         for name, values in scores.items()
     }
-    return {
-        **counts,
-        f"fewer than {prep.list_size} candidates": short,
-        "quantiles": {"of": list(QUANTILES), **quantiles},
-    }
+    return {**counts, "quantiles": {"of": list(QUANTILES), **quantiles}}
 
 
 def _retriever_inputs(workspace: Workspace) -> dict[str, str]:
@@ -263,7 +260,7 @@ def _outputs(workspace: Workspace) -> list[Path]:
 
 STAGE = Stage(
     name="mine",
-    keys=(*KEYS, "prep.rank_limit", "prep.list_size"),
+    keys=KEYS,
     inputs=_inputs,
     outputs=_outputs,
     work=_work,

@@ -20,11 +20,13 @@ class Roles:
     Attributes:
       held_out: bool [N], kept out of queries and lists.
       duplicate: bool [N], nearly contained in another; neither source nor candidate.
+      container: int64 [N], the row that holds a duplicate; -1 where there is none.
       source: bool [N], those that queries are made for.
     """
 
     held_out: np.ndarray
     duplicate: np.ndarray
+    container: np.ndarray
     source: np.ndarray
 
     @property

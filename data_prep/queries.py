@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.choice import split_of
@@ -22,6 +22,7 @@ class Query:
       excerpt: the sentence of that passage it was cut from; "" where there is no single one.
       relevant: rows judged relevant, with their grades; empty for a query made from a passage.
       group: the doc_id that decides its split: of its passage, or of a human's best.
+      never_negative: rows of other passages that a query of the same words was made from.
     """
 
     query_id: str
@@ -31,6 +32,7 @@ class Query:
     excerpt: str
     relevant: dict[int, int]
     group: str
+    never_negative: list[int] = field(default_factory=list)
 
     @property
     def is_human(self) -> bool:

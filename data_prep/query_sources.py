@@ -15,12 +15,12 @@ import numpy as np
 from data_prep.answers import clean
 from data_prep.engine import LocalEngine
 from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint, make_llm
-from data_prep.passages import Passages, doc_ids_where
+from data_prep.passages import Passages, Roles, doc_ids_where
 from data_prep.prompts import Prompt, load_prompts, request_seed
 from data_prep.queries import Query
 from data_prep.ray_engine import RayEngine
 from data_prep.ray_generation import RayGeneration
-from data_prep.settings import HUMAN
+from data_prep.settings import HUMAN, types_of
 from data_prep.shards import (
     Engine,
     Made,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when the same passage gives another extractive answer than before."""
 
+REQUEST_FAILED = "request failed"
+
 
 def extractive_queries(
     workspace: Workspace, passages: Passages, rows: np.ndarray, engine: Engine
@@ -57,7 +59,7 @@ def extractive_queries(
     from data_prep.bm25 import Bm25
     from data_prep.extractive import TYPES
 
-    config, types = workspace.config, tuple(workspace.config.prep.query_types)
+    config, types = workspace.config, types_of(workspace.config.prep)
     unknown = [name for name in types if name not in TYPES]
     if unknown or not types:
         raise UserError(
@@ -154,11 +156,12 @@ class Questions:
     def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
         """The answers, a JSON object a line; requests that failed are rejects too."""
         lines, rejects = [], []
-        for (row, doc_id, _), answer in zip(_passages_of(payload), answers, strict=True):
-            lines.append({"row": row, "doc_id": doc_id, **vars(answer)})
+        rows = zip(_passages_of(payload), payload["asked"], answers, strict=True)
+        for (_, doc_id, _), asked, answer in rows:
+            lines.append({"asked": asked, "doc_id": doc_id, **vars(answer)})
             if answer.error:
                 rejects.append({"id": f"{doc_id} {payload['query_type']}", "reason": answer.error})
-        return Made(json_lines(lines), rejects)
+        return Made(json_lines(lines), rejects, len(lines))
 
 
 class Asking:
@@ -187,71 +190,104 @@ def llm_queries(
     """
     config, prep = workspace.config, workspace.config.prep
     llm = build(LlmConfig, prep.llm.to_dict(), "prep.llm")
-    prompts = {prompt.query_type: prompt for prompt in load_prompts(prep.query_types)}
+    prompts = {prompt.query_type: prompt for prompt in load_prompts(types_of(prep))}
     questions = Questions(prompts, config.seed)
     make_worker: Callable[[], Asking] = functools.partial(Asking, llm, questions)
     if isinstance(engine, LocalEngine):
         make_worker = functools.cache(make_worker)  # one model for all types and attempts
     if isinstance(engine, RayEngine) and llm.backend == "vllm":
         engine = RayGeneration(engine, llm, questions)
-    folder = ShardFolder(workspace.prep / "answers", ".jsonl")
-    for query_type, prompt in prompts.items():
+    asker = _Asker(workspace, passages, engine, make_worker, _num_threads(llm, prep.shard_size))
+    for prompt in prompts.values():
         key = f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
         left = rows
         for attempt in range(prep.max_attempts):
-            shards = [
-                Shard(s.name, s.key, s.num_units, functools.partial(_with_attempt, s, attempt))
-                for s in _shards(
-                    workspace,
-                    passages,
-                    left,
-                    query_type,
-                    f"{key} {attempt}",
-                    prep.shard_size,
-                    f"-again-{attempt}" if attempt else "",
-                )
-            ]
-            paths = folder.make(
-                make_worker,
-                shards,
-                engine,
-                num_workers=_num_threads(llm, prep.shard_size),
-                description=query_type if not attempt else f"{query_type}, again",
-                unit="passages",
-            )
-            rejects = folder.rejects(shards)
-            check_rejects(query_type, rejects, len(rows), prep.max_rejects, folder.folder)
             bad = []
-            for path in paths:
-                for answer in read_json_lines(path):
-                    query, reason = _cleaned(answer, prompt, passages)
-                    if reason:
-                        dropped[f"{query_type}: {reason}"] += 1
-                        bad.append(answer["row"])
-                        continue
-                    yield Query(
-                        f"{answer['doc_id']}:{query_type}",
-                        query_type,
-                        query,
-                        answer["row"],
-                        "",
-                        {},
-                        answer["doc_id"],
-                    )
+            for row, answer in asker.answers(prompt.query_type, left, attempt, key).items():
+                query, reason = _cleaned(answer, prompt, passages.texts[row])
+                if not reason:
+                    query_id = f"{answer['doc_id']}:{prompt.query_type}"
+                    kind, group = prompt.query_type, answer["doc_id"]
+                    yield Query(query_id, kind, query, row, "", {}, group)
+                    continue
+                dropped[f"{prompt.query_type}: {reason}"] += 1
+                if reason != REQUEST_FAILED:  # which it would again
+                    bad.append(row)
             left = np.array(bad, np.int64)
             if not bad:
                 break
-        dropped[f"{query_type}: no good answer in {prep.max_attempts} attempts"] += len(left)
+        if len(left):
+            told = f"{prompt.query_type}: no good answer in {prep.max_attempts} attempts"
+            dropped[told] += len(left)
 
 
-def _with_attempt(shard: Shard, attempt: int) -> Payload:
-    return {**shard.payload(), "attempt": attempt}
+@dataclass(frozen=True)
+class _Asker:
+    """Asks what was not asked before, whatever shard the answer lies in."""
+
+    workspace: Workspace
+    passages: Passages
+    engine: Engine
+    make_worker: Callable[[], Asking]
+    num_workers: int
+
+    def answers(
+        self, query_type: str, rows: np.ndarray, attempt: int, key: str
+    ) -> dict[int, dict[str, Any]]:
+        """The answer for each passage; what decides an answer but the passage is in `key`."""
+        prep = self.workspace.config.prep
+        folder = ShardFolder(self.workspace.prep / "answers", ".jsonl")
+        source = PassageSource(self.workspace.records)
+        asked = {
+            row: shard_key(key, str(attempt), source[row].doc_id, self.passages.texts[row])
+            for row in rows.tolist()
+        }
+        found = _known_answers(folder, query_type, set(asked.values()))
+        missing = np.array([row for row in asked if asked[row] not in found], np.int64)
+        suffix, size = f"-again-{attempt}" if attempt else "", prep.shard_size
+        shards = []
+        for number, shard in enumerate(
+            _shards(self.workspace, self.passages, missing, query_type, key, size, suffix)
+        ):
+            some = [asked[row] for row in missing[number * size : (number + 1) * size].tolist()]
+            payload = functools.partial(_asking_payload, shard, attempt, some)
+            shards.append(Shard(shard.name, shard_key(*some), len(some), payload))
+        paths = folder.make(
+            self.make_worker,
+            shards,
+            self.engine,
+            num_workers=self.num_workers,
+            description=f"{query_type}, again" if attempt else query_type,
+            unit="passages",
+        )
+        found |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
+        answers = {row: found[asked[row]] for row in asked}
+        rejects = [
+            {"id": line["doc_id"], "reason": line["error"]}
+            for line in answers.values()
+            if line["error"]
+        ]
+        num_sources = int(self.passages.roles.source.sum())
+        check_rejects(query_type, {folder.folder: rejects}, num_sources, prep.max_rejects)
+        return answers
 
 
-def _cleaned(answer: Mapping[str, Any], prompt: Prompt, passages: Passages) -> tuple[str, str]:
+def _known_answers(
+    folder: ShardFolder, query_type: str, wanted: set[str]
+) -> dict[str, dict[str, Any]]:
+    """Answers of earlier runs, by what was asked."""
+    paths = sorted(folder.folder.glob(f"{query_type}-*.jsonl"))
+    lines = (line for path in paths if folder.is_sound(path) for line in read_json_lines(path))
+    return {line["asked"]: line for line in lines if line.get("asked") in wanted}
+
+
+def _asking_payload(shard: Shard, attempt: int, asked: list[str]) -> Payload:
+    return {**shard.payload(), "attempt": attempt, "asked": asked}
+
+
+def _cleaned(answer: Mapping[str, Any], prompt: Prompt, passage: str) -> tuple[str, str]:
     if answer["error"]:
-        return "", "request failed"
-    passage = passages.texts[answer["row"]]
+        return "", REQUEST_FAILED
     return clean(answer["text"], prompt, passage, answer["finish_reason"])
 
 
@@ -260,13 +296,13 @@ def _num_threads(llm: LlmConfig, shard_size: int) -> int:
     return 1 if llm.backend == "vllm" else 1 + -(-llm.concurrency // shard_size)
 
 
-def human_queries(
-    workspace: Workspace, excluded: np.ndarray, dropped: Counter[str]
-) -> Iterator[Query]:
-    """The judged queries of config.prep.human_split; held-out passages are left out.
+def human_queries(workspace: Workspace, roles: Roles, dropped: Counter[str]) -> Iterator[Query]:
+    """The judged queries of config.prep.human_split.
+
+    Held-out passages are left out; a near-duplicate stands for the passage that holds it.
 
     Args:
-      excluded: bool [N], passages that are in nobody's list.
+      roles: of the passages.
       dropped: counts the queries that have no relevant passage left.
     """
     split = workspace.config.prep.human_split
@@ -274,12 +310,19 @@ def human_queries(
     texts = beir.read_queries(workspace.dataset)
     judged = {doc_id for grades in qrels.values() for doc_id, grade in grades.items() if grade > 0}
     found = doc_ids_where(workspace.records, judged)
-    row_of = {doc_id: row for row, doc_id in found if not excluded[row]}
+    held_by = {
+        doc_id: int(roles.container[row]) if roles.duplicate[row] else row for row, doc_id in found
+    }
+    row_of = {d: row for d, row in held_by.items() if row >= 0 and not roles.held_out[row]}
     for query_id, grades in qrels.items():
         if query_id not in texts:
             dropped["human: not in the queries file"] += 1
             continue
-        relevant = {row_of[d]: g for d, g in grades.items() if g > 0 and d in row_of}
+        relevant: dict[int, int] = {}
+        for doc_id, grade in grades.items():
+            if grade > 0 and doc_id in row_of:
+                row = row_of[doc_id]
+                relevant[row] = max(grade, relevant.get(row, 0))
         if not relevant:
             dropped["human: no relevant passage"] += 1
             continue
@@ -292,7 +335,7 @@ def human_queries(
 def prompt_facts(workspace: Workspace) -> dict[str, Any]:
     """What the manifest tells of prompts: the model, and of each its version, hash and sampling."""
     prep: Any = workspace.config.prep
-    prompts = load_prompts(prep.query_types)
+    prompts = load_prompts(types_of(prep))
     shown: Sequence[Prompt] = prompts
     return {
         "model": prep.llm.model,

@@ -13,6 +13,7 @@ import sys
 
 from absl import flags
 
+from data_prep.checks import check_config
 from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
 from ldx.errors import UserError
 
@@ -65,6 +66,7 @@ def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
     refuse_arguments(argv)
     workspace = workspace_from_flags()
+    check_config(workspace.config)
     interpreters = _interpreters(workspace)
     if flags.FLAGS["dry-run"].value:
         from data_prep.dry_run import estimate, render

@@ -4,6 +4,7 @@ Leaves WORKDIR/prep/scores/TEACHER/*.npz and scores.json.
 """
 
 import functools
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from data_prep.shards import (
     ShardFolder,
     arrays_file,
     check_rejects,
+    content_digest,
     shard_key,
 )
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from data_prep.teachers import Pairs, make_teacher
-from data_prep.teachers.parity import check_parity, transformers_form
+from data_prep.teachers.parity import compare_scores, transformers_form
 from ldx.data.records import PassageSource
 from ldx.files import fingerprint, read_json, write_json
 
@@ -41,26 +43,32 @@ class Scorer:
 
     def __init__(self, name: str, settings: Mapping[str, Any]):
         self._teacher = make_teacher(name, settings)
+        # A file may well lack what the retrievers found; a model has a score for everything.
+        self._may_lack = settings["kind"] == "run_file"
 
     def __call__(self, payload: Payload) -> Made:
         """The scores float32 [Q, C] of `payload` (`pairs_payload`), NaN where there is none."""
         places = payload["places"]
         at = np.argwhere(places >= 0)
-        passages = [payload["passages"][places[q, c]] for q, c in at]
-        doc_ids = [payload["doc_ids"][places[q, c]] for q, c in at]
-        pairs = Pairs(
-            [payload["query_ids"][q] for q, _ in at],
-            [payload["queries"][q] for q, _ in at],
-            doc_ids,
-            passages,
-        )
+        pairs = pairs_of(payload, at.tolist())
         scores = np.full(places.shape, np.nan, np.float32)
         scores[at[:, 0], at[:, 1]] = self._teacher.score(pairs)
         rejects = [
             {"id": f"{problem.query_id} {problem.doc_id}", "reason": problem.reason}
             for problem in getattr(self._teacher, "problems", ())
         ]
-        return Made(arrays_file(scores=scores), rejects)
+        return Made(arrays_file(scores=scores), () if self._may_lack else rejects, len(at))
+
+
+def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
+    """Some pairs of `pairs_payload`, by query and column."""
+    places = payload["places"]
+    return Pairs(
+        [payload["query_ids"][q] for q, _ in at],
+        [payload["queries"][q] for q, _ in at],
+        [payload["doc_ids"][places[q, c]] for q, c in at],
+        [payload["passages"][places[q, c]] for q, c in at],
+    )
 
 
 def load_scores(path: Path) -> np.ndarray:
@@ -94,7 +102,7 @@ def _score_model(
 ) -> tuple[list[Shard], dict[str, Any]]:
     paths = candidate_paths(workspace)
     source = PassageSource(workspace.records)
-    settings = {key: value for key, value in section.items() if key != "weight"}
+    settings = _without_weight(section)
     teacher_key = make_teacher(name, settings).fingerprint
 
     def payload(part: QueryShard) -> Payload:
@@ -104,49 +112,61 @@ def _score_model(
     shards = [
         Shard(
             part.name,
-            shard_key(teacher_key, passages.key, paths[part.name].name),
+            shard_key(teacher_key, passages.key, part.content(), content_digest(paths[part.name])),
             len(part.queries),
             functools.partial(payload, part),
         )
         for part in parts
     ]
     folder = ShardFolder(workspace.prep / "scores" / name, ".npz")
-    is_done = len(folder.find(shards)) == len(shards)
-    facts = {} if is_done else _check_parity(name, settings, payload, parts, workspace.config.seed)
+    parity = folder.folder / f"parity-{teacher_key}.json"
+    facts = _check_parity(parity, name, settings, payload, parts, workspace.config.seed)
     make = functools.partial(Scorer, name, settings)
     engine = workspace.engine
     folder.make(make, shards, engine, description=f"scores of {name}", unit="queries")
-    rejects = folder.rejects(shards)
     num_pairs = sum(int((Candidates.load(path).rows >= 0).sum()) for path in paths.values())
-    # A file may well lack what the retrievers found; a model has a score for everything.
-    most = 1.0 if section["kind"] == "run_file" else workspace.config.prep.max_rejects
-    check_rejects(f"score ({name})", rejects, num_pairs, most, folder.folder)
-    return shards, {"not scored": len(rejects), **facts}
+    num_scores = sum(int(np.isfinite(load_scores(p)).sum()) for p in folder.find(shards).values())
+    check_rejects(
+        f"score ({name})", folder.rejects(shards), num_pairs, workspace.config.prep.max_rejects
+    )
+    return shards, {"not scored": num_pairs - num_scores, **facts}
+
+
+def _without_weight(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the teacher; its weight among others does not."""
+    return {key: value for key, value in section.items() if key != "weight"}
 
 
 def _check_parity(
+    path: Path,
     name: str,
     settings: Mapping[str, Any],
     payload: Callable[[QueryShard], Payload],
     parts: Sequence[QueryShard],
     seed: int,
 ) -> dict[str, Any]:
-    """Before a fast engine's long job: 50 pairs, scored by transformers as well."""
+    """Before a fast engine's long job: 50 pairs, scored by transformers as well, one by one.
+
+    What was found is kept in `path`.
+    """
     slow = transformers_form(name, settings)
     if slow is None:
         return {}
-    part = min(parts, key=lambda part: draw(seed, "parity", part.name))
-    some = payload(part)
-    at = np.argwhere(some["places"] >= 0).tolist()
-    at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
-    chosen = [(q, some["places"][q, c]) for q, c in at[:NUM_PARITY_PAIRS]]
-    pairs = Pairs(
-        [some["query_ids"][q] for q, _ in chosen],
-        [some["queries"][q] for q, _ in chosen],
-        [some["doc_ids"][p] for _, p in chosen],
-        [some["passages"][p] for _, p in chosen],
-    )
-    return {"parity": vars(check_parity(slow, make_teacher(name, settings), pairs))}
+    if not path.is_file():
+        part = min(parts, key=lambda part: draw(seed, "parity", part.name))
+        some = payload(part)
+        at = np.argwhere(some["places"] >= 0).tolist()
+        at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
+        pairs = pairs_of(some, at[:NUM_PARITY_PAIRS])
+        expected = slow.score(pairs)
+        del slow  # a device may have no room for both
+        gc.collect()
+        fast: Any = make_teacher(name, settings)
+        found = fast.score(pairs)
+        problems = getattr(fast, "problems", ())
+        getattr(fast, "close", lambda: None)()
+        write_json(path, vars(compare_scores(expected, found, pairs, problems=problems)))
+    return {"parity": read_json(path)}
 
 
 def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
@@ -187,7 +207,12 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
     paths = {"candidates": needed(workspace.prep / CANDIDATES_NAME, "mine")}
-    return passages_inputs(workspace) | file_fingerprints(paths)
+    teachers = {
+        f"teacher {name}": make_teacher(name, _without_weight(section)).fingerprint
+        for name, section in workspace.config.prep.teachers.to_dict().items()
+        if section["kind"] != HYBRID
+    }
+    return passages_inputs(workspace) | file_fingerprints(paths) | teachers
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

@@ -32,7 +32,7 @@ class PrepConfig:
     max_source_passages: int | None
     queries: str
     human_split: str
-    query_types: tuple[str, ...]
+    query_types: tuple[str, ...] | None
     max_queries: int | None
     max_attempts: int
     llm: Mapping[str, Any]
@@ -68,12 +68,26 @@ class PrepConfig:
         for key, least in leasts.items():
             if getattr(self, key) < least:
                 raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted at least {least}")
-        for key in ("dev_fraction", "max_rejects"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted from 0 to under 1")
+        if not 0 < self.dev_fraction < 1:
+            raise UserError(
+                f"config.prep.dev_fraction={self.dev_fraction}: wanted over 0 and under 1"
+            )
+        if not 0 <= self.max_rejects < 1:
+            raise UserError(f"config.prep.max_rejects={self.max_rejects}: wanted from 0 to under 1")
+        percentile = self.min_top_score_percentile
+        if percentile is not None and not 0 <= percentile < 100:
+            raise UserError(
+                f"config.prep.min_top_score_percentile={percentile}: wanted from 0 to under 100"
+            )
+        most = min(self.candidate_depth, self.num_candidates or self.candidate_depth)
+        if most < self.list_size:
+            raise UserError(
+                f"config.prep.list_size={self.list_size}: candidate_depth and num_candidates leave "
+                f"a query {most} candidates"
+            )
         self._check_choice("sampling_strategy", SAMPLING)
         self._check_choice("calibration", CALIBRATIONS)
-        for key in ("num_candidates", "max_source_passages"):
+        for key in ("num_candidates", "max_source_passages", "max_queries"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UserError(f"config.prep.{key}={value}: wanted at least 1, or None")
@@ -107,6 +121,24 @@ class PrepConfig:
                     f"config.prep.{key}.{name}={section!r}: wanted settings with a kind, such as "
                     '{"kind": "bm25"}'
                 )
+
+
+EXTRACTIVE_TYPES = ("sentence", "keywords", "title")
+LLM_TYPES = (
+    "question",
+    "claim",
+    "title",
+    "keywords",
+    "web_search_zero_shot",
+    "web_search_few_shot",
+)
+
+
+def types_of(prep: Any) -> tuple[str, ...]:
+    """The query types that `config.prep` asks for; all of its source where it names none."""
+    if prep.query_types is not None:
+        return tuple(prep.query_types)
+    return LLM_TYPES if LLM in query_sources(prep.queries) else EXTRACTIVE_TYPES
 
 
 def query_sources(queries: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ would be made again; what changes a key changes the name, and only shards of new
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from absl import logging
 from ldx.errors import UserError
 from ldx.files import atomic_write, fingerprint
 from ldx.progress import progress_bar
+
+LEAST_TO_JUDGE = 8
+"""Records of a shard, all of which failed, that tell of an engine that failed."""
 
 Payload = Mapping[str, Any]
 """What a worker needs to make a shard, of plain values and arrays."""
@@ -48,10 +52,12 @@ class Made:
     Attributes:
       content: of the file.
       rejects: records that were set aside, each with at least its `id` and the `reason`.
+      num_records: of which they are; 0 where none can fail.
     """
 
     content: bytes
     rejects: Sequence[Mapping[str, str]] = ()
+    num_records: int = 0
 
 
 Worker = Callable[[Payload], Made]
@@ -94,6 +100,10 @@ class ShardFolder:
                     found[shard.name] = path
         return found
 
+    def is_sound(self, path: Path) -> bool:
+        """Whether a file is a whole shard, whatever it was made from."""
+        return path.name.endswith(f"-{_digest(path)}{self._suffix}")
+
     def rejects_path(self, shard: Shard) -> Path:
         """Where the records lie that were set aside while the shard was made, if any were."""
         return self.folder / f"{_stem(shard)}.rejects.jsonl"
@@ -126,6 +136,8 @@ class ShardFolder:
         ) as bar:
             done = engine.run(make_worker, missing, num_workers=num_workers) if missing else ()
             for shard, made in done:
+                _refuse_failure(shard, made)
+                self.rejects_path(shard).unlink(missing_ok=True)
                 if made.rejects:
                     num_rejects += len(made.rejects)
                     write_json_lines(self.rejects_path(shard), made.rejects)
@@ -137,10 +149,10 @@ class ShardFolder:
                 bar.update(shard.num_units)
         return [found[shard.name] for shard in shards]
 
-    def rejects(self, shards: Iterable[Shard]) -> list[dict[str, str]]:
-        """The records that were set aside while these shards were made."""
+    def rejects(self, shards: Iterable[Shard]) -> dict[Path, list[dict[str, str]]]:
+        """The records that were set aside while these shards were made, by their file."""
         paths = (self.rejects_path(shard) for shard in shards)
-        return [line for path in paths if path.is_file() for line in read_json_lines(path)]
+        return {path: list(read_json_lines(path)) for path in paths if path.is_file()}
 
     def remove_stale(self, shards: Sequence[Shard]) -> int:
         """Remove what these shards do not name any more; how many files that were."""
@@ -149,6 +161,20 @@ class ShardFolder:
         for path in stale:
             path.unlink()
         return len(stale)
+
+
+def _refuse_failure(shard: Shard, made: Made) -> None:
+    """A shard of which nothing could be done is no shard: the engine failed, not the records."""
+    if made.num_records >= LEAST_TO_JUDGE and len(made.rejects) == made.num_records:
+        raise UserError(
+            f"{shard.name}: all of its {made.num_records} records failed, the first with: "
+            f"{made.rejects[0]['reason']}"
+        )
+
+
+def content_digest(path: Path) -> str:
+    """The digest of a shard's content, by its name."""
+    return path.stem.rpartition("-")[2]
 
 
 def _stem(shard: Shard) -> str:
@@ -191,24 +217,30 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_rejects(
-    stage: str, rejects: Sequence[Mapping[str, str]], total: int, most: float, folder: Path
+    stage: str, rejects: Mapping[Path, Sequence[Mapping[str, str]]], total: int, most: float
 ) -> None:
     """Say how many records were set aside, and refuse to go on with too many.
 
+    Args:
+      stage: told to the user.
+      rejects: by the file that they are in.
+      total: records, of which they are.
+      most: the share of them that may be.
+
     Raises:
-      UserError: they are more than the share `most` of all.
+      UserError: they are too many.
     """
-    if not rejects:
+    number = sum(map(len, rejects.values()))
+    if not number:
         return
-    reasons: dict[str, int] = {}
-    for record in rejects:
-        reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
-    common = sorted(reasons.items(), key=lambda item: -item[1])[:3]
-    told = f"{stage}: {len(rejects)} of {total} records were set aside ({folder}/*.rejects.jsonl): "
-    told += "; ".join(f"{reason} ({count})" for reason, count in common)
-    if len(rejects) > most * total:
+    reasons = Counter(record["reason"] for records in rejects.values() for record in records)
+    common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    told = f"{stage}: {number} of {total} records were set aside in {next(iter(rejects))}"
+    told += f" and {len(rejects) - 1} more such files: " if len(rejects) > 1 else ": "
+    if number > most * total:
         raise UserError(
-            f"{told}\nThat is more than config.prep.max_rejects={most} of them. Mend the cause and "
-            "remove the shards with rejects, or allow more"
+            f"{told}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
+            "more, or mend the cause and remove the files beside these whose names begin alike: "
+            "they are made again"
         )
-    logging.warning("%s", told)
+    logging.warning("%s%s", told, common)

@@ -47,6 +47,7 @@ def _records(
 ) -> Iterator[ListRecord]:
     for at, number in enumerate(lists.numbers.tolist()):
         query = queries[number]
+        size = int((lists.rows[at] >= 0).sum())
         yield ListRecord(
             list_id=f"{collection}/{query.query_id}",
             query_id=query.query_id,
@@ -54,10 +55,10 @@ def _records(
             query_type=query.query_type,
             source=collection,
             source_row=query.row,
-            rows=lists.rows[at],
-            labels=lists.labels[at],
-            teacher_scores=lists.teacher_scores[at],
-            raw_scores=lists.raw_scores[at].ravel(),
+            rows=lists.rows[at, :size],
+            labels=lists.labels[at, :size],
+            teacher_scores=lists.teacher_scores[at, :size],
+            raw_scores=lists.raw_scores[at, :, :size].ravel(),
             order_key=int(order[number]),
         )
 
@@ -155,6 +156,8 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
         "order": needed(workspace.prep / "order.npy", "mine"),
         "calibration": needed(workspace.prep / RESULT_NAME, "calibrate"),
     }
+    for name in STAGES_BEFORE:  # what they counted goes into the manifest
+        paths[f"stage {name}"] = needed(workspace.prep / f"{name}.json", name)
     paths |= {f"lists {name}": path for name, path in list_paths(workspace).items()}
     return passages_inputs(workspace) | file_fingerprints(paths)
 

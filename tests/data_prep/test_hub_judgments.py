@@ -3,13 +3,20 @@
 import sys
 import types
 
+import pytest
+
 from data_prep.hub_judgments import fetch_judgments
+from ldx.errors import UserError
 
 QUERIES = [
     {"_id": "1", "title": "", "text": "what is a bond?"},
     {"_id": 2, "title": "", "text": "x"},
 ]
 QRELS = {"test": [{"query-id": 1, "corpus-id": 7, "score": 1}], "dev": []}
+
+
+class NotFoundError(Exception):
+    """What `datasets` raises where the hub has no such dataset."""
 
 
 def stub(monkeypatch, qrels):
@@ -21,11 +28,15 @@ def stub(monkeypatch, qrels):
         return qrels[split]
 
     def get_dataset_split_names(name):
+        if qrels is None:
+            raise ConnectionError("no network")
         if not qrels:
-            raise ConnectionError("the hub has no such dataset")
+            raise NotFoundError
         return list(qrels)
 
     module = types.ModuleType("datasets")
+    exceptions = types.SimpleNamespace(DatasetNotFoundError=NotFoundError)
+    monkeypatch.setattr(module, "exceptions", exceptions, raising=False)
     monkeypatch.setattr(module, "load_dataset", load_dataset, raising=False)
     monkeypatch.setattr(module, "get_dataset_split_names", get_dataset_split_names, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", module)
@@ -41,4 +52,10 @@ def test_queries_and_qrels_come_from_two_repositories(monkeypatch):
 def test_a_corpus_without_judgments_is_only_told(monkeypatch, caplog):
     stub(monkeypatch, {})
     assert fetch_judgments("BeIR/fiqa", "abc") == ({}, {})
-    assert "no queries and judgments" in caplog.text
+    assert "the hub has no BeIR/fiqa-qrels" in caplog.text
+
+
+def test_judgments_that_cannot_be_read_are_not_done_without(monkeypatch):
+    stub(monkeypatch, None)
+    with pytest.raises(UserError, match=r"could not be read .*no network"):
+        fetch_judgments("BeIR/fiqa", "abc")

@@ -68,12 +68,18 @@ def test_a_made_query_has_its_own_passage_first():
 def test_a_human_query_has_the_highest_grade_first_then_the_teachers_order():
     scores = np.array([9, 8, 7, 6, 5, 4, 3, 2], np.float32)
     grades = np.array([1, 1, 2, 0, 0, 2, 1, 0])
-    # Column 2 is the best of grade 2; one other relevant passage has room beside it, the rest
-    # of them is left out, and is no negative either.
-    assert list_columns(scores, grades, 4, human=True).tolist() == [2, 0, 3, 4]
-    assert list_columns(scores, grades, 6, human=True).tolist() == [2, 0, 1, 3, 4, 7]
-    assert list_columns(scores, grades, 1, human=True).tolist() == [2]
+    # Column 2 is the best of grade 2. All relevant ones are there, and half as many others.
+    assert list_columns(scores, grades, 4, human=True).tolist() == [2, 0, 1, 3, 4, 5, 6]
+    assert list_columns(scores, grades, 8, human=True).tolist() == [2, 0, 1, 3, 4, 5, 6, 7]
+    few = np.array([0, 0, 0, 1, 0, 0, 0, 0])
+    assert list_columns(scores, few, 4, human=True).tolist() == [3, 0, 1, 2]
     assert positive_columns(scores[None], grades[None]).tolist() == [2]
+
+
+def test_no_list_begins_with_a_passage_that_nobody_judged_relevant():
+    scores, grades = np.array([NAN, 3, 2, 1]), np.array([2, 0, 0, 0])
+    for human in (True, False):
+        assert len(list_columns(scores, grades, 3, human=human)) == 0
 
 
 def test_own_columns_of_human_queries_are_none():

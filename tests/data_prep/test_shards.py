@@ -96,7 +96,7 @@ def test_workers_work_at_once():
 
     shards = [Shard(str(i), "k", 1, dict) for i in range(6)]
     done = list(ENGINE.run(lambda: worker, shards, num_workers=3))
-    assert [shard.name for shard, _ in done] == [str(i) for i in range(6)]
+    assert {shard.name for shard, _ in done} == {str(i) for i in range(6)}
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -119,10 +119,21 @@ def test_rejects_are_kept_beside_their_shard_and_limited(make, folder):
     shards = shards_of(["even", "odd"])
     make(shards)
     rejects = folder.rejects(shards)
-    assert rejects == [{"id": "odd", "reason": "odd"}]
-    check_rejects("stage", rejects, 2, 0.5, folder.folder)
+    assert list(rejects.values()) == [[{"id": "odd", "reason": "odd"}]]
+    check_rejects("stage", rejects, 2, 0.5)
     with pytest.raises(UserError, match=r"1 of 2 records were set aside .*odd \(1\)"):
-        check_rejects("stage", rejects, 2, 0.4, folder.folder)
+        check_rejects("stage", rejects, 2, 0.4)
+
+
+def test_a_shard_of_which_nothing_could_be_done_is_not_written(folder):
+    def worker(payload):
+        rejects = [{"id": str(i), "reason": "no CUDA device"} for i in range(9)]
+        return Made(b"", rejects, num_records=9)
+
+    shards = shards_of(["a"])
+    with pytest.raises(UserError, match="all of its 9 records failed, the first with: no CUDA"):
+        folder.make(lambda: worker, shards, ENGINE, description="", unit="")
+    assert folder.find(shards) == {}
 
 
 def test_json_lines_are_utf8():

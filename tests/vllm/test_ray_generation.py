@@ -90,6 +90,7 @@ def shards(questions):
             "query_type": query_type,
             "attempt": 0,
             "rows": list(places),
+            "asked": [f"key{i}" for i in places],
             "doc_ids": [f"d{i}" for i in places],
             "passages": [texts[i] for i in places],
         }
