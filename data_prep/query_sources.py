@@ -198,27 +198,29 @@ def llm_queries(
     if isinstance(engine, RayEngine) and llm.backend == "vllm":
         engine = RayGeneration(engine, llm, questions)
     asker = _Asker(workspace, passages, engine, make_worker, _num_threads(llm, prep.shard_size))
-    for prompt in prompts.values():
-        key = f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
-        left = rows
-        for attempt in range(prep.max_attempts):
-            bad = []
-            for row, answer in asker.answers(prompt.query_type, left, attempt, key).items():
-                query, reason = _cleaned(answer, prompt, passages.texts[row])
-                if not reason:
-                    query_id = f"{answer['doc_id']}:{prompt.query_type}"
-                    kind, group = prompt.query_type, answer["doc_id"]
-                    yield Query(query_id, kind, query, row, "", {}, group)
-                    continue
-                dropped[f"{prompt.query_type}: {reason}"] += 1
-                if reason != REQUEST_FAILED:  # which it would again
-                    bad.append(row)
-            left = np.array(bad, np.int64)
-            if not bad:
-                break
-        if len(left):
-            told = f"{prompt.query_type}: no good answer in {prep.max_attempts} attempts"
-            dropped[told] += len(left)
+    keys = {
+        query_type: f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
+        for query_type, prompt in prompts.items()
+    }
+    left = dict.fromkeys(prompts, rows)
+    for attempt in range(prep.max_attempts):
+        # All types together: an engine that loads its model for each call loads it once.
+        answers = asker.answers(left, attempt, keys)
+        bad: dict[str, list[int]] = {query_type: [] for query_type in prompts}
+        for query_type, row, answer in answers:
+            query, reason = _cleaned(answer, prompts[query_type], passages.texts[row])
+            if not reason:
+                doc_id = answer["doc_id"]
+                yield Query(f"{doc_id}:{query_type}", query_type, query, row, "", {}, doc_id)
+                continue
+            dropped[f"{query_type}: {reason}"] += 1
+            if reason != REQUEST_FAILED:  # which it would again
+                bad[query_type].append(row)
+        left = {name: np.array(some, np.int64) for name, some in bad.items() if some}
+        if not left:
+            break
+    for query_type, some in left.items():
+        dropped[f"{query_type}: no good answer in {prep.max_attempts} attempts"] += len(some)
 
 
 @dataclass(frozen=True)
@@ -232,44 +234,63 @@ class _Asker:
     num_workers: int
 
     def answers(
-        self, query_type: str, rows: np.ndarray, attempt: int, key: str
-    ) -> dict[int, dict[str, Any]]:
-        """The answer for each passage; what decides an answer but the passage is in `key`."""
+        self, rows: Mapping[str, np.ndarray], attempt: int, keys: Mapping[str, str]
+    ) -> list[tuple[str, int, dict[str, Any]]]:
+        """Query type, row and answer for each passage.
+
+        Args:
+          rows: passages that are asked for a query, by its type.
+          attempt: which of them, from 0.
+          keys: what decides an answer but the passage and the attempt, by type.
+        """
         prep = self.workspace.config.prep
         folder = ShardFolder(self.workspace.prep / "answers", ".jsonl")
-        source = PassageSource(self.workspace.records)
-        asked = {
-            row: shard_key(key, str(attempt), source[row].doc_id, self.passages.texts[row])
-            for row in rows.tolist()
-        }
-        found = _known_answers(folder, query_type, set(asked.values()))
-        missing = np.array([row for row in asked if asked[row] not in found], np.int64)
-        suffix, size = f"-again-{attempt}" if attempt else "", prep.shard_size
-        shards = []
-        for number, shard in enumerate(
-            _shards(self.workspace, self.passages, missing, query_type, key, size, suffix)
-        ):
-            some = [asked[row] for row in missing[number * size : (number + 1) * size].tolist()]
-            payload = functools.partial(_asking_payload, shard, attempt, some)
-            shards.append(Shard(shard.name, shard_key(*some), len(some), payload))
+        asked = {name: self._asked(some, f"{keys[name]} {attempt}") for name, some in rows.items()}
+        found: dict[str, dict[str, Any]] = {}
+        shards: list[Shard] = []
+        for name, ids in asked.items():
+            found |= _known_answers(folder, name, set(ids.values()))
+            missing = {row: one for row, one in ids.items() if one not in found}
+            shards += self._shards(name, missing, attempt)
         paths = folder.make(
             self.make_worker,
             shards,
             self.engine,
             num_workers=self.num_workers,
-            description=f"{query_type}, again" if attempt else query_type,
-            unit="passages",
+            description=f"queries, again ({attempt})" if attempt else "queries",
+            unit="queries",
         )
         found |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
-        answers = {row: found[asked[row]] for row in asked}
+        answers = [
+            (name, row, found[one]) for name, ids in asked.items() for row, one in ids.items()
+        ]
         rejects = [
-            {"id": line["doc_id"], "reason": line["error"]}
-            for line in answers.values()
+            {"id": f"{line['doc_id']} {name}", "reason": line["error"]}
+            for name, _, line in answers
             if line["error"]
         ]
-        num_sources = int(self.passages.roles.source.sum())
-        check_rejects(query_type, {folder.folder: rejects}, num_sources, prep.max_rejects)
+        num_asked = len(rows) * int(self.passages.roles.source.sum())
+        check_rejects("queries", {folder.folder: rejects}, num_asked, prep.max_rejects)
         return answers
+
+    def _asked(self, rows: np.ndarray, key: str) -> dict[int, str]:
+        """What stands for one request, by row."""
+        source = PassageSource(self.workspace.records)
+        texts = self.passages.texts
+        return {row: shard_key(key, source[row].doc_id, texts[row]) for row in rows.tolist()}
+
+    def _shards(self, query_type: str, asked: Mapping[int, str], attempt: int) -> list[Shard]:
+        size = self.workspace.config.prep.shard_size
+        suffix = f"-again-{attempt}" if attempt else ""
+        rows, ids = np.array(list(asked), np.int64), list(asked.values())
+        shards = []
+        for number, shard in enumerate(
+            _shards(self.workspace, self.passages, rows, query_type, "", size, suffix)
+        ):
+            some = ids[number * size : (number + 1) * size]
+            payload = functools.partial(_asking_payload, shard, attempt, some)
+            shards.append(Shard(shard.name, shard_key(*some), len(some), payload))
+        return shards
 
 
 def _known_answers(

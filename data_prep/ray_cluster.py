@@ -55,7 +55,7 @@ def start_ray(address: str) -> None:
         raise UserError(
             f"--ray_address: no Ray on {address or 'this machine'}:\n"
             f"{listing(str(error).splitlines())}\nIs it started (`ray start`; docs/ray.md), with "
-            "the same versions of Python and Ray?"
+            "the same versions of Python and Ray, and if it asks for a token, RAY_AUTH_MODE=token?"
         ) from error
 
 

@@ -65,18 +65,21 @@ class RayGeneration:
           UserError: there is no such cluster or model, or vLLM does not start.
         """
         del make_worker, num_workers
+        wanted = list(shards)
+        if not wanted:
+            return
         start_ray(self.engine.address)
-        folder = _prepare_machines(self.llm.model)
-        source = _Source(list(shards), self.questions.requests)
+        stage = self._stage(_prepare_machines(self.llm.model), len(wanted))
+        source = _Source(wanted, self.questions.requests)
         with sigterm_as_ctrl_c(), source:
-            for shard, payload, answers in self._answer(source, folder):
+            for shard, payload, answers in self._answer(source, stage):
                 yield shard, self.questions.made(payload, answers)
 
-    def _answer(self, source: "_Source", folder: str) -> Iterator[tuple[Shard, Any, list[Answer]]]:
+    def _answer(self, source: "_Source", stage: Any) -> Iterator[tuple[Shard, Any, list[Answer]]]:
         from ray.exceptions import RayError
 
         try:
-            for row in self._stage(folder, source.num_shards)(source.dataset(folder)).iter_rows():
+            for row in stage(source.dataset()).iter_rows():
                 done = source.put(row)
                 if done is not None:
                     yield done
@@ -84,7 +87,7 @@ class RayGeneration:
             if source.error is not None:
                 raise source.error from None
             raise UserError(self._why(error, source.names_under_way())) from error
-        assert not source.names_under_way(), "Ray Data lost rows"
+        assert source.is_done, "Ray Data lost rows"
 
     def _stage(self, folder: str, num_shards: int) -> Any:
         """What turns a dataset of token ids into one of answers."""
@@ -156,8 +159,8 @@ class _Source:
         """What went wrong while a shard was built."""
 
     @property
-    def num_shards(self) -> int:
-        return len(self._shards)
+    def is_done(self) -> bool:
+        return len(self._done) == len(self._shards)
 
     def __enter__(self) -> "_Source":
         self._thread.start()
@@ -168,8 +171,8 @@ class _Source:
 
         ray.kill(self._desk)
 
-    def dataset(self, folder: str) -> Any:
-        """A Ray dataset of requests: shard, place, messages and sampling."""
+    def dataset(self) -> Any:
+        """A Ray dataset of requests: shard, place in it, and the request as JSON."""
         import ray
 
         return ray.data.read_datasource(
@@ -218,7 +221,7 @@ class _Source:
 
     def names_under_way(self) -> list[str]:
         """Of shards that were asked for and are not done."""
-        return [self._shards[number].name for number in sorted(self._payloads)]
+        return [self._shards[number].name for number in sorted(set(self._payloads) - self._done)]
 
 
 def _set_up_ray_data() -> None:
