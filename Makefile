@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 	$(BIN)/python -m ldx.train --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
 	$(BIN)/python -m ldx.export --workdir=$(DEMO) --output=$(DEMO)/export
 	@cat $(DEMO)/report.txt
-	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "solve a banded linear system"'
+	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
 test: $(VENV)/.test  ## the default tests
 	$(BIN)/python -m pytest

@@ -97,6 +97,9 @@ def get_config() -> ConfigDict:
     train.stop_on = (
         "loss"  # loss: neither dev loss improves; ndcg: dev nDCG@10 does not; None: never
     )
+    # The step that is kept, the untouched model among them: of the highest dev nDCG@10 (ndcg), or
+    # of the lowest total dev loss (loss; CADET's rule).
+    train.select_by = "ndcg"
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages dev queries are searched in
     # How the work is cut; the result is the same. These may differ when a run goes on.

@@ -4,7 +4,7 @@
     python -m ldx.train --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
 
 FIQA is the collection's folder in BEIR layout. An LLM writes six queries a passage (`pip install
-'ldx[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, a
+'.[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, a
 cross-encoder scores them; --dry-run says what that costs. Then up to 4096 lists of 20 a step, KL
 plus a tenth of InfoNCE. All of it is meant for accelerators.
 """

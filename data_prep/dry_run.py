@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep.api_docs import collect
 from data_prep.choice import draw
+from data_prep.corpus import STAGE
 from data_prep.dense import DenseModel
 from data_prep.hybrid_teacher import HYBRID
 from data_prep.llm import LlmConfig, Request, make_llm
@@ -94,6 +95,7 @@ def _texts(workspace: Workspace) -> Any:
 def estimate(workspace: Workspace) -> list[Cost]:
     """The costs of all stages, in their order."""
     prep = workspace.config.prep
+    STAGE.inputs(workspace)  # refuses what is no collection, as the corpus stage does
     corpus = survey(workspace)
     costs = [Cost("corpus", "passages", corpus.num_passages, 0, float("nan"))]
     most = prep.max_source_passages
@@ -231,8 +233,8 @@ def render(costs: Sequence[Cost]) -> str:
     ]
     total = np.nansum([cost.seconds for cost in costs])
     lines.append(
-        f"about {_duration(total)} on this machine, by a sample of {SAMPLE_PASSAGES} passages; "
-        "without a time: not measured, and short beside the rest"
+        f"about {_duration(total)} on this machine for what has a time, by a sample of "
+        f"{SAMPLE_PASSAGES} passages; the rest was not measured"
     )
     return "\n".join(lines)
 

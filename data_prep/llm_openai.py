@@ -61,8 +61,7 @@ class OpenAiLlm:
         """
         if importlib.util.find_spec("openai") is None:
             raise UserError(
-                "config.prep.llm.backend='openai' needs a package: pip install openai, or "
-                "'ldx[prep]'"
+                "config.prep.llm.backend='openai' needs a package: pip install openai, or '.[prep]'"
             )
         self._config = config
         self._key = _key_from_environment(config)

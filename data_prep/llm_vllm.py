@@ -38,7 +38,7 @@ class VllmLlm:
         """
         if importlib.util.find_spec("vllm") is None:
             raise UserError(
-                "config.prep.llm.backend='vllm' needs a package: pip install 'ldx[vllm]', best in "
+                "config.prep.llm.backend='vllm' needs a package: pip install '.[vllm]', best in "
                 "an environment of its own; or start `vllm serve` elsewhere and set "
                 "backend='openai'"
             )

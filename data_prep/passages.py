@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep.stage import Workspace, needed
 from ldx.data.records import PassageSource, PassageTexts, records_fingerprint
+from ldx.errors import UserError
 from ldx.files import atomic_write, fingerprint
 
 ROLES_NAME = "passages.npz"
@@ -62,7 +63,11 @@ class Passages:
 
 
 def load_passages(workspace: Workspace) -> Passages:
-    """The passage set and its roles, as the corpus stage left them."""
+    """The passage set and its roles, as the corpus stage left them.
+
+    Raises:
+      UserError: it is too small for lists of the size that is wanted.
+    """
     data = workspace.config.data
     texts = PassageTexts(
         PassageSource(workspace.records),
@@ -70,7 +75,14 @@ def load_passages(workspace: Workspace) -> Passages:
         max_chars=data.max_chars,
     )
     key = fingerprint(records_fingerprint(workspace.records, "passages"), repr(texts))
-    return Passages(texts, key, Roles.load(roles_path(workspace)))
+    roles = Roles.load(roles_path(workspace))
+    num_usable, list_size = int((~roles.excluded).sum()), workspace.config.prep.list_size
+    if num_usable < list_size:
+        raise UserError(
+            f"config.prep.list_size={list_size}, but {num_usable} of {len(texts)} passages are "
+            "neither held out nor near-duplicates; set a smaller one"
+        )
+    return Passages(texts, key, roles)
 
 
 def roles_path(workspace: Workspace) -> Path:

@@ -35,7 +35,7 @@ def start_ray(address: str) -> None:
       UserError: Ray is not installed, or there is no such cluster.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError("--engine=ray needs a package: pip install 'ldx[ray]'")
+        raise UserError("--engine=ray needs a package: pip install '.[ray]'")
     address = address or os.environ.get("RAY_ADDRESS", "")
     defaults = ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}
     for name, value in defaults.items():

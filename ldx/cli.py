@@ -80,6 +80,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, TypeError, ValueError) as error:
         # An error inside a config file comes with its traceback; its last line says what is wrong.
         raise UserError(str(error).strip().splitlines()[-1]) from None
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "configs":
+            raise UserError(
+                f"the config imports {error.name}, which is in the folder of ldx; run the command "
+                "there, or put that folder into PYTHONPATH"
+            ) from None
+        raise
     except (AttributeError, KeyError) as error:
         if problem := _unknown_config_key(argv, error):
             raise UserError(problem) from None

@@ -68,6 +68,7 @@ class TrainConfig:
     bucket_lengths: tuple[int, ...] | None
     activation_bytes: int | str = "auto"
     fsdp: int = 1
+    select_by: str = "ndcg"
 
     def __post_init__(self) -> None:
         for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
@@ -78,6 +79,8 @@ class TrainConfig:
                 )
         if self.stop_on not in ("loss", "ndcg", None):
             raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted loss, ndcg or None")
+        if self.select_by not in ("ndcg", "loss"):
+            raise UserError(f"config.train.select_by={self.select_by!r}: wanted ndcg or loss")
 
 
 @dataclasses.dataclass(frozen=True)

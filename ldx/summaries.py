@@ -101,7 +101,7 @@ def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) 
         import wandb
     except ImportError:
         raise UserError(
-            f"config.logging.wandb_project={project!r} needs wandb: pip install 'ldx[wandb]'"
+            f"config.logging.wandb_project={project!r} needs wandb: pip install '.[wandb]'"
         ) from None
     # One run there for one run here, however often it goes on.
     id_path = workdir / "wandb_id"

@@ -1,8 +1,8 @@
 """Train: `python -m ldx.train --config=configs/demo.py --workdir=DIR`.
 
 Distils the lists of `python -m data_prep.run` into the student, keeps the best checkpoint by dev
-nDCG@10 (the untouched model is a candidate too), and ends with a report on human judgments. Killed
-at any moment, the same command goes on; a finished run prints its report again.
+nDCG@10 or by dev loss (the untouched model is a candidate too), and ends with a report on human
+judgments. Killed at any moment, the same command goes on; a finished run prints its report again.
 """
 
 import collections
@@ -338,8 +338,9 @@ class _Run:
         lowest = progress.lowest_losses
         better_loss = any(value < lowest.get(name, math.inf) for name, value in losses.items())
         better_ndcg = ndcg > progress.best_ndcg
+        lower_total = losses["dev/total"] < lowest.get("dev/total", math.inf)
         progress.lowest_losses = {k: min(v, lowest.get(k, math.inf)) for k, v in losses.items()}
-        if better_ndcg:
+        if {"ndcg": better_ndcg, "loss": lower_total}[train.select_by]:
             progress.best_step, progress.best_ndcg = progress.step, ndcg
         improved = {"loss": better_loss, "ndcg": better_ndcg, None: True}[train.stop_on]
         progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1

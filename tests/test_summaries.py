@@ -52,5 +52,5 @@ def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'ldx\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install '.\[wandb\]'"):
         MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")

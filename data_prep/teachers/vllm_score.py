@@ -161,7 +161,7 @@ class VllmTeacher(TokenTeacher):
             from vllm import LLM
         except ImportError as error:
             raise UserError(
-                f"kind vllm: vLLM cannot be imported ({error}); pip install 'ldx[vllm]', best in "
+                f"kind vllm: vLLM cannot be imported ({error}); pip install '.[vllm]', best in "
                 "an environment of its own"
             ) from None
         try:

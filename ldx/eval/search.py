@@ -195,11 +195,11 @@ def _import_scann(*, required: bool) -> Any | None:
     except Exception as error:
         if required:
             raise UserError(
-                f"index=scann, but scann cannot be imported ({error}); `pip install ldx[scann]`, "
+                f"index=scann, but scann cannot be imported ({error}); `pip install '.[scann]'`, "
                 "or use --index=exact"
             ) from None
         logging.warning(
-            "searching exactly: scann cannot be imported (%s); `pip install ldx[scann]` makes "
+            "searching exactly: scann cannot be imported (%s); `pip install '.[scann]'` makes "
             "large corpora faster",
             error,
         )

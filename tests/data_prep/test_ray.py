@@ -260,12 +260,20 @@ cli.run(main)
 def test_a_stop_ends_the_workers(cluster, tmp_path, signum):
     pid_file = tmp_path / "pid"
     command = [sys.executable, "-c", SLEEPS, cluster, str(pid_file)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: pid_file.is_file() and pid_file.read_text())
-    worker = int(pid_file.read_text())
-    assert is_running(worker)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, such as these tests may be, have Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        wait_for(lambda: pid_file.is_file() and pid_file.read_text())
+        worker = int(pid_file.read_text())
+        assert is_running(worker)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
     assert errors.splitlines() == ["stopped"]
     assert process.returncode == 128 + signum
     wait_for(lambda: not is_running(worker))

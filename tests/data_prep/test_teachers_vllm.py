@@ -138,5 +138,5 @@ def test_settings(tmp_path):
 def test_without_vllm(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "vllm", None)
     settings = {"kind": "vllm", "model": str(make_bert(tmp_path, 1))}
-    with pytest.raises(UserError, match=r"pip install .ldx\[vllm\]"):
+    with pytest.raises(UserError, match=r"pip install '.\[vllm\]"):
         make_teacher("t", settings).score(PAIRS)

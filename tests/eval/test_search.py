@@ -135,7 +135,7 @@ def test_without_scann(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_SCANN_PASSAGES", 100)
     vectors = clustered(200, 16)
     assert search(vectors[:9], vectors, 5).index == "exact"
-    with pytest.raises(UserError, match=r"pip install ldx\[scann\]"):
+    with pytest.raises(UserError, match=r"pip install '.\[scann\]'"):
         search(vectors[:9], vectors, 5, index="scann")
 
 
