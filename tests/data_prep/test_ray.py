@@ -236,7 +236,7 @@ def test_a_worker_that_no_machine_has_room_for(cluster):
 
 
 SLEEPS = """
-import functools, os, pathlib, sys, time
+import functools, os, pathlib, signal, sys, time
 from data_prep.ray_engine import RayEngine
 from data_prep.shards import Shard
 from ldx import cli
@@ -251,6 +251,8 @@ def main(argv):
     shard = Shard("sleeps", "key", 1, lambda: {"path": sys.argv[2]})
     list(RayEngine(sys.argv[1], workers=1).run(make_worker, [shard], num_workers=1))
 
+# A shell's background jobs, such as these tests may be, have Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli._guarded = lambda main, argv, guarded=cli._guarded: guarded(lambda _: main(argv), argv[:1])
 cli.run(main)
 """
@@ -260,13 +262,7 @@ cli.run(main)
 def test_a_stop_ends_the_workers(cluster, tmp_path, signum):
     pid_file = tmp_path / "pid"
     command = [sys.executable, "-c", SLEEPS, cluster, str(pid_file)]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs, such as these tests may be, have Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         wait_for(lambda: pid_file.is_file() and pid_file.read_text())
