@@ -15,11 +15,12 @@ from data_prep.candidates import top_rows
 from data_prep.corpus import qrels_files
 from data_prep.dense import DenseModel, model_fingerprint
 from data_prep.hybrid import hybrid_scores
-from data_prep.hybrid_teacher import HYBRID, hybrid_columns
+from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.passages import load_passages, passages_inputs
 from data_prep.retrievers import retriever_sections
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_weight
+from data_prep.settings import HYBRID
 from data_prep.stage import (
     Stage,
     Workspace,

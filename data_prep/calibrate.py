@@ -20,7 +20,7 @@ from data_prep.calibration import (
     normalized_entropy,
     order_scores,
 )
-from data_prep.candidates import Candidates, pad_last
+from data_prep.candidates import Candidates, candidate_paths, pad_last
 from data_prep.lists import (
     Denoising,
     Filters,
@@ -29,8 +29,7 @@ from data_prep.lists import (
     own_columns,
     positive_columns,
 )
-from data_prep.mine import candidate_paths, query_shards
-from data_prep.queries import Query
+from data_prep.queries import Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.shards import arrays_file
+from data_prep.stage import Workspace, needed
+from ldx.files import read_json
 
 RECIPROCAL_RANK_K = 60
+CANDIDATES_NAME = "candidates.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,12 @@ class Candidates:
             joined("scores", 0),
             np.concatenate([part.moments for part in parts]),
         )
+
+
+def candidate_paths(workspace: Workspace) -> dict[str, Path]:
+    """The candidates that were mined for each shard of queries, by its name."""
+    index = read_json(needed(workspace.prep / CANDIDATES_NAME, "mine"))
+    return {name: workspace.prep / "candidates" / file for name, file in index["shards"].items()}
 
 
 def pad_last(array: np.ndarray, width: int, fill: float) -> np.ndarray:

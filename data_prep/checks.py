@@ -7,11 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.hybrid_teacher import HYBRID, hybrid_columns
+from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.llm import LlmConfig
 from data_prep.prompts import load_prompts
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import LLM, PrepConfig, query_sources, types_of
+from data_prep.settings import HYBRID, LLM, PrepConfig, query_sources, types_of
 from data_prep.teachers import KINDS
 from ldx.data.schema import check_template
 from ldx.errors import UserError

@@ -17,12 +17,11 @@ from data_prep.api_docs import collect
 from data_prep.choice import draw
 from data_prep.corpus import STAGE
 from data_prep.dense import DenseModel
-from data_prep.hybrid_teacher import HYBRID
 from data_prep.llm import LlmConfig, Request, make_llm
 from data_prep.prompts import load_prompts, request_seed
 from data_prep.readers import read_passages
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
+from data_prep.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
 from data_prep.stage import Workspace
 from data_prep.teachers import Pairs, make_teacher
 from ldx.data.schema import passage_text

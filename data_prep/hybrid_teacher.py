@@ -9,12 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep.bm25 import Bm25
-from data_prep.candidates import Candidates, z_scores
+from data_prep.candidates import Candidates, candidate_paths, z_scores
 from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
 from data_prep.dense import DenseModel
 from data_prep.engine import LocalEngine
 from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
-from data_prep.mine import candidate_paths
 from data_prep.passages import Passages
 from data_prep.queries import Query, QueryShard
 from data_prep.retrievers import retriever_sections
@@ -31,7 +30,6 @@ from data_prep.stage import Workspace
 from ldx.errors import UserError
 from ldx.settings import check_keys
 
-HYBRID = "hybrid"
 HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
 
 

@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.candidates import Candidates, Selection, join_found
+from data_prep.candidates import (
+    CANDIDATES_NAME,
+    Candidates,
+    Selection,
+    candidate_paths,
+    join_found,
+)
 from data_prep.choice import draw
 from data_prep.dense import DenseModel, model_fingerprint
 from data_prep.engine import LocalEngine
 from data_prep.neighbours import neighbour_order
 from data_prep.passages import Passages, load_passages, passages_inputs
-from data_prep.queries import QUERIES_NAME, Query, QueryShard, cut_into_shards, read_queries
+from data_prep.queries import QUERIES_NAME, Query, QueryShard, query_shards
 from data_prep.retrievers import (
     Bm25Retriever,
     DenseRetriever,
@@ -34,12 +40,11 @@ from data_prep.stage import (
     run_as_command,
 )
 from ldx.eval.search import MIN_SCANN_PASSAGES
-from ldx.files import atomic_write, fingerprint, read_json, write_json
+from ldx.files import atomic_write, fingerprint, write_json
 
 NUM_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
 NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
-INDEX_NAME = "candidates.json"
 KEYS = (
     "seed",
     "data.passage_template",
@@ -93,22 +98,6 @@ class Miner:
         ]
         added = [query.needed_rows for query in queries]
         return Made(join_found(found, added, self._selection).to_bytes())
-
-
-def load_queries(workspace: Workspace) -> list[Query]:
-    """What the stage before left."""
-    return read_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
-
-
-def query_shards(workspace: Workspace) -> list[QueryShard]:
-    """The training queries in shards."""
-    return cut_into_shards(load_queries(workspace), workspace.config.prep.shard_size)
-
-
-def candidate_paths(workspace: Workspace) -> dict[str, Path]:
-    """The candidates of each shard of queries, by its name."""
-    index = read_json(needed(workspace.prep / INDEX_NAME, "mine"))
-    return {name: workspace.prep / "candidates" / file for name, file in index["shards"].items()}
 
 
 def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:
@@ -178,7 +167,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "shards": {s.name: p.name for s, p in zip(shards, paths, strict=True)},
         "content": fingerprint(*paths),
     }
-    write_json(workspace.prep / INDEX_NAME, shown)
+    write_json(workspace.prep / CANDIDATES_NAME, shown)
     return _report(workspace, parts, paths)
 
 
@@ -252,7 +241,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
-    outputs = [workspace.prep / INDEX_NAME, workspace.prep / "order.npy"]
+    outputs = [workspace.prep / CANDIDATES_NAME, workspace.prep / "order.npy"]
     if outputs[0].is_file():
         outputs += candidate_paths(workspace).values()
     return outputs

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_prep.choice import split_of
 from data_prep.settings import HUMAN
 from data_prep.shards import read_json_lines
+from data_prep.stage import Workspace, needed
 from ldx.files import atomic_write
 
 QUERIES_NAME = "queries.jsonl"
@@ -87,6 +88,16 @@ def read_queries(path: Path) -> list[Query]:
         values["relevant"] = {int(row): grade for row, grade in values["relevant"].items()}
         queries.append(Query(**values))
     return queries
+
+
+def load_queries(workspace: Workspace) -> list[Query]:
+    """What the stage generate_queries left."""
+    return read_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
+
+
+def query_shards(workspace: Workspace) -> list[QueryShard]:
+    """The training queries in shards."""
+    return cut_into_shards(load_queries(workspace), workspace.config.prep.shard_size)
 
 
 def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:

@@ -8,6 +8,7 @@ from typing import Any
 from ldx.errors import UserError
 
 EXTRACTIVE, LLM, HUMAN = "extractive", "llm", "human"
+HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers
 QUERY_SOURCES = (EXTRACTIVE, LLM, HUMAN)
 CALIBRATIONS = ("percentile", "z_score", "rank")
 SAMPLING = ("top", "spread")

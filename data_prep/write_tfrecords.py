@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.calibrate import RESULT_NAME, Lists, list_paths, load_lists, read_result
-from data_prep.hybrid_teacher import HYBRID
-from data_prep.mine import load_order, load_queries
+from data_prep.mine import load_order
 from data_prep.passages import passages_inputs
-from data_prep.queries import QUERIES_NAME, Query
+from data_prep.queries import QUERIES_NAME, Query, load_queries
+from data_prep.settings import HYBRID
 from data_prep.stage import (
     Stage,
     Workspace,

@@ -73,14 +73,14 @@ class DevSet:
         return len(self._table)
 
     def compile(self, params: Params) -> None:
-        """Compile what an evaluation needs of the model and the losses."""
+        """Compile what an evaluation needs of the model, the losses and the search."""
         self._encoder.compile(params, self._query_ids + self._passage_ids)
-        self._losses(
-            *(
-                np.zeros((len(x), self._encoder.student.embedding_size), np.float32)
-                for x in (self._query_ids, self._passage_ids)
-            )
+        size = self._encoder.student.embedding_size
+        queries, passages = (
+            np.zeros((len(ids), size), np.float32) for ids in (self._query_ids, self._passage_ids)
         )
+        self._losses(queries, passages)
+        self._ndcg(queries, passages)
 
     def evaluate(
         self, params: Params, check: Callable[[], None] = lambda: None

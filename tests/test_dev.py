@@ -14,6 +14,7 @@ from ldx.models.student import load_student
 from ldx.objective import make_objective
 from ldx.sharding import make_mesh
 from tests import toy
+from tests.helpers import count_compilations
 
 NUM_PASSAGES = 30
 OBJECTIVE = make_objective({"listwise_kl": {"weight": 1.0}, "info_nce": {"weight": 0.1}})
@@ -97,6 +98,15 @@ def test_lists_that_do_not_fit_are_left_out(parts):
         np.testing.assert_allclose(dev.evaluate(params)[name], whole.evaluate(params)[name], 1e-5)
     with pytest.raises(UserError, match="dev_pool=3"):
         make_dev(parts, pool_size=3)
+
+
+def test_an_evaluation_after_compile_compiles_nothing(parts):
+    dev = make_dev(parts, pool_size=27)  # of a size that no other test has
+    dev.compile(parts[0].params)
+    compiled: list[str] = []
+    with count_compilations(compiled):
+        dev.evaluate(parts[0].params)
+    assert compiled == []
 
 
 def test_no_dev_list_is_an_error(parts):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data_prep import calibrate, corpus, mine, score
-from data_prep.candidates import Candidates
+from data_prep.candidates import Candidates, candidate_paths
 from data_prep.choice import split_of
 from data_prep.neighbours import neighbour_order
 from data_prep.passages import load_passages
+from data_prep.queries import load_queries
 from data_prep.run import STAGES
 from data_prep.stage import Workspace
 from ldx.data.records import ListSource, Manifest, PassageSource
@@ -76,11 +77,11 @@ def test_the_manifest_tells_where_lists_come_from(prepared):
 
 def test_order_keys_are_places_among_neighbours(prepared):
     embeddings = np.load(prepared.prep / "embeddings" / "student" / "passages.npy")
-    parts = [Candidates.load(path) for path in mine.candidate_paths(prepared).values()]
+    parts = [Candidates.load(path) for path in candidate_paths(prepared).values()]
     rows = Candidates.concatenate(parts).rows
     means = [embeddings[np.sort(r[:20][r[:20] >= 0])].mean(axis=0) for r in rows]
     places = neighbour_order(np.stack(means))
-    number = {q.query_id: i for i, q in enumerate(mine.load_queries(prepared))}
+    number = {q.query_id: i for i, q in enumerate(load_queries(prepared))}
     for records in read_lists(prepared).values():
         assert all(record.order_key == places[number[record.query_id]] for record in records)
 
@@ -284,7 +285,7 @@ def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, 
     config = make_config(data_dir / name, tiny_bert)
     config.prep.queries = "human"
     config.prep.num_held_out = 100
-    queries = mine.load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
+    queries = load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
     assert kept - 100 < len(queries) <= kept + 90
     assert all(query.relevant for query in queries)
 
