@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bm25s
 import numpy as np
 
 from ldx.data.tokens import Texts
@@ -29,6 +28,10 @@ DENSE_SHARE = 8  # more matches than passages / 8 are summed in an array of all 
 
 def tokenize(texts: Sequence[str]) -> list[list[str]]:
     """Lower-case words of two letters or more, English stop-words left out."""
+    # It brings numba, where that is installed, beside which vLLM does not start on a CPU.
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
 
 
@@ -296,6 +299,3 @@ def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
     write_json(
         folder / "meta.json", {"num_passages": num_passages, "mean_length": float(mean_length)}
     )
-
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)

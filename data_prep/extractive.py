@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 
 from data_prep.choice import pick
 
@@ -42,7 +41,6 @@ _MORE_EMPTY_WORDS = """
     therefore hence moreover furthermore returns return returned note see given use used using
     uses function method class object e.g i.e from than then how what whether any all each some
     only more most between into over under about after before both such"""
-_EMPTY_WORDS = frozenset(STOPWORDS_EN) | frozenset(_MORE_EMPTY_WORDS.split())
 
 
 class Extractor:
@@ -162,21 +160,30 @@ def _is_prose(sentence: str) -> bool:
     return len(tokens) >= 3 and plain >= MIN_PROSE * len(tokens)
 
 
+@functools.cache
+def _empty_words() -> frozenset[str]:
+    from bm25s.stopwords import STOPWORDS_EN  # here for the reason told in data_prep/bm25.py
+
+    return frozenset(STOPWORDS_EN) | frozenset(_MORE_EMPTY_WORDS.split())
+
+
 def _terms(text: str) -> list[str]:
+    empty = _empty_words()
     words = (word.strip("'-_") for word in _WORD.findall(text.lower()))
-    return [w for w in words if len(w) > 1 and w not in _EMPTY_WORDS and not w.isdigit()]
+    return [w for w in words if len(w) > 1 and w not in empty and not w.isdigit()]
 
 
 def _head_phrase(sentence: str) -> str:
     """The first clause, without the empty words around it, cut to the length of a title."""
     low, high = TITLE_WORDS
+    empty = _empty_words()
     clauses = [clause for clause in _CLAUSE_END.split(sentence) if clause]
     for clause in clauses:
         words = _WORD.findall(clause)
-        while words and words[0].lower() in _EMPTY_WORDS:
+        while words and words[0].lower() in empty:
             del words[0]
         del words[high:]
-        while words and words[-1].lower() in _EMPTY_WORDS:
+        while words and words[-1].lower() in empty:
             del words[-1]
         if len(words) >= low:
             return " ".join(words)

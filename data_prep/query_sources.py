@@ -8,12 +8,14 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from data_prep.answers import clean
+from data_prep.bm25 import Bm25
 from data_prep.engine import LocalEngine
+from data_prep.extractive import TYPES, Extractor
 from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint, make_llm
 from data_prep.passages import Passages, Roles, doc_ids_where
 from data_prep.prompts import Prompt, load_prompts, request_seed
@@ -38,9 +40,6 @@ from ldx.errors import UserError
 from ldx.eval import beir
 from ldx.settings import build
 
-if TYPE_CHECKING:
-    from data_prep.bm25 import Bm25
-
 VERSION = 1
 """Raised when the same passage gives another extractive answer than before."""
 
@@ -55,10 +54,6 @@ def extractive_queries(
     Raises:
       UserError: a type is unknown, or there is none.
     """
-    # They bring numba, beside which vLLM does not start on a CPU.
-    from data_prep.bm25 import Bm25
-    from data_prep.extractive import TYPES
-
     config, types = workspace.config, types_of(workspace.config.prep)
     unknown = [name for name in types if name not in TYPES]
     if unknown or not types:
@@ -86,9 +81,7 @@ def extractive_queries(
 
 
 class _Extracting:
-    def __init__(self, index: "Bm25", seed: int):
-        from data_prep.extractive import Extractor
-
+    def __init__(self, index: Bm25, seed: int):
         self._extractor = Extractor(index.rarity, seed)
 
     def __call__(self, payload: Payload) -> Made:

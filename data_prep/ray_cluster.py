@@ -28,18 +28,24 @@ ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it ran"
 
 
+def prepare_ray(address: str) -> str:
+    """Set what Ray reads when it is imported, which vLLM does too; the address that is meant."""
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    for name, value in (ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}).items():
+        os.environ.setdefault(name, value)
+    return address
+
+
 def start_ray(address: str) -> None:
     """Connect to a cluster, or start one on this machine, unless that is done.
 
     Raises:
-      UserError: Ray is not installed, or there is no such cluster.
+      UserError: Ray is not installed, there is no such cluster, or one of this command's own would
+        be open to other machines.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--engine=ray needs a package: pip install '.[ray]'")
-    address = address or os.environ.get("RAY_ADDRESS", "")
-    defaults = ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    address = prepare_ray(address)
     import ray
 
     if ray.is_initialized():
@@ -57,6 +63,15 @@ def start_ray(address: str) -> None:
             f"{listing(str(error).splitlines())}\nIs it started (`ray start`; docs/ray.md), with "
             "the same versions of Python and Ray, and if it asks for a token, RAY_AUTH_MODE=token?"
         ) from error
+
+    if not address and os.environ[ON_LOOPBACK] == "0":
+        found = ray.get_runtime_context().gcs_address
+        if not found.startswith("127."):
+            ray.shutdown()
+            raise UserError(
+                f"Ray would listen on {found}, open to other machines: something imported it "
+                f"before it was told otherwise. Set {ON_LOOPBACK}=0 before the command starts"
+            )
 
 
 def _refuse_where_nobody_listens(address: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from absl import logging
 
 from data_prep.engine import LocalEngine
-from data_prep.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
+from data_prep.ray_cluster import LOGS, has_gpus, prepare_ray, sigterm_as_ctrl_c, start_ray
 from data_prep.shards import Made, Payload, Shard, Worker
 from ldx.errors import UserError, listing
 
@@ -54,6 +54,8 @@ class RayEngine:
                 f"--ray_address={self.address}: this must run on a machine of the cluster; start "
                 "it there with --ray_address=auto, or with `ray job submit`"
             )
+
+        prepare_ray(self.address)
 
     def run(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.choice import draw
+from data_prep.hybrid_teacher import score_hybrid
 from data_prep.passages import Passages, load_passages, passages_inputs
 from data_prep.queries import Query, QueryShard, query_shards
 from data_prep.settings import HYBRID
@@ -191,9 +192,6 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     paths: list[Path] = []
     for name, section in workspace.config.prep.teachers.to_dict().items():
         if section["kind"] == HYBRID:
-            # It brings bm25s, and that numba, beside which vLLM does not start on a CPU.
-            from data_prep.hybrid_teacher import score_hybrid
-
             shards, facts[name] = score_hybrid(workspace, name, section, parts, passages)
         else:
             shards, facts[name] = _score_model(workspace, name, section, parts, passages)

@@ -235,6 +235,15 @@ def test_a_worker_that_no_machine_has_room_for(cluster):
         run(RayEngine(cpus=1000.0), worker_of(lambda value: value), [0])
 
 
+def test_a_ray_of_its_own_is_never_open_to_other_machines():
+    """Also where something imported Ray before, as vLLM does, and it was too late to tell it."""
+    program = "import ray; from data_prep.ray_cluster import start_ray; start_ray('')"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert done.returncode != 0
+    assert "open to other machines" in done.stderr
+
+
 SLEEPS = """
 import functools, os, pathlib, signal, sys, time
 from data_prep.ray_engine import RayEngine

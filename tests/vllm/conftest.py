@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.ray_cluster import prepare_ray
+
 HERE = Path(__file__).parent
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+prepare_ray("")  # vLLM imports Ray, which reads its settings then
 
 
 def pytest_configure(config):
