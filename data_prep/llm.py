@@ -1,7 +1,7 @@
 """The language models that write queries: what is asked and answered, and which backend does it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,21 +76,11 @@ class Answer:
 class Llm(Protocol):
     """A language model behind one of the backends."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that decides the answers (`llm_fingerprint`)."""
-
-    def generate(
-        self, requests: Sequence[Request], report: Callable[[int], None] = ...
-    ) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers to requests, in their order.
 
         May be called from several threads at a time. Many requests in one call are faster than
         many calls.
-
-        Args:
-          report: called with the number of requests that were finished since its last call;
-            maybe in another thread.
 
         Raises:
           UserError: nothing more can be had of the model, as the server is away, refuses the key

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
+from data_prep.llm import Answer, LlmConfig, Request
 from ldx.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,18 +72,11 @@ class OpenAiLlm:
         self._has_answered = False
         self._is_closed = False
 
-    @property
-    def fingerprint(self) -> str:
-        """See `llm_fingerprint`."""
-        return llm_fingerprint(self._config)
-
-    def generate(
-        self, requests: Sequence[Request], report: Callable[[int], None] = lambda count: None
-    ) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """See `Llm.generate`."""
         started = self._start()
         work = asyncio.run_coroutine_threadsafe(
-            self._generate(started, list(requests), report), started.loop
+            self._generate(started, list(requests)), started.loop
         )
         try:
             return work.result()
@@ -107,14 +100,10 @@ class OpenAiLlm:
                 self._stop = weakref.finalize(self, self._started.stop)
             return self._started
 
-    async def _generate(
-        self, started: "_Started", requests: list[Request], report: Callable[[int], None]
-    ) -> list[Answer]:
+    async def _generate(self, started: "_Started", requests: list[Request]) -> list[Answer]:
         async def answer(request: Request) -> Answer:
             async with started.slots:
-                result = await self._ask(started.client, request)
-            report(1)
-            return result
+                return await self._ask(started.client, request)
 
         async with started.first_contact:
             if not started.is_checked:
@@ -167,10 +156,7 @@ class OpenAiLlm:
             )
         self._has_answered = True
         choice = choices[0]
-        text, reason = choice.message.content or "", choice.finish_reason or ""
-        if reason == "content_filter":
-            return Answer("", reason, "the server's content filter stopped the answer")
-        return Answer(text, reason)
+        return Answer(choice.message.content or "", choice.finish_reason or "")
 
     async def _check_server(self, client: Any) -> None:
         """Tell an unreachable server at once, and an address that lacks its /v1."""

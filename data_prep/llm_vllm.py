@@ -4,16 +4,15 @@ Written for vLLM 0.32.
 """
 
 import importlib.util
-import io
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
+from data_prep.llm import Answer, LlmConfig, Request
 from ldx.errors import UserError, listing
 from ldx.files import read_json
 from ldx.models.locate import resolve_model_path
@@ -47,22 +46,14 @@ class VllmLlm:
         self._engine: Any = None
         self._is_closed = False
 
-    @property
-    def fingerprint(self) -> str:
-        """See `llm_fingerprint`."""
-        return llm_fingerprint(self._config)
-
-    def generate(
-        self, requests: Sequence[Request], report: Callable[[int], None] = lambda count: None
-    ) -> list[Answer]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """See `Llm.generate`; of several threads, one waits for the other."""
         with self._lock:
             assert not self._is_closed, "used after close"
             if self._engine is None:
                 self._engine = start_engine(self._config)
             refused = [self._enqueue(request) for request in requests]
-            report(len(requests) - refused.count(None))
-            outputs = iter(self._engine.wait_for_completion(use_tqdm=_bar_maker(report)))
+            outputs = iter(self._engine.wait_for_completion(use_tqdm=False))
             answers = [answer or _read(next(outputs)) for answer in refused]
             assert next(outputs, None) is None, "an answer of an earlier call that was interrupted"
         return answers
@@ -144,21 +135,3 @@ def _has_chat_template(folder: Path, config: LlmConfig) -> bool:
 def _read(output: Any) -> Answer:
     (completion,) = output.outputs
     return Answer(completion.text, completion.finish_reason or "")
-
-
-def _bar_maker(report: Callable[[int], None]) -> Callable[..., Any]:
-    """What vLLM updates as a progress bar: it tells `report`, and shows nothing."""
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            report(int(n or 0))
-            return super().update(n)
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-            return True
-
-    def make(*args: Any, **kwargs: Any) -> tqdm:
-        return Bar(*args, **kwargs | {"file": io.StringIO(), "leave": False})
-
-    return make

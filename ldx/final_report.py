@@ -100,7 +100,7 @@ def _judged_text(
     text = ""
     for name, source in judged.items():
         runs = _runs(workdir, config, name, source, student, best, progress, check)
-        table, facts = _results(config, source.dataset, runs)
+        table, facts = _results(name or source.dataset.root.name, config, source.dataset, runs)
         text += table
         results |= {f"{name}/{system}" if name else system: f for system, f in facts.items()}
     write_json(workdir / RESULTS_NAME, results)
@@ -200,18 +200,17 @@ def _runs(
 
 
 def _results(
-    config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
+    name: str, config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
 ) -> tuple[str, dict[str, Any]]:
     """The table of all runs, and its numbers."""
     level = config["eval"]["relevance_level"]
     scores = {
-        name: score_run(dataset.qrels, run, relevance_level=level) for name, run in runs.items()
+        system: score_run(dataset.qrels, run, relevance_level=level) for system, run in runs.items()
     }
-    results: dict[str, Any] = {name: _facts(s, scores["base"]) for name, s in scores.items()}
-    title = (
-        f"{dataset.root.name} {dataset.split}: {len(dataset.qrels)} queries, "
-        f"{len(dataset.corpus)} passages"
-    )
+    results: dict[str, Any] = {
+        system: _facts(each, scores["base"]) for system, each in scores.items()
+    }
+    title = f"{name} {dataset.split}: {len(dataset.qrels)} queries, {len(dataset.corpus)} passages"
     return f"\n{title}\n{_table(results)}\n", results
 
 

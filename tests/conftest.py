@@ -4,6 +4,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import string
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+from tests.tiny_bert import write_bert
 
 # A busy machine is no failure: nothing is asserted about time.
 hypothesis.settings.register_profile("ldx", deadline=None)
@@ -68,26 +71,17 @@ air""".split()  # noqa: SIM905
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT in a sentence-transformers folder, with a tokenizer of its own."""
     import sentence_transformers
-    import torch
-    import transformers
     from sentence_transformers import models as st_models
 
     folder = tmp_path_factory.mktemp("tiny_bert")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789.,:-()")
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TINY_WORDS]
-    vocab += [x for x in letters if x not in vocab] + [f"##{x}" for x in letters]
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "hf")
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(vocab),
+    write_bert(
+        folder / "hf",
+        TINY_WORDS,
+        characters=string.ascii_lowercase + "0123456789.,:-()",
         hidden_size=32,
-        num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        max_position_embeddings=128,
     )
-    transformers.BertModel(config).save_pretrained(folder / "hf")
     transformer = st_models.Transformer(str(folder / "hf"), max_seq_length=64)
     pooling = st_models.Pooling(32, pooling_mode="mean")
     modules = [transformer, pooling, st_models.Normalize()]

@@ -10,8 +10,6 @@ which the system takes back when it needs them. It is to grow by a few bytes a p
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.run import STAGES
+from tests.tiny_bert import write_bert
 
 NUM_WORDS = 200_000
 MEAN_LENGTH = 80
@@ -60,34 +59,11 @@ def write_corpus(path: Path, num_passages: int) -> None:
             file.write(json.dumps({"_id": f"d{row}", "title": "", "text": text}) + "\n")
 
 
-def write_model(folder: Path) -> None:
-    """A random BERT of two narrow layers with a tokenizer of letters."""
-    import torch
-    import transformers
-
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters]
-    vocab += [f"##{x}" for x in letters]
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-
-
 class Peak:
-    """The most anonymous memory of a process while it runs, in bytes."""
+    """The most memory of a process while it runs, in bytes: its own, and all that was resident."""
 
     def __init__(self, pid: int):
-        self.anonymous = 0
+        self.anonymous = self.resident = 0
         self._path = Path(f"/proc/{pid}/status")
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -98,8 +74,9 @@ class Peak:
                 lines = self._path.read_text().splitlines()
             except OSError:
                 return
-            sizes = [int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon")]
-            self.anonymous = max(self.anonymous, *sizes, 0)
+            sizes = {x.partition(":")[0]: x.split()[1] for x in lines if x.endswith(" kB")}
+            self.anonymous = max(self.anonymous, int(sizes.get("RssAnon", 0)) * 1024)
+            self.resident = max(self.resident, int(sizes.get("VmHWM", 0)) * 1024)
             time.sleep(0.1)
 
 
@@ -108,13 +85,10 @@ def run_stage(name: str, flags: Sequence[str]) -> dict[str, float]:
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", f"data_prep.{name}", *flags])
     peak = Peak(process.pid)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    if process.wait():
         sys.exit(f"{name} failed")
-    assert isinstance(usage, resource.struct_rusage)
     seconds = time.monotonic() - start
-    resident = usage.ru_maxrss * 1024
-    return {"seconds": seconds, "anonymous": peak.anonymous, "resident": resident}
+    return {"seconds": seconds, "anonymous": peak.anonymous, "resident": peak.resident}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not config.is_file():
             root.mkdir(parents=True)
             write_corpus(root / "corpus.jsonl", arguments.passages)
-            write_model(model)
+            sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+            write_bert(model, ["."], **sizes)
             values = {"root": str(root), "model": str(model), "sources": arguments.sources}
             config.write_text(CONFIG.format(**values))
         flags = [f"--config={config}", f"--workdir={folder / 'work'}"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.teachers import Pairs
+from tests.tiny_bert import write_bert
 
 WORDS = """the of in and to is for solve solver matrix linear banded system array sum mean cell
 protein blood drug trial random sample sort index wing lift drag flow air heat plate""".split()  # noqa: SIM905
@@ -32,28 +33,17 @@ def random_pairs(num_pairs: int, seed: int = 0, longest: int = 60) -> Pairs:
 
 def make_bert(folder: Path, num_labels: int) -> Path:
     """A sequence classifier of two layers."""
-    import torch
-    import transformers
-
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    vocab += letters + [f"##{x}" for x in letters]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(num_labels)
-    config = transformers.BertConfig(
-        vocab_size=len(vocab),
+    return write_bert(
+        folder,
+        WORDS,
+        head="BertForSequenceClassification",
+        seed=num_labels,
         hidden_size=64,
-        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=128,
         num_labels=num_labels,
         initializer_range=0.2,
     )
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 def make_t5(folder: Path) -> Path:

@@ -101,7 +101,7 @@ class FakeLlm:
 
     asked: ClassVar[Counter[tuple[str, int]]] = Counter()
 
-    def generate(self, requests, report=lambda count: None):
+    def generate(self, requests):
         answers = []
         for request in requests:
             text = request.messages[-1]["content"]
