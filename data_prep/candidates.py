@@ -3,7 +3,7 @@
 Q queries, N passages, R retrievers, C candidates a query at most.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,26 +168,25 @@ class Found:
 
 
 def join_found(
-    found: Sequence[Sequence[Found]], added: Sequence[Sequence[int]], selection: Selection
+    found: Sequence[Iterable[Found]], added: Sequence[Sequence[int]], selection: Selection
 ) -> Candidates:
     """Fuse what the retrievers found, choose from it, and add what must be there.
 
     Args:
-      found: of each retriever, for each query.
+      found: of each retriever, for each query; gone through once, query by query.
       added: for each query the rows that are in its list whether found or not.
       selection: which of the fused candidates stay; rows of `added` stay in any case.
     """
     num_queries, num_retrievers = len(added), len(found)
     rows, ranks, scores = [], [], []
-    for query in range(num_queries):
-        each = [retriever[query] for retriever in found]
+    moments = np.zeros((num_queries, num_retrievers, 2), np.float32)
+    for query, (must, each) in enumerate(zip(added, zip(*found, strict=True), strict=True)):
         fused = fuse([one.ranking for one in each], selection.depth)
         raw = np.stack([one.score(fused) for one in each])
-        moments = np.array([one.moments for one in each])
-        kept = selection.choose(z_scores(raw, moments).mean(axis=0))
-        must = np.asarray(added[query], np.int64)
+        moments[query] = exact = np.array([one.moments for one in each])
+        kept = selection.choose(z_scores(raw, exact).mean(axis=0))
         kept = np.union1d(kept, np.flatnonzero(np.isin(fused, must)))
-        missing = must[~np.isin(must, fused)]
+        missing = np.setdiff1d(np.asarray(must, np.int64), fused)
         more = np.stack([one.score(missing) for one in each])
         rows.append(np.concatenate([fused[kept], missing]))
         ranks.append(np.concatenate([kept + 1, np.zeros(len(missing), np.int64)]))
@@ -202,7 +201,5 @@ def join_found(
         stacked(rows, np.int32, -1, (0, 0)),
         stacked(ranks, np.int32, 0, (0, 0)),
         stacked(scores, np.float32, 0, (0, num_retrievers, 0)),
-        np.array([[r[q].moments for r in found] for q in range(num_queries)], np.float32).reshape(
-            num_queries, num_retrievers, 2
-        ),
+        moments,
     )

@@ -3,7 +3,7 @@
 Q queries, N passages, D dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ BLOCK = 65_536  # embeddings in memory at once
 class Retriever(Protocol):
     """Finds passages for queries."""
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
-        """What it says of each query."""
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterable[Found]:
+        """What it says of each query, one after the other."""
 
 
 class Bm25Retriever:
@@ -35,15 +35,13 @@ class Bm25Retriever:
         self._index = Bm25.open_or_build(folder / "bm25", passages.texts, key=passages.key)
         self._excluded, self._depth = passages.roles.excluded, depth
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
-        """What it says of each query."""
-        found = []
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Found]:
+        """What it says of each query; of one at a time, for a query may match every passage."""
         for matches in self._index.match_all(queries):
             kept = ~self._excluded[matches.rows]
             ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
             moments = matches.moments(self._index.num_passages)
-            found.append(Found(ranking, matches.scores_of, moments))
-        return found
+            yield Found(ranking, matches.scores_of, moments)
 
 
 class DenseRetriever:

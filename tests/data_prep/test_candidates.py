@@ -60,7 +60,7 @@ def mine(model, folder, added=((0,), (0,), (0,)), selection=None, **options):
 
 def all_scores(model, folder):
     """Every score of both retrievers, [Q, R, N]."""
-    lexical = make_retrievers(model, folder)[0].find(QUERIES, IDS)
+    lexical = list(make_retrievers(model, folder)[0].find(QUERIES, IDS))
     rows = np.arange(len(TEXTS))
     dense = model.embed(QUERIES, "query") @ model.embed(TEXTS, "passage").T
     return np.stack([np.stack([one.score(rows) for one in lexical]), dense], axis=1)
