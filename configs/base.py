@@ -35,6 +35,18 @@ def get_config() -> ConfigDict:
     model.dtype = "float32"  # of the model's matrix products: float32 or bfloat16
     model.remat = False  # compute layers again in the backward pass: slower, in less memory
 
+    # ---- A guide model for info_nce, which tells false negatives (GISTEmbed); keys as above.
+    config.guide = guide = ConfigDict()
+    guide.path = ""  # "": no guide
+    guide.pooling = config_dict.placeholder(str)
+    guide.normalize = config_dict.placeholder(bool)
+    guide.normalize = True  # its scores are cosines
+    guide.query_prompt = config_dict.placeholder(str)
+    guide.passage_prompt = config_dict.placeholder(str)
+    guide.query_max_length = config_dict.placeholder(int)  # None: as the folder declares
+    guide.passage_max_length = config_dict.placeholder(int)  # likewise
+    guide.dtype = "float32"
+
     # ---- What is read.
     config.data = data = ConfigDict()
     data.root = ""  # the collection in BEIR layout; "": WORKDIR/dataset, where data_prep makes one
@@ -58,12 +70,15 @@ def get_config() -> ConfigDict:
     # name. How title and text are joined and cut is told by each one's records.
     data.sources = ConfigDict()
 
-    # ---- What is minimised: the weighted sum of these losses (ldx/losses.py).
+    # ---- What is minimised: the weighted sum of these losses (ldx/losses). A loss of weight 0 is
+    # not computed. `temperature` divides the student's scores. `targets` says what a loss of lists
+    # learns from: teacher_scores; or labels, which are grades of people or of an LLM (unjudged: 0).
     config.loss = loss = ConfigDict()
     loss.listwise_kl = ConfigDict()
     loss.listwise_kl.weight = 1.0
     loss.listwise_kl.student_temperature = 0.05
-    loss.listwise_kl.teacher_temperature = 0.3
+    loss.listwise_kl.teacher_temperature = 0.3  # divides the targets
+    loss.listwise_kl.targets = "teacher_scores"
     loss.info_nce = ConfigDict()
     loss.info_nce.weight = 0.1
     loss.info_nce.temperature = 0.01
@@ -73,6 +88,48 @@ def get_config() -> ConfigDict:
     # and stores no matrix of all queries and passages. None: never.
     loss.info_nce.block_size = config_dict.placeholder(int)
     loss.info_nce.block_size = 16_384
+    loss.info_nce.relevance_level = 1  # entries of such labels are no negatives of their query
+    # With a guide (config.guide): a passage whose score by the guide is over the positive's less
+    # the margin is no negative. absolute, or relative: the margin times the positive's score.
+    loss.info_nce.guide_margin = 0.0
+    loss.info_nce.guide_margin_strategy = "absolute"
+    # The squared error of the positive's lead over each other entry.
+    loss.margin_mse = ConfigDict()
+    loss.margin_mse.weight = 0.0
+    loss.margin_mse.student_temperature = 1.0
+    loss.margin_mse.teacher_temperature = 1.0  # divides the targets
+    loss.margin_mse.targets = "teacher_scores"
+    # The next four are rax's (pip install 'ldx[rax]'). RankNet: the logistic loss of every pair.
+    loss.rank_net = ConfigDict()
+    loss.rank_net.weight = 0.0
+    loss.rank_net.temperature = 0.05
+    loss.rank_net.targets = "teacher_scores"
+    # ListMLE: how unlikely the targets' order is.
+    loss.list_mle = ConfigDict()
+    loss.list_mle.weight = 0.0
+    loss.list_mle.temperature = 0.05
+    loss.list_mle.targets = "teacher_scores"
+    # LambdaLoss: RankNet with pairs weighted by what they matter to nDCG.
+    loss.lambda_loss = ConfigDict()
+    loss.lambda_loss.weight = 0.0
+    loss.lambda_loss.temperature = 0.05
+    loss.lambda_loss.targets = "teacher_scores"
+    # What is missing of an nDCG with smooth ranks.
+    loss.approx_ndcg = ConfigDict()
+    loss.approx_ndcg.weight = 0.0
+    loss.approx_ndcg.temperature = 0.05
+    loss.approx_ndcg.targets = "teacher_scores"
+    # SyCL's Wasserstein loss of graded lists; it learns from labels. form: list, over each list's
+    # own entries; or batch, the published one, whose target flattens as the batch grows.
+    loss.wasserstein = ConfigDict()
+    loss.wasserstein.weight = 0.0
+    loss.wasserstein.form = "list"
+    loss.wasserstein.temperature = 1.0  # SyCL's, for dot products; cosines want less, such as 0.05
+    # All losses also of the embeddings' first dimensions, such as dims (384, 128, 64), which are to
+    # be useful alone; weights: of each (None: 1). dims None: whole embeddings only.
+    loss.matryoshka = ConfigDict()
+    loss.matryoshka.dims = config_dict.placeholder(tuple)
+    loss.matryoshka.weights = config_dict.placeholder(tuple)
 
     # ---- AdamW (ldx/optim.py).
     config.optim = optim = ConfigDict()
@@ -156,11 +213,17 @@ def _prep() -> ConfigDict:
     # qrels/HUMAN_SPLIT.tsv; human may be joined to another by +.
     prep.queries = "extractive"
     prep.human_split = "train"
+    # The judged queries of qrels/HUMAN_DEV_SPLIT.tsv, if there are any, are never trained on: dev
+    # nDCG@10, which chooses the step that is kept, is theirs instead of the dev lists'. "": none.
+    prep.human_dev_split = "dev"
     # Of extractive queries sentence, keywords and title; of llm the prompts in data_prep/prompts,
     # or paths of .toml files of your own.
     prep.query_types = config_dict.placeholder(tuple)  # None: all of them
     prep.max_queries = config_dict.placeholder(int)  # of all types; None: all
     prep.max_attempts = 3  # how often a passage is asked for a query of a type until one is good
+    # The prompt that asks `llm` for passages at several levels of relevance to a query: one in
+    # data_prep/prompts/documents, or the path of a .toml file of your own. For lists of `graded`.
+    prep.document_prompt = "four_levels"
     prep.llm = llm = ConfigDict()
     llm.backend = "vllm"  # vllm: in this process; openai: a server that speaks its API
     # vllm: a folder, or org/name@REVISION on the hub; openai: the name the server knows it by.
@@ -210,6 +273,15 @@ def _prep() -> ConfigDict:
     prep.absolute_margin = config_dict.placeholder(float)
     prep.relative_margin = config_dict.placeholder(float)
     prep.max_score = config_dict.placeholder(float)
+    # Where the labels of lists come from: teacher, as said above; or graded: entries and labels of
+    # the sources in `graded`, without a teacher, for losses whose targets are labels.
+    prep.list_source = "teacher"
+    # Sources by name, each with a kind. judged: what people judged, or the passage that a query was
+    # made from, of grade 1 (num: of a list at most, grades in turn from the highest; None: all.
+    # relabel: labels by grade, such as {"1": 3}). synthetic: written by `llm` for the query (those
+    # of its levels). mined: found by retrievers and not judged (label; num; ranks from range_min to
+    # range_max). Entry 0 has the highest label; a list of one label is dropped, none is filled up.
+    prep.graded = ConfigDict()
     prep.dev_fraction = 0.1  # of the source passages (human: of the best relevant ones)
 
     # ---- How the work is done.
@@ -288,6 +360,21 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.prep.python = ConfigDict()
     config.prep.list_size = 6
     return config
+
+
+def smoke_graded() -> ConfigDict:
+    """Stand-ins for graded lists where nobody judged or wrote any: sources of `prep.graded`.
+
+    The passage that a query was cut out of has label 3, one that retrievers rank high 1, and two
+    that they rank low 0. That is no evidence of anything but that the code runs.
+    """
+    return ConfigDict(
+        {
+            "own": {"kind": "judged", "num": 1, "relabel": {"1": 3}},
+            "near": {"kind": "mined", "num": 1, "label": 1, "range_max": 10},
+            "far": {"kind": "mined", "num": 2, "label": 0, "range_min": 50},
+        }
+    )
 
 
 def check_arg(arg: str) -> None:

@@ -8,6 +8,7 @@ import functools
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from data_prep.prompts import AnswerRules, Prompt
 
@@ -38,7 +39,7 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
     """
     if finish_reason == "content_filter":
         return "", REFUSED
-    text, was_cut = _visible(answer), False
+    text, was_cut = visible(answer), False
     if finish_reason in ("length", "abort"):
         text, was_cut = _whole_lines(text)
     query = _unwrapped(text, prompt)
@@ -60,11 +61,17 @@ def num_words(text: str) -> float:
     return sum(_weight(piece) for piece in _pieces(text))
 
 
+def is_refusal(text: str, refusals: Sequence[str] = ()) -> bool:
+    """Whether a text begins as refusals do, in English or with one of `refusals`."""
+    lower = text.casefold()
+    return bool(_REFUSAL.match(text)) or lower.startswith(tuple(x.casefold() for x in refusals))
+
+
 def _reason(query: str, prompt: Prompt, passage: str) -> str:
     """Why `query` is none; "" if it is one."""
     rules = prompt.answer
     lower = query.casefold()
-    if _REFUSAL.match(query) or lower.startswith(tuple(x.casefold() for x in rules.refusals)):
+    if is_refusal(query, rules.refusals):
         return REFUSED
     if _REFERENCE.search(query) or any(x.casefold() in lower for x in rules.references):
         return NO_QUERY
@@ -192,7 +199,7 @@ _LIST_MARK_NO_ORDINAL = re.compile(rf"(?:{_BULLET})\s+)+")
 _ORDINAL_DOT = ("cs", "da", "de", "et", "fi", "hr", "hu", "nb", "nn", "no", "pl", "sk", "sl", "tr")
 
 
-def _visible(answer: str) -> str:
+def visible(answer: str) -> str:
     """The answer without reasoning, special tokens, and characters that nobody sees."""
     # Some chat templates open the reasoning themselves, and the answer only closes it.
     text = _REASONING_END.split(_REASONING.sub("\n", answer))[-1]
@@ -220,7 +227,7 @@ def _whole_lines(text: str) -> tuple[str, bool]:
 def _unwrapped(text: str, prompt: Prompt) -> str:
     """The query in one line; "" where there is none."""
     while True:  # every round takes something off or is the last
-        stripped = _first_line(_from_json(_visible(text), prompt), prompt)
+        stripped = _first_line(_from_json(visible(text), prompt), prompt)
         if stripped == text:
             return text
         text = stripped

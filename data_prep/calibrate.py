@@ -5,7 +5,7 @@ much their targets teach, and how many queries each filter let through.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_prep.calibration import (
     METHODS,
     agreement,
     fuse_scores,
+    matching_temperature,
     normalized_entropy,
     order_scores,
 )
@@ -33,13 +34,16 @@ from data_prep.queries import Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
+from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError
 from ldx.files import atomic_write, read_json, write_json
 
 RESULT_NAME = "calibration.json"
 UNJUDGED = -1
+DEV_ENTRIES = 20
 MAX_AGREEMENT_QUERIES = 2000  # of each type that agreement is measured on
 NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
+MUCH_FLATTER = 0.25  # targets of so much more entropy than the student's own press it together
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Lists:
       numbers: int64 [G], the places of their queries among all.
       rows: int64 [G, L], entry 0 the positive; -1 is padding, at the end.
       labels: int32 [G, L], human grades; -1 unjudged.
-      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding.
+      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding. [G, 0]: no teacher.
       raw_scores: float32 [G, T, L], likewise.
     """
 
@@ -117,7 +121,12 @@ class _TypeMaker:
     def __init__(self, workspace: Workspace):
         prep = self.prep = workspace.config.prep
         self.workspace = workspace
-        self.temperature = workspace.config.loss.listwise_kl.teacher_temperature
+        self.loss = workspace.config.loss.listwise_kl
+        retrievers = prep.retrievers.to_dict()
+        # The student is the dense retriever without a path.
+        self.student = next(
+            (i for i, each in enumerate(retrievers.values()) if each == {"kind": "dense"}), None
+        )
         self.weights = [section.get("weight", 1.0) for section in prep.teachers.values()]
         self.teachers = list(prep.teachers)
         self.filters = Filters(
@@ -131,14 +140,14 @@ class _TypeMaker:
     def make(self, query_type: str) -> tuple[Lists | None, dict[str, Any]]:
         """The lists of a type, None where no query stays, and what is reported of it."""
         scored = _read_type(self.workspace, query_type)
-        human = scored.queries[0].is_human
+        human, only_dev = scored.queries[0].is_human, query_type == HUMAN_DEV
         rows = scored.candidates.rows
         own = np.array([query.row for query in scored.queries])
         keep, yields = apply_filters(
             order_scores(scored.raw, self.weights),
             scored.candidates.fused_rank,
             own_columns(rows, own),
-            self.filters,
+            Filters(1) if only_dev else self.filters,
             human=human,
         )
         facts: dict[str, Any] = {"yields": yields}
@@ -152,11 +161,27 @@ class _TypeMaker:
         grades = grades_of(queries, rows[keep])
         facts["scales"] = {n: s.facts() for n, s in zip(self.teachers, scales, strict=True)}
         facts |= self._agreement(raw)
-        usable = self._denoise(_without_equals(fused, queries, rows[keep]), grades, yields)
-        lists = self._compose(scored.numbers[keep], rows[keep], usable, raw, grades, human, yields)
-        if lists is not None:
-            facts["entropy"] = self._entropy(query_type, lists)
+        usable = _without_equals(fused, queries, rows[keep])
+        if not only_dev:
+            usable = self._denoise(usable, grades, yields)
+        # Dev nDCG is measured in the passages of its lists: they hold the hardest at least.
+        size = max(self.prep.list_size, DEV_ENTRIES) if only_dev else self.prep.list_size
+        least = 1 if only_dev else size
+        numbers, rows = scored.numbers[keep], rows[keep]
+        others = [*raw] if self.student is None else [*raw, self._student_scores(scored, keep)]
+        lists = _compose(numbers, rows, usable, others, grades, size, least, human, yields)
+        if lists is None:
+            return None, facts
+        student = None if self.student is None else lists.raw_scores[:, -1]
+        lists = replace(lists, raw_scores=lists.raw_scores[:, : len(raw)])
+        if not only_dev:
+            facts["entropy"] = self._entropy(query_type, lists, student)
         return lists, facts
+
+    def _student_scores(self, scored: _Scored, keep: np.ndarray) -> np.ndarray:
+        """The student's own scores of the candidates, [Q, C]."""
+        found = scored.candidates.scores[keep, self.student]
+        return np.where(scored.candidates.rows[keep] >= 0, found, np.float32(np.nan))
 
     def _denoise(self, fused: np.ndarray, grades: np.ndarray, yields: dict[str, int]) -> np.ndarray:
         """The scores without those candidates that are too good to be negatives."""
@@ -171,42 +196,6 @@ class _TypeMaker:
             gone |= removed
         return np.where(gone, np.float32(np.nan), fused)
 
-    def _compose(
-        self,
-        numbers: np.ndarray,
-        rows: np.ndarray,
-        scores: np.ndarray,
-        raw: Sequence[np.ndarray],
-        grades: np.ndarray,
-        human: bool,
-        yields: dict[str, int],
-    ) -> Lists | None:
-        size = self.prep.list_size
-        columns = [
-            list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))
-        ]
-        yields["a positive with a score"] = sum(len(each) > 0 for each in columns)
-        yields["full list of what is left"] = sum(len(each) >= size for each in columns)
-        chosen = np.array([i for i, each in enumerate(columns) if len(each) >= size], np.int64)
-        if not len(chosen):
-            return None
-        width = max(len(columns[i]) for i in chosen)
-        at = np.stack([pad_last(columns[i], width, -1) for i in chosen])
-
-        def taken(values: np.ndarray, padding: float) -> np.ndarray:
-            found = np.take_along_axis(values[chosen], np.maximum(at, 0), axis=1)
-            return np.where(at >= 0, found, np.asarray(padding, found.dtype))
-
-        is_judged = human & (taken(grades, 0) > 0)
-        # The passage a query was made from is the positive by its place, not by a judgment.
-        return Lists(
-            numbers[chosen],
-            taken(rows, -1).astype(np.int64),
-            np.where(is_judged, taken(grades, 0), UNJUDGED).astype(np.int32),
-            taken(scores, np.nan),
-            np.stack([taken(each, np.nan) for each in raw], axis=1),
-        )
-
     def _agreement(self, raw: Sequence[np.ndarray]) -> dict[str, Any]:
         found = {}
         for i, first in enumerate(self.teachers):
@@ -219,22 +208,68 @@ class _TypeMaker:
                 }
         return {"agreement": found} if found else {}
 
-    def _entropy(self, query_type: str, lists: Lists) -> dict[str, float]:
-        entropy = normalized_entropy(lists.teacher_scores, self.temperature)
-        median = float(np.median(entropy))
-        if not NEARLY_ONE_HOT < median < NEARLY_FLAT:
-            what, change = (
-                ("almost flat: the teacher tells entries hardly apart", "Lower")
-                if median >= NEARLY_FLAT
-                else ("almost one-hot: no more than a label", "Raise")
+    def _entropy(self, query_type: str, lists: Lists, student: np.ndarray | None) -> dict[str, Any]:
+        """Quantiles of the targets' entropy, and the temperature that the student's would match."""
+        sample = slice(0, MAX_AGREEMENT_QUERIES)
+        scores, temperature = lists.teacher_scores[sample], self.loss.teacher_temperature
+        entropy = normalized_entropy(scores, temperature)
+        low, median, high = np.quantile(entropy, [0.1, 0.5, 0.9]).round(4).tolist()
+        facts = {"10%": low, "median": median, "90%": high}
+        change, most = "", NEARLY_FLAT
+        if student is not None:
+            own = np.median(normalized_entropy(student[sample], self.loss.student_temperature))
+            matching = matching_temperature(scores, float(np.clip(own, 0.01, 0.99)))
+            facts |= {"student": round(float(own), 4), "matching temperature": round(matching, 4)}
+            change = f"; at {matching:.2g} they would be as the student's own, {own:.2f}"
+            most = min(most, own + MUCH_FLATTER)
+        if not NEARLY_ONE_HOT < median < most:
+            what = (
+                "flatter than what the student can say already: they press its scores together"
+                if median >= most
+                else "almost one-hot: no more than a label"
             )
             logging.warning(
-                "%s: at teacher_temperature %g the targets are %s (median entropy %.2f of the "
-                "most). %s config.loss.listwise_kl.teacher_temperature, or change the teacher",
-                *(query_type, self.temperature, what, median, change),
+                "%s: at loss.listwise_kl.teacher_temperature=%g the targets are %s (median entropy "
+                "%.2f of the most%s)",
+                *(query_type, temperature, what, median, change),
             )
-        quantiles = np.quantile(entropy, [0.1, 0.5, 0.9]).round(4).tolist()
-        return dict(zip(("10%", "median", "90%"), quantiles, strict=True))
+        return facts
+
+
+def _compose(
+    numbers: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    raw: Sequence[np.ndarray],
+    grades: np.ndarray,
+    size: int,
+    least: int,
+    human: bool,
+    yields: dict[str, int],
+) -> Lists | None:
+    """Lists of `size` entries, or of as many as there are from `least` on; None: there is none."""
+    columns = [list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))]
+    yields["a positive with a score"] = sum(len(each) > 0 for each in columns)
+    yields["full list of what is left"] = sum(len(each) >= least for each in columns)
+    chosen = np.array([i for i, each in enumerate(columns) if len(each) >= least], np.int64)
+    if not len(chosen):
+        return None
+    width = max(len(columns[i]) for i in chosen)
+    at = np.stack([pad_last(columns[i], width, -1) for i in chosen])
+
+    def taken(values: np.ndarray, padding: float) -> np.ndarray:
+        found = np.take_along_axis(values[chosen], np.maximum(at, 0), axis=1)
+        return np.where(at >= 0, found, np.asarray(padding, found.dtype))
+
+    is_judged = human & (taken(grades, 0) > 0)
+    # The passage a query was made from is the positive by its place, not by a judgment.
+    return Lists(
+        numbers[chosen],
+        taken(rows, -1).astype(np.int64),
+        np.where(is_judged, taken(grades, 0), UNJUDGED).astype(np.int32),
+        taken(scores, np.nan),
+        np.stack([taken(each, np.nan) for each in raw], axis=1),
+    )
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -262,7 +297,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "calibration": {
             "method": DESCRIPTIONS[prep.calibration],
             "fusion": "mean of the teachers' calibrated scores by weight",
-            "teacher_temperature": maker.temperature,
+            "teacher_temperature": maker.loss.teacher_temperature,
             "scales": {name: each.get("scales", {}) for name, each in facts.items()},
         },
         "facts": facts,
@@ -310,6 +345,7 @@ STAGE = Stage(
         "prep.relative_margin",
         "prep.max_score",
         "loss.listwise_kl.teacher_temperature",
+        "loss.listwise_kl.student_temperature",
     ),
     inputs=lambda workspace: file_fingerprints(
         {"scores": needed(workspace.prep / SCORES_NAME, "score")}

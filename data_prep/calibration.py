@@ -183,3 +183,20 @@ def normalized_entropy(scores: np.ndarray, temperature: float) -> np.ndarray:
         probability /= probability.sum(axis=1, keepdims=True)
         parts = np.where(probability > 0, probability * np.log(probability), 0.0)
         return np.where(size > 1, -parts.sum(axis=1) / np.log(size), np.nan)
+
+
+def matching_temperature(scores: np.ndarray, entropy: float) -> float:
+    """The temperature at which the median `normalized_entropy` of lists is `entropy`.
+
+    Args:
+      scores: [Q, L]; NaN is no entry.
+      entropy: over 0, under 1.
+    """
+    low, high = -7.0, 7.0  # of its logarithm
+    for _ in range(30):
+        middle = (low + high) / 2
+        if np.nanmedian(normalized_entropy(scores, float(np.exp(middle)))) < entropy:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))

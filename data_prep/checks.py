@@ -7,11 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_prep.document_prompts import load_document_prompt
+from data_prep.graded import Source, Synthetic, graded_sources
 from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.llm import LlmConfig
 from data_prep.prompts import load_prompts
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import HYBRID, LLM, PrepConfig, query_sources, types_of
+from data_prep.settings import HYBRID, LLM, PrepConfig, has_documents, query_sources, types_of
 from data_prep.teachers import KINDS
 from ldx.data.schema import check_template
 from ldx.errors import UserError
@@ -35,6 +37,20 @@ def check_config(config: ConfigDict) -> None:
     if LLM in query_sources(config.prep.queries):
         build(LlmConfig, prep["llm"], "prep.llm")
         load_prompts(types_of(config.prep))
+    sources = graded_sources(prep["graded"])
+    if has_documents(config.prep):
+        build(LlmConfig, prep["llm"], "prep.llm")
+        _check_levels(config.prep.document_prompt, sources)
+
+
+def _check_levels(name: str, sources: Mapping[str, Source]) -> None:
+    known = [level.level for level in load_document_prompt(name).levels]
+    for source, settings in sources.items():
+        if isinstance(settings, Synthetic) and not set(settings.levels) <= set(known):
+            raise UserError(
+                f"config.prep.graded.{source}.levels={tuple(settings.levels)}: the prompt {name} "
+                f"has passages of levels {', '.join(map(str, known))}"
+            )
 
 
 def _check_teacher(config: ConfigDict, name: str, section: Mapping[str, Any]) -> None:

@@ -213,9 +213,9 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         _make_dataset(workspace, rejects)
     queries, qrels = _check_judgments(workspace)
     num_passages = write_passages(
-        workspace.records, _passages(workspace, rejects), shard_size=PASSAGES_PER_FILE
+        workspace.corpus_records, _passages(workspace, rejects), shard_size=PASSAGES_PER_FILE
     )
-    source = PassageSource(workspace.records)
+    source = PassageSource(workspace.corpus_records)
     texts = PassageTexts(
         source, template=config.data.passage_template, max_chars=config.data.max_chars
     )
@@ -263,9 +263,9 @@ def _outputs(workspace: Workspace) -> list[Path]:
         paths.append(root / "corpus.jsonl")
     if workspace.config.prep.collection == API_DOCS:
         paths += [root / "queries.jsonl", root / "qrels" / "test.tsv"]
-    if (workspace.records / "passages").is_dir():
-        return paths + record_files(workspace.records, "passages")
-    return [*paths, workspace.records / "passages" / "missing"]
+    if (workspace.corpus_records / "passages").is_dir():
+        return paths + record_files(workspace.corpus_records, "passages")
+    return [*paths, workspace.corpus_records / "passages" / "missing"]
 
 
 STAGE = Stage(

@@ -17,12 +17,16 @@ from data_prep.api_docs import collect
 from data_prep.choice import draw
 from data_prep.corpus import STAGE
 from data_prep.dense import DenseModel
+from data_prep.document_prompts import load_document_prompt
+from data_prep.documents import DocumentQuestions
+from data_prep.generate_documents import num_tokens
 from data_prep.llm import LlmConfig, Request, make_llm
 from data_prep.prompts import load_prompts, request_seed
 from data_prep.readers import read_passages
 from data_prep.retrievers import retriever_sections
 from data_prep.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
 from data_prep.stage import Workspace
+from data_prep.stages import stages_of
 from data_prep.teachers import Pairs, make_teacher
 from ldx.data.schema import passage_text
 from ldx.eval import beir
@@ -34,6 +38,7 @@ SAMPLE_PROMPTS = 16  # of all types together
 SAMPLE_PAIRS = 64
 CHARS_PER_TOKEN = 4.0  # of English, where no tokenizer tells
 SAMPLE_QUERY = "what is known about this"
+SAMPLE_QUERY_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,17 @@ def estimate(workspace: Workspace) -> list[Cost]:
         costs += prompts
     if prep.max_queries is not None:
         num_queries = min(num_queries, prep.max_queries)
-    costs += _mining_costs(workspace, corpus, num_queries)
+    stages = stages_of(prep)
+    if "generate_documents" in stages:
+        costs.append(_document_cost(workspace, corpus, num_queries))
+    if "mine" in stages:
+        costs += _mining_costs(workspace, corpus, num_queries)
     size = min(prep.candidate_depth, corpus.num_passages)
     size = size if prep.num_candidates is None else min(size, prep.num_candidates)
-    costs += _teacher_costs(workspace, corpus, num_queries * size)
-    costs.append(Cost("write_tfrecords", f"lists of {prep.list_size}, at most", num_queries, 0, 0))
+    if "score" in stages:
+        costs += _teacher_costs(workspace, corpus, num_queries * size)
+    lists = "lists of graded labels" if "grade" in stages else f"lists of {prep.list_size}"
+    costs.append(Cost("write_tfrecords", f"{lists}, at most", num_queries, 0, 0))
     return costs
 
 
@@ -164,6 +175,26 @@ def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> lis
         )
         for prompt in prompts
     ]
+
+
+def _document_cost(workspace: Workspace, corpus: Corpus, num_queries: int) -> Cost:
+    """Prompts for passages; the words that some passages begin with stand for queries."""
+    config = workspace.config
+    prompt = load_document_prompt(config.prep.document_prompt)
+    queries = [(name, " ".join(text.split()[:SAMPLE_QUERY_WORDS])) for name, text in corpus.sample]
+    payload = {
+        "query_ids": [query_id for query_id, _ in queries[:SAMPLE_PROMPTS]],
+        "queries": [text for _, text in queries[:SAMPLE_PROMPTS]],
+        "attempt": 0,
+    }
+    requests = DocumentQuestions(prompt, config.seed).requests(payload)
+    llm = make_llm(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
+    llm.generate(requests[:1])  # what is started and compiled at first
+    seconds = _timed(lambda: llm.generate(requests)) / len(requests)
+    llm.close()
+    tokens = num_tokens(prompt, queries, config.seed) * num_queries
+    what = "prompts for passages"
+    return Cost("generate_documents", what, num_queries, int(tokens), seconds * num_queries)
 
 
 def _mining_costs(workspace: Workspace, corpus: Corpus, num_queries: int) -> list[Cost]:

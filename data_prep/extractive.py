@@ -4,6 +4,7 @@ They need no language model; whatever is chosen is a function of (seed, passage,
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -99,7 +100,8 @@ class Extractor:
         if not heads:
             return "", ""
         weight = {w: terms.count(w) * self._rarity(w) for w in set(terms)}
-        central = [sum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
+        # Exact sums: those of sets would depend on their order, which differs between processes.
+        central = [math.fsum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
         order = np.argsort(-np.array(central), kind="stable")[:2]
         return heads[order[pick(len(order), self._seed, *names)]]
 

@@ -25,6 +25,7 @@ from data_prep.query_sources import (
 )
 from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
+from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError
 from ldx.eval import beir
 from ldx.settings import build
@@ -80,29 +81,54 @@ def _merged(first: Query, other: Query) -> Query:
             relevant[row] = max(grade, relevant.get(row, 0))
         else:
             never.add(row)
-    return replace(first, relevant=relevant, never_negative=sorted(never - set(relevant)))
+    irrelevant = {*first.irrelevant, *(other.irrelevant if first.is_human else ())} - set(relevant)
+    return replace(
+        first,
+        relevant=relevant,
+        never_negative=sorted(never - set(relevant)),
+        irrelevant=sorted(irrelevant),
+    )
 
 
 def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Query]:
     if max_queries is None or len(queries) <= max_queries:
         return queries
-    drawn = sorted(queries, key=lambda query: draw(seed, "query", query.query_id))[:max_queries]
+    trained = [query for query in queries if query.query_type != HUMAN_DEV]
+    drawn = sorted(trained, key=lambda query: draw(seed, "query", query.query_id))[:max_queries]
     chosen = {query.query_id for query in drawn}
-    return [query for query in queries if query.query_id in chosen]
+    return [q for q in queries if q.query_id in chosen or q.query_type == HUMAN_DEV]
 
 
 def _make(workspace: Workspace, dropped: Counter[str]) -> Iterator[Query]:
     passages, engine = load_passages(workspace), workspace.engine
     rows = passages.roles.source.nonzero()[0]
     sources = query_sources(workspace.config.prep.queries)
-    parts: list[Iterator[Query]] = []
-    if HUMAN in sources:
-        parts.append(human_queries(workspace, passages.roles, dropped))
+    # Human dev queries come first: of equal texts the first stays, so none of them is trained on.
+    parts: list[Iterator[Query]] = [
+        human_queries(workspace, passages.roles, split, query_type, dropped)
+        for query_type, split in _human_splits(workspace).items()
+    ]
     if EXTRACTIVE in sources:
         parts.append(extractive_queries(workspace, passages, rows, engine))
     if LLM in sources:
         parts.append(llm_queries(workspace, passages, rows, engine, dropped))
     return itertools.chain(*parts)
+
+
+def _human_splits(workspace: Workspace) -> dict[str, str]:
+    """The splits of the collection that queries are taken from, by the type of their queries.
+
+    Dev queries are left out where they are what is measured, or trained on, or are not there.
+    """
+    prep, splits = workspace.config.prep, {}
+    trained_on = prep.human_split if HUMAN in query_sources(prep.queries) else None
+    dev = prep.human_dev_split
+    exists = dev in qrels_files(workspace.dataset)
+    if dev not in ("", trained_on, workspace.config.eval.split) and (exists or dev != "dev"):
+        splits[HUMAN_DEV] = dev
+    if trained_on is not None:
+        splits[HUMAN] = trained_on
+    return splits
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -149,6 +175,7 @@ STAGE = Stage(
         "prep.queries",
         "prep.query_types",
         "prep.human_split",
+        "prep.human_dev_split",
         "prep.max_queries",
         "prep.max_attempts",
         "prep.max_rejects",

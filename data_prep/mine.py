@@ -72,7 +72,9 @@ def open_retrievers(
         if kind == "bm25":
             retrievers[name] = Bm25Retriever(passages, workspace.prep, depth)
         elif kind == "run":
-            retrievers[name] = RunRetriever(section["path"], workspace.records, passages, depth)
+            retrievers[name] = RunRetriever(
+                section["path"], workspace.corpus_records, passages, depth
+            )
         else:
             model = DenseModel(name, section, config.train.microbatch_tokens)
             retrievers[name] = DenseRetriever(

@@ -70,11 +70,11 @@ def load_passages(workspace: Workspace) -> Passages:
     """
     data = workspace.config.data
     texts = PassageTexts(
-        PassageSource(workspace.records),
+        PassageSource(workspace.corpus_records),
         template=data.passage_template,
         max_chars=data.max_chars,
     )
-    key = fingerprint(records_fingerprint(workspace.records, "passages"), repr(texts))
+    key = fingerprint(records_fingerprint(workspace.corpus_records, "passages"), repr(texts))
     roles = Roles.load(roles_path(workspace))
     num_usable, list_size = int((~roles.excluded).sum()), workspace.config.prep.list_size
     if num_usable < list_size:
@@ -98,7 +98,7 @@ def passages_inputs(workspace: Workspace) -> dict[str, str]:
     """What later stages depend on: the passage set and its roles."""
     roles = roles_path(workspace)
     return {
-        "passages": records_fingerprint(workspace.records, "passages"),
+        "passages": records_fingerprint(workspace.corpus_records, "passages"),
         "roles": fingerprint(roles),
     }
 

@@ -4,24 +4,38 @@ The files in data_prep/prompts/ are the shipped ones. A user adds a query type o
 writing another file like them and naming its path.
 """
 
-import difflib
 import json
 import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.choice import draw, pick
+from data_prep.prompt_files import (
+    FULL_TEXT,
+    LANGUAGE,
+    SAMPLING_KEYS,
+    TABLE,
+    TABLES,
+    TEXT,
+    TEXTS,
+    Key,
+    fill,
+    find_prompt,
+    frozen,
+    matching,
+    read_toml,
+    whole,
+    wrong_keys,
+    wrong_placeholders,
+)
 from ldx.errors import UserError, listing
 from ldx.files import fingerprint
 
 FOLDER = Path(__file__).with_name("prompts")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
 _HUMAN = "human"  # the type of the queries that people wrote; generate_queries.HUMAN
 
 
@@ -103,10 +117,10 @@ class Prompt:
           Messages with a role (`system` or `user`) and content.
         """
         shown = [
-            _fill(self.example_template, passage=example.passage, query=example.query)
+            fill(self.example_template, passage=example.passage, query=example.query)
             for example in self._drawn(doc_id, seed)
         ]
-        text = _fill(self.template, passage=passage.strip(), examples="\n\n".join(shown))
+        text = fill(self.template, passage=passage.strip(), examples="\n\n".join(shown))
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": text}]
 
@@ -150,8 +164,8 @@ def load_prompts(names: Sequence[str]) -> list[Prompt]:
         raise UserError(f"no prompt is named; shipped are {', '.join(shipped_prompts())}")
     prompts, problems = [], []
     for name in names:
-        path = _find(name)
-        table = _read(path)
+        path = find_prompt(name, FOLDER)
+        table = read_toml(path)
         wrong = _problems(table)
         problems += [f"{path}: {problem}" for problem in wrong]
         if not wrong:
@@ -162,119 +176,45 @@ def load_prompts(names: Sequence[str]) -> list[Prompt]:
     return prompts
 
 
-def _fill(template: str, **values: str) -> str:
-    """Put values in, in one pass: what looks like a placeholder inside a value stays as it is."""
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
-
-
-def _find(name: str) -> Path:
-    shipped = shipped_prompts()
-    if name in shipped:
-        return FOLDER / f"{name}.toml"
-    path = Path(name)
-    if path.suffix != ".toml":
-        near = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped)}."
-        raise UserError(
-            f"no prompt is called {name!r}; {hint} A prompt of your own is named by the path of "
-            "its .toml file"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error})") from None
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What a key of a file may hold."""
-
-    wanted: str
-    is_right: Callable[[Any], bool]
-    is_needed: bool = False
-
-
-def _whole(least: int, is_needed: bool = False) -> _Key:
-    wanted = f"a whole number of at least {least}"
-    return _Key(wanted, lambda v: type(v) is int and v >= least, is_needed)
-
-
-def _number(wanted: str, is_right: Callable[[float], bool]) -> _Key:
-    return _Key(wanted, lambda v: type(v) in (int, float) and is_right(v))
-
-
-def _matching(pattern: re.Pattern[str], wanted: str) -> _Key:
-    return _Key(wanted, lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)), True)
-
-
-_TEXT = _Key("a text", lambda v: isinstance(v, str))
-_FULL_TEXT = _Key(
-    "a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "", True
-)
-_TEXTS = _Key(
-    "a list of texts, none empty",
-    lambda v: isinstance(v, list) and all(isinstance(x, str) and x.strip() for x in v),
-)
-_STOPS = _Key(  # white space alone, such as the end of a line, is one
-    _TEXTS.wanted, lambda v: isinstance(v, list) and all(isinstance(x, str) and x for x in v)
-)
-_TABLE = _Key("a table", lambda v: isinstance(v, dict))
-_TABLES = _Key(
-    "tables, written [[examples]]",
-    lambda v: isinstance(v, list) and all(isinstance(x, dict) for x in v),
-)
-
 _KEYS = {
-    "version": _whole(1, is_needed=True),
-    "query_type": _matching(_PLAIN, "a name of at most 64 letters, digits, _ and -"),
-    "language": _matching(_LANGUAGE, "a language tag such as en or pt-BR"),
-    "few_shot": _whole(0, is_needed=True),
-    "system": _TEXT,
-    "template": _FULL_TEXT,
-    "example_template": _TEXT,
-    "sampling": _TABLE,
-    "answer": _TABLE,
-    "examples": _TABLES,
-}
-_SAMPLING_KEYS = {
-    "temperature": _number("a number of at least 0", lambda v: 0 <= v < float("inf")),
-    "top_p": _number("a number above 0 and at most 1", lambda v: 0 < v <= 1),
-    "max_tokens": _whole(1),
-    "stop": _STOPS,
+    "version": whole(1, is_needed=True),
+    "query_type": matching(_PLAIN, "a name of at most 64 letters, digits, _ and -"),
+    "language": LANGUAGE,
+    "few_shot": whole(0, is_needed=True),
+    "system": TEXT,
+    "template": FULL_TEXT,
+    "example_template": TEXT,
+    "sampling": TABLE,
+    "answer": TABLE,
+    "examples": TABLES,
 }
 _ANSWER_KEYS = {
-    "labels": _TEXTS,
-    "min_words": _whole(1),
-    "max_words": _whole(1),
-    "max_chars": _whole(1),
-    "max_copied_words": _whole(0),
-    "is_list": _Key("true or false", lambda v: isinstance(v, bool)),
-    "refusals": _TEXTS,
-    "references": _TEXTS,
+    "labels": TEXTS,
+    "min_words": whole(1),
+    "max_words": whole(1),
+    "max_chars": whole(1),
+    "max_copied_words": whole(0),
+    "is_list": Key("true or false", lambda v: isinstance(v, bool)),
+    "refusals": TEXTS,
+    "references": TEXTS,
 }
-_EXAMPLE_KEYS = {"passage": _FULL_TEXT, "query": _FULL_TEXT}
+_EXAMPLE_KEYS = {"passage": FULL_TEXT, "query": FULL_TEXT}
 
 
 def _problems(table: Mapping[str, Any]) -> list[str]:
     """All that is wrong with a file."""
-    problems = _wrong_keys(table, _KEYS, "")
+    problems = wrong_keys(table, _KEYS, "")
     right = {k: v for k, v in table.items() if k in _KEYS and _KEYS[k].is_right(v)}
-    problems += _wrong_keys(right.get("sampling", {}), _SAMPLING_KEYS, "sampling.")
-    problems += _wrong_keys(right.get("answer", {}), _ANSWER_KEYS, "answer.")
+    problems += wrong_keys(right.get("sampling", {}), SAMPLING_KEYS, "sampling.")
+    problems += wrong_keys(right.get("answer", {}), _ANSWER_KEYS, "answer.")
     for number, example in enumerate(right.get("examples", []), 1):
-        problems += _wrong_keys(example, _EXAMPLE_KEYS, f"examples[{number}].")
+        problems += wrong_keys(example, _EXAMPLE_KEYS, f"examples[{number}].")
     few_shot = right.get("few_shot", 0)
     if "template" in right:
         wanted = {"passage", "examples"} if few_shot else {"passage"}
-        problems += _wrong_placeholders(right, "template", wanted)
+        problems += wrong_placeholders(right, "template", wanted)
     if few_shot:
-        problems += _wrong_placeholders(right, "example_template", {"passage", "query"})
+        problems += wrong_placeholders(right, "example_template", {"passage", "query"})
     num_examples = len(right.get("examples", []))
     if few_shot > num_examples:
         problems.append(f"few_shot = {few_shot}, but there are {num_examples} [[examples]]")
@@ -287,30 +227,6 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _wrong_keys(table: Mapping[str, Any], keys: Mapping[str, _Key], where: str) -> list[str]:
-    problems = []
-    for name, value in table.items():
-        if name not in keys:
-            near = difflib.get_close_matches(name, keys, n=1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(keys)}"
-            problems.append(f"{where}{name}: there is no such key; {hint}")
-        elif not keys[name].is_right(value):
-            problems.append(f"{where}{name} = {value!r:.60}; wanted {keys[name].wanted}")
-    missing = [name for name, key in keys.items() if key.is_needed and name not in table]
-    return problems + [f"{where}{name} is missing; wanted {keys[name].wanted}" for name in missing]
-
-
-def _wrong_placeholders(table: Mapping[str, Any], key: str, wanted: set[str]) -> list[str]:
-    found = set(_PLACEHOLDER.findall(table.get(key, "")))
-    problems = [f"{key} has no {{{name}}}" for name in sorted(wanted - found)]
-    for name in sorted(found - wanted):
-        near = difflib.get_close_matches(name, wanted, n=1)
-        known = " and ".join(f"{{{x}}}" for x in sorted(wanted))
-        hint = f"did you mean {{{near[0]}}}?" if near else f"what is filled in here is {known}"
-        problems.append(f"{key} has {{{name}}}, which nothing fills; {hint}")
-    return problems
-
-
 def _build(table: Mapping[str, Any]) -> Prompt:
     """The prompt of a table without problems; white space around texts is dropped."""
     plain = {k: table[k] for k in ("query_type", "version", "language", "few_shot")}
@@ -318,17 +234,13 @@ def _build(table: Mapping[str, Any]) -> Prompt:
     return Prompt(
         **plain,
         **{name: table.get(name, "").strip() for name in texts},
-        sampling=Sampling(**_frozen(table.get("sampling", {}))),
-        answer=AnswerRules(**_frozen(table.get("answer", {}))),
+        sampling=Sampling(**frozen(table.get("sampling", {}))),
+        answer=AnswerRules(**frozen(table.get("answer", {}))),
         examples=tuple(
             Example(example["passage"].strip(), example["query"].strip())
             for example in table.get("examples", [])
         ),
     )
-
-
-def _frozen(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
 def _refuse_repeated_types(names: Sequence[str], prompts: Sequence[Prompt]) -> None:

@@ -9,6 +9,7 @@ from data_prep.choice import split_of
 from data_prep.settings import HUMAN
 from data_prep.shards import read_json_lines
 from data_prep.stage import Workspace, needed
+from ldx.data.schema import HUMAN_DEV
 from ldx.files import atomic_write
 
 QUERIES_NAME = "queries.jsonl"
@@ -22,6 +23,7 @@ class Query:
       row: the passage it was made from; -1 for a human query.
       excerpt: the sentence of that passage it was cut from; "" where there is no single one.
       relevant: rows judged relevant, with their grades; empty for a query made from a passage.
+      irrelevant: rows judged and found not relevant.
       group: the doc_id that decides its split: of its passage, or of a human's best.
       never_negative: rows of other passages that a query of the same words was made from.
     """
@@ -34,11 +36,19 @@ class Query:
     relevant: dict[int, int]
     group: str
     never_negative: list[int] = field(default_factory=list)
+    irrelevant: list[int] = field(default_factory=list)
 
     @property
     def is_human(self) -> bool:
         """Whether people wrote and judged it."""
-        return self.query_type == HUMAN
+        return self.query_type in (HUMAN, HUMAN_DEV)
+
+    @property
+    def judged(self) -> dict[int, int]:
+        """Grades by row; of a query made from a passage, 1 for that passage."""
+        if self.row >= 0:
+            return {self.row: 1}
+        return self.relevant | dict.fromkeys(self.irrelevant, 0)
 
     @property
     def needed_rows(self) -> list[int]:
@@ -46,7 +56,9 @@ class Query:
         return list(self.relevant) or [self.row]
 
     def split(self, dev_fraction: float, seed: int) -> str:
-        """train or dev, by its passage."""
+        """train or dev, by its passage; queries of config.prep.human_dev_split are all dev."""
+        if self.query_type == HUMAN_DEV:
+            return "dev"
         return split_of(dev_fraction, seed, self.group)
 
 

@@ -6,30 +6,27 @@ dropped, so that new rules for what is a query need no new answer.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_prep.answers import clean
+from data_prep.asking import Asker, Wanted
 from data_prep.bm25 import Bm25
-from data_prep.engine import LocalEngine
 from data_prep.extractive import TYPES, Extractor
-from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint, make_llm
+from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
 from data_prep.passages import Passages, Roles, doc_ids_where
 from data_prep.prompts import Prompt, load_prompts, request_seed
 from data_prep.queries import Query
-from data_prep.ray_engine import RayEngine
-from data_prep.ray_generation import RayGeneration
-from data_prep.settings import HUMAN, types_of
+from data_prep.settings import types_of
 from data_prep.shards import (
     Engine,
     Made,
     Payload,
     Shard,
     ShardFolder,
-    check_rejects,
     json_lines,
     read_json_lines,
     shard_key,
@@ -40,10 +37,8 @@ from ldx.errors import UserError
 from ldx.eval import beir
 from ldx.settings import build
 
-VERSION = 1
+VERSION = 2
 """Raised when the same passage gives another extractive answer than before."""
-
-REQUEST_FAILED = "request failed"
 
 
 def extractive_queries(
@@ -96,29 +91,29 @@ def _passages_of(payload: Payload) -> Iterator[tuple[int, str, str]]:
     return zip(payload["rows"], payload["doc_ids"], payload["passages"], strict=True)
 
 
+def _passages_payload(
+    source: PassageSource, passages: Passages, query_type: str, rows: list[int]
+) -> Payload:
+    return {
+        "query_type": query_type,
+        "rows": rows,
+        "doc_ids": [source[row].doc_id for row in rows],
+        "passages": [passages.texts[row] for row in rows],
+    }
+
+
 def _shards(
-    workspace: Workspace,
-    passages: Passages,
-    rows: np.ndarray,
-    query_type: str,
-    key: str,
-    size: int,
-    suffix: str = "",
+    workspace: Workspace, passages: Passages, rows: np.ndarray, query_type: str, key: str, size: int
 ) -> list[Shard]:
-    """Shards of passages that are asked for a query of a type; `suffix` ends their names."""
-    source = PassageSource(workspace.records)
+    """Shards of passages that queries of a type are cut out of."""
+    source = PassageSource(workspace.corpus_records)
 
     def payload(some: np.ndarray) -> Payload:
-        return {
-            "query_type": query_type,
-            "rows": some.tolist(),
-            "doc_ids": [source[row].doc_id for row in some.tolist()],
-            "passages": [passages.texts[row] for row in some.tolist()],
-        }
+        return _passages_payload(source, passages, query_type, some.tolist())
 
     return [
         Shard(
-            f"{query_type}-{start // size:05d}{suffix}",
+            f"{query_type}-{start // size:05d}",
             shard_key(key, passages.key, query_type, rows[start : start + size].tobytes()),
             len(rows[start : start + size]),
             functools.partial(payload, rows[start : start + size]),
@@ -157,18 +152,6 @@ class Questions:
         return Made(json_lines(lines), rejects, len(lines))
 
 
-class Asking:
-    """Asks a language model for the queries of one shard of passages after another."""
-
-    def __init__(self, config: LlmConfig, questions: Questions):
-        self._llm, self._questions = make_llm(config), questions
-
-    def __call__(self, payload: Payload) -> Made:
-        """The answers for `payload`."""
-        answers = self._llm.generate(self._questions.requests(payload))
-        return self._questions.made(payload, answers)
-
-
 def llm_queries(
     workspace: Workspace,
     passages: Passages,
@@ -184,166 +167,82 @@ def llm_queries(
     config, prep = workspace.config, workspace.config.prep
     llm = build(LlmConfig, prep.llm.to_dict(), "prep.llm")
     prompts = {prompt.query_type: prompt for prompt in load_prompts(types_of(prep))}
-    questions = Questions(prompts, config.seed)
-    make_worker: Callable[[], Asking] = functools.partial(Asking, llm, questions)
-    if isinstance(engine, LocalEngine):
-        make_worker = functools.cache(make_worker)  # one model for all types and attempts
-    if isinstance(engine, RayEngine) and llm.backend == "vllm":
-        engine = RayGeneration(engine, llm, questions)
-    asker = _Asker(workspace, passages, engine, make_worker, _num_threads(llm, prep.shard_size))
     keys = {
         query_type: f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
         for query_type, prompt in prompts.items()
     }
-    left = dict.fromkeys(prompts, rows)
-    for attempt in range(prep.max_attempts):
-        # All types together: an engine that loads its model for each call loads it once.
-        answers = asker.answers(left, attempt, keys)
-        bad: dict[str, list[int]] = {query_type: [] for query_type in prompts}
-        for query_type, row, answer in answers:
-            query, reason = _cleaned(answer, prompts[query_type], passages.texts[row])
-            if not reason:
-                doc_id = answer["doc_id"]
-                yield Query(f"{doc_id}:{query_type}", query_type, query, row, "", {}, doc_id)
-                continue
-            dropped[f"{query_type}: {reason}"] += 1
-            if reason != REQUEST_FAILED:  # which it would again
-                bad[query_type].append(row)
-        left = {name: np.array(some, np.int64) for name, some in bad.items() if some}
-        if not left:
-            break
-    for query_type, some in left.items():
-        dropped[f"{query_type}: no good answer in {prep.max_attempts} attempts"] += len(some)
+    source, texts = PassageSource(workspace.corpus_records), passages.texts
+
+    def key(query_type: str, row: int, attempt: int) -> str:
+        return shard_key(f"{keys[query_type]} {attempt}", source[row].doc_id, texts[row])
+
+    def payload(query_type: str, some: list[int], attempt: int) -> Payload:
+        return {**_passages_payload(source, passages, query_type, some), "attempt": attempt}
+
+    def judge(query_type: str, row: int, answer: Mapping[str, Any]) -> tuple[str, str]:
+        return clean(answer["text"], prompts[query_type], texts[row], answer["finish_reason"])
+
+    wanted = Wanted(
+        "queries",
+        {query_type: rows.tolist() for query_type in prompts},
+        key,
+        payload,
+        lambda query_type, answer: f"{answer['doc_id']} {query_type}",
+        len(prompts) * int(passages.roles.source.sum()),
+    )
+    asker = Asker(workspace, engine, workspace.prep / "answers", Questions(prompts, config.seed))
+    for query_type, row, answer, text in asker.ask(wanted, judge, dropped):
+        doc_id = answer["doc_id"]
+        yield Query(f"{doc_id}:{query_type}", query_type, text, row, "", {}, doc_id)
 
 
-@dataclass(frozen=True)
-class _Asker:
-    """Asks what was not asked before, whatever shard the answer lies in."""
-
-    workspace: Workspace
-    passages: Passages
-    engine: Engine
-    make_worker: Callable[[], Asking]
-    num_workers: int
-
-    def answers(
-        self, rows: Mapping[str, np.ndarray], attempt: int, keys: Mapping[str, str]
-    ) -> list[tuple[str, int, dict[str, Any]]]:
-        """Query type, row and answer for each passage.
-
-        Args:
-          rows: passages that are asked for a query, by its type.
-          attempt: which of them, from 0.
-          keys: what decides an answer but the passage and the attempt, by type.
-        """
-        prep = self.workspace.config.prep
-        folder = ShardFolder(self.workspace.prep / "answers", ".jsonl")
-        asked = {name: self._asked(some, f"{keys[name]} {attempt}") for name, some in rows.items()}
-        found: dict[str, dict[str, Any]] = {}
-        shards: list[Shard] = []
-        for name, ids in asked.items():
-            found |= _known_answers(folder, name, set(ids.values()))
-            missing = {row: one for row, one in ids.items() if one not in found}
-            shards += self._shards(name, missing, attempt)
-        paths = folder.make(
-            self.make_worker,
-            shards,
-            self.engine,
-            num_workers=self.num_workers,
-            description=f"queries, again ({attempt})" if attempt else "queries",
-            unit="queries",
-        )
-        found |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
-        answers = [
-            (name, row, found[one]) for name, ids in asked.items() for row, one in ids.items()
-        ]
-        rejects = [
-            {"id": f"{line['doc_id']} {name}", "reason": line["error"]}
-            for name, _, line in answers
-            if line["error"]
-        ]
-        num_asked = len(rows) * int(self.passages.roles.source.sum())
-        check_rejects("queries", {folder.folder: rejects}, num_asked, prep.max_rejects)
-        return answers
-
-    def _asked(self, rows: np.ndarray, key: str) -> dict[int, str]:
-        """What stands for one request, by row."""
-        source = PassageSource(self.workspace.records)
-        texts = self.passages.texts
-        return {row: shard_key(key, source[row].doc_id, texts[row]) for row in rows.tolist()}
-
-    def _shards(self, query_type: str, asked: Mapping[int, str], attempt: int) -> list[Shard]:
-        size = self.workspace.config.prep.shard_size
-        suffix = f"-again-{attempt}" if attempt else ""
-        rows, ids = np.array(list(asked), np.int64), list(asked.values())
-        shards = []
-        for number, shard in enumerate(
-            _shards(self.workspace, self.passages, rows, query_type, "", size, suffix)
-        ):
-            some = ids[number * size : (number + 1) * size]
-            payload = functools.partial(_asking_payload, shard, attempt, some)
-            shards.append(Shard(shard.name, shard_key(*some), len(some), payload))
-        return shards
-
-
-def _known_answers(
-    folder: ShardFolder, query_type: str, wanted: set[str]
-) -> dict[str, dict[str, Any]]:
-    """Answers of earlier runs, by what was asked."""
-    paths = sorted(folder.folder.glob(f"{query_type}-*.jsonl"))
-    lines = (line for path in paths if folder.is_sound(path) for line in read_json_lines(path))
-    return {line["asked"]: line for line in lines if line.get("asked") in wanted}
-
-
-def _asking_payload(shard: Shard, attempt: int, asked: list[str]) -> Payload:
-    return {**shard.payload(), "attempt": attempt, "asked": asked}
-
-
-def _cleaned(answer: Mapping[str, Any], prompt: Prompt, passage: str) -> tuple[str, str]:
-    if answer["error"]:
-        return "", REQUEST_FAILED
-    return clean(answer["text"], prompt, passage, answer["finish_reason"])
-
-
-def _num_threads(llm: LlmConfig, shard_size: int) -> int:
-    """As many shards at once as keep a server busy; one for an engine in this process."""
-    return 1 if llm.backend == "vllm" else 1 + -(-llm.concurrency // shard_size)
-
-
-def human_queries(workspace: Workspace, roles: Roles, dropped: Counter[str]) -> Iterator[Query]:
-    """The judged queries of config.prep.human_split.
+def human_queries(
+    workspace: Workspace, roles: Roles, split: str, query_type: str, dropped: Counter[str]
+) -> Iterator[Query]:
+    """The judged queries of a split of the collection.
 
     Held-out passages are left out; a near-duplicate stands for the passage that holds it.
 
     Args:
       roles: of the passages.
+      split: of the qrels.
+      query_type: of the queries.
       dropped: counts the queries that have no relevant passage left.
     """
-    split = workspace.config.prep.human_split
     qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, split))
     texts = beir.read_queries(workspace.dataset)
-    judged = {doc_id for grades in qrels.values() for doc_id, grade in grades.items() if grade > 0}
-    found = doc_ids_where(workspace.records, judged)
+    judged = {doc_id for grades in qrels.values() for doc_id in grades}
+    found = doc_ids_where(workspace.corpus_records, judged)
     held_by = {
         doc_id: int(roles.container[row]) if roles.duplicate[row] else row for row, doc_id in found
     }
     row_of = {d: row for d, row in held_by.items() if row >= 0 and not roles.held_out[row]}
     for query_id, grades in qrels.items():
         if query_id not in texts:
-            dropped["human: not in the queries file"] += 1
+            dropped[f"{query_type}: not in the queries file"] += 1
             continue
         relevant: dict[int, int] = {}
         for doc_id, grade in grades.items():
             if grade > 0 and doc_id in row_of:
                 row = row_of[doc_id]
                 relevant[row] = max(grade, relevant.get(row, 0))
+        others = {row_of[doc_id] for doc_id in grades if doc_id in row_of} - set(relevant)
         if not relevant:
-            dropped["human: no relevant passage"] += 1
+            dropped[f"{query_type}: no relevant passage"] += 1
             continue
         best = max(relevant.values())
         first = min(row for row, grade in relevant.items() if grade == best)
         group = next(d for d in grades if row_of.get(d) == first)
-        yield Query(query_id, HUMAN, texts[query_id], -1, "", relevant, group)
+        yield Query(
+            query_id,
+            query_type,
+            texts[query_id],
+            -1,
+            "",
+            relevant,
+            group,
+            irrelevant=sorted(others),
+        )
 
 
 def prompt_facts(workspace: Workspace) -> dict[str, Any]:

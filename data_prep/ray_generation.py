@@ -22,7 +22,7 @@ from data_prep.shards import Made, Shard, Worker
 from ldx.errors import UserError, listing
 
 if TYPE_CHECKING:
-    from data_prep.query_sources import Questions
+    from data_prep.asking import Questions
 
 BATCH_SIZE = 64
 BATCHES_AT_ONCE = 16
@@ -38,7 +38,7 @@ QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 @dataclass(frozen=True)
 class RayGeneration:
-    """Asks vLLM for the queries of shards of passages, as `query_sources.Asking` does.
+    """Asks vLLM what is wanted for shards, as `asking.Asking` does.
 
     An engine has the GPUs that tensor_parallel_size and pipeline_parallel_size ask for; --ray_gpus
     says nothing here. The model is a folder that every machine has, or a name on the hub.

@@ -15,17 +15,8 @@ from absl import flags
 
 from data_prep.checks import check_config
 from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
+from data_prep.stages import GRADED_STAGES, STAGES, stages_of
 from ldx.errors import UserError
-
-STAGES = (
-    "corpus",
-    "generate_queries",
-    "mine",
-    "score",
-    "calibrate",
-    "write_tfrecords",
-    "baselines",
-)
 
 
 def _interpreters(workspace: Workspace) -> dict[str, str]:
@@ -36,16 +27,15 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
     """
     named = workspace.config.prep.python.to_dict()
     for stage, python in named.items():
-        if stage not in STAGES:
-            raise UserError(
-                f"config.prep.python.{stage}: there is no such stage; they are {', '.join(STAGES)}"
-            )
+        if stage not in STAGES + GRADED_STAGES:
+            known = ", ".join(dict.fromkeys(STAGES + GRADED_STAGES))
+            raise UserError(f"config.prep.python.{stage}: there is no such stage; they are {known}")
         if shutil.which(python) is None:
             raise UserError(
                 f"config.prep.python.{stage}={python!r}: no such program; wanted the Python of an "
                 "environment in which ldx is installed, such as .venv-vllm/bin/python"
             )
-    return {stage: named.get(stage, sys.executable) for stage in STAGES}
+    return {s: named.get(s, sys.executable) for s in stages_of(workspace.config.prep)}
 
 
 def _run_stage(python: str, name: str, arguments: list[str]) -> None:

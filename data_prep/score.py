@@ -100,7 +100,7 @@ def _score_model(
     passages: Passages,
 ) -> tuple[list[Shard], dict[str, Any]]:
     paths = candidate_paths(workspace)
-    source = PassageSource(workspace.records)
+    source = PassageSource(workspace.corpus_records)
     settings = _without_weight(section)
     teacher_key = make_teacher(name, settings).fingerprint
 

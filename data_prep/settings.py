@@ -12,6 +12,8 @@ HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers
 QUERY_SOURCES = (EXTRACTIVE, LLM, HUMAN)
 CALIBRATIONS = ("percentile", "z_score", "rank")
 SAMPLING = ("top", "spread")
+TEACHER, GRADED = LIST_SOURCES = ("teacher", "graded")
+JUDGED, SYNTHETIC, MINED = GRADED_KINDS = ("judged", "synthetic", "mined")
 _NAME = re.compile(r"[\w-]+")
 
 
@@ -33,9 +35,11 @@ class PrepConfig:
     max_source_passages: int | None
     queries: str
     human_split: str
+    human_dev_split: str
     query_types: tuple[str, ...] | None
     max_queries: int | None
     max_attempts: int
+    document_prompt: str
     llm: Mapping[str, Any]
     retrievers: Mapping[str, Mapping[str, Any]]
     index: str
@@ -53,6 +57,8 @@ class PrepConfig:
     absolute_margin: float | None
     relative_margin: float | None
     max_score: float | None
+    list_source: str
+    graded: Mapping[str, Mapping[str, Any]]
     dev_fraction: float
     shard_size: int
     python: Mapping[str, str]
@@ -88,6 +94,7 @@ class PrepConfig:
             )
         self._check_choice("sampling_strategy", SAMPLING)
         self._check_choice("calibration", CALIBRATIONS)
+        self._check_choice("list_source", LIST_SOURCES)
         for key in ("num_candidates", "max_source_passages", "max_queries"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -99,6 +106,14 @@ class PrepConfig:
             )
         for key in ("retrievers", "teachers"):
             self._check_named(key)
+        if self.graded or self.list_source == GRADED:
+            self._check_named("graded")
+            for name, section in self.graded.items():
+                if section["kind"] not in GRADED_KINDS:
+                    raise UserError(
+                        f"config.prep.graded.{name}.kind={section['kind']!r}: wanted "
+                        f"{' or '.join(GRADED_KINDS)}"
+                    )
         query_sources(self.queries)
 
     def _check_choice(self, key: str, known: tuple[str, ...]) -> None:
@@ -133,6 +148,22 @@ LLM_TYPES = (
     "web_search_zero_shot",
     "web_search_few_shot",
 )
+
+
+def graded_kinds(prep: Any) -> set[str]:
+    """The kinds of sources that give entries to graded lists; none where a teacher makes lists."""
+    if prep.list_source != GRADED:
+        return set()
+    return {
+        section["kind"]
+        for section in prep.graded.values()
+        if section.get("num") != 0 and section.get("levels") != ()
+    }
+
+
+def has_documents(prep: Any) -> bool:
+    """Whether passages that a language model writes join those of the corpus."""
+    return SYNTHETIC in graded_kinds(prep)
 
 
 def types_of(prep: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data_prep.engine import LocalEngine, define_engine_flags, engine_from_flags
-from data_prep.settings import PrepConfig
+from data_prep.settings import PrepConfig, has_documents
 from data_prep.shards import Engine
 from ldx import cli
 from ldx.data.schema import check_template
@@ -39,6 +39,11 @@ class Workspace:
     def records(self) -> Path:
         """The TFRecords of the trainer."""
         return Path(self.config.data.records or self.workdir / "records")
+
+    @property
+    def corpus_records(self) -> Path:
+        """Where the passages of the corpus are: in `records`, unless written ones join them."""
+        return self.prep / "corpus" if has_documents(self.config.prep) else self.records
 
     @property
     def prep(self) -> Path:

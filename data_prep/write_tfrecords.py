@@ -1,6 +1,7 @@
 """Stage 6: the split, and the TFRecords that the trainer reads, with their manifest.
 
-Leaves RECORDS/lists and RECORDS/manifest.json.
+Leaves RECORDS/lists and RECORDS/manifest.json; where a language model wrote passages also
+RECORDS/passages, those of the corpus first.
 """
 
 import importlib.metadata
@@ -11,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.calibrate import RESULT_NAME, Lists, list_paths, load_lists, read_result
+from data_prep.calibrate import RESULT_NAME as CALIBRATION_NAME
+from data_prep.calibrate import Lists, list_paths, load_lists, read_result
+from data_prep.corpus import PASSAGES_PER_FILE
+from data_prep.documents import DOCUMENTS_NAME, join_passages, load_documents
+from data_prep.grade import RESULT_NAME as GRADED_NAME
+from data_prep.grade import graded_paths
 from data_prep.mine import load_order
 from data_prep.passages import passages_inputs
 from data_prep.queries import QUERIES_NAME, Query, load_queries
-from data_prep.settings import HYBRID
+from data_prep.settings import GRADED, HYBRID, has_documents
 from data_prep.stage import (
     Stage,
     Workspace,
@@ -24,21 +30,23 @@ from data_prep.stage import (
     run_as_command,
     stage_counts,
 )
+from data_prep.stages import stages_of
 from ldx.data.records import (
     ListSource,
     Manifest,
+    PassageSource,
     count_passages,
     records_fingerprint,
     write_lists,
+    write_passages,
 )
 from ldx.data.schema import ListRecord
 from ldx.data.tfds_layout import record_files
 from ldx.errors import UserError
-from ldx.files import read_json
+from ldx.progress import progress_bar
 
 ORDER_KEY = "the place of the query in an order of all by the mean embedding of their candidates"
 VERSIONED = ("ldx", "numpy", "bm25s", "jax", "torch", "transformers", "vllm", "openai", "ray")
-STAGES_BEFORE = ("corpus", "generate_queries", "mine", "score", "calibrate")
 LISTS_PER_FILE = 100_000
 
 
@@ -75,8 +83,10 @@ def _versions() -> dict[str, str]:
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     prep, seed = workspace.config.prep, workspace.config.seed
-    queries, order = load_queries(workspace), load_order(workspace)
-    paths = list_paths(workspace)
+    queries = load_queries(workspace)
+    is_mined = "mine" in _stages_before(workspace)
+    order = load_order(workspace) if is_mined else np.arange(len(queries))
+    paths = _list_paths(workspace)
     counts: Counter[str] = Counter()
     for path in paths.values():
         numbers = load_lists(path).numbers
@@ -86,7 +96,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             raise UserError(
                 f"no {split} lists: there are {sum(counts.values())} lists, and prep.dev_fraction="
                 f"{prep.dev_fraction} splits them by their passages; change it, or loosen the "
-                "filters that prep/calibrate.json reports"
+                f"filters that {_made_by(workspace)} reports"
             )
 
     def of_split(split: str) -> Iterator[ListRecord]:
@@ -97,6 +107,11 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             some = Lists(*(values[here] for values in vars(lists).values()))
             yield from _records(some, queries, order, workspace.collection)
 
+    if has_documents(prep):
+        corpus = PassageSource(workspace.corpus_records)
+        joined = join_passages((corpus[n] for n in range(len(corpus))), load_documents(workspace))
+        bar = progress_bar(joined, desc="passages", unit=" passages")
+        write_passages(workspace.records, bar, shard_size=PASSAGES_PER_FILE)
     splits = {split: of_split(split) for split in ("train", "dev")}
     num_lists = write_lists(workspace.records, splits, shard_size=LISTS_PER_FILE)
     _verify(workspace.records, num_lists)
@@ -117,22 +132,28 @@ def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
 
 
 def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Manifest:
-    config, result = workspace.config, read_result(workspace)
+    config, before = workspace.config, _stages_before(workspace)
     names = ("passages", "lists")
-    queries = read_json(workspace.prep / "generate_queries.json")["counts"]
+    yields = stage_counts(workspace, before)
+    prompts = yields["generate_queries"].get("prompts", {})
+    if "generate_documents" in before:
+        prompts = {**prompts, "documents": yields["generate_documents"]["prompt"]}
+    by_teacher = "calibrate" in before
+    num_passages = count_passages(workspace.records)
     return Manifest(
         collection=workspace.collection,
-        num_passages=count_passages(workspace.records),
+        num_passages=num_passages,
+        num_synthetic_passages=num_passages - count_passages(workspace.corpus_records),
         num_lists=num_lists,
         fingerprints={name: records_fingerprint(workspace.records, name) for name in names},
         passage_template=config.data.passage_template,
         max_chars=config.data.max_chars,
-        teachers=_teachers(workspace),
+        teachers=_teachers(workspace) if by_teacher else [],
         seed=config.seed,
-        calibration=result["calibration"],
-        order_key=ORDER_KEY,
-        prompts=queries.get("prompts", {}),
-        yields=stage_counts(workspace, STAGES_BEFORE),
+        calibration=read_result(workspace)["calibration"] if by_teacher else {},
+        order_key=ORDER_KEY if "mine" in before else "",
+        prompts=prompts,
+        yields=yields,
         versions=_versions(),
     )
 
@@ -150,22 +171,45 @@ def _teachers(workspace: Workspace) -> list[dict[str, Any]]:
     return teachers
 
 
+def _stages_before(workspace: Workspace) -> tuple[str, ...]:
+    stages = stages_of(workspace.config.prep)
+    return stages[: stages.index("write_tfrecords")]
+
+
+def _list_paths(workspace: Workspace) -> dict[str, Path]:
+    is_graded = workspace.config.prep.list_source == GRADED
+    return graded_paths(workspace) if is_graded else list_paths(workspace)
+
+
+def _made_by(workspace: Workspace) -> Path:
+    """What tells how lists were made."""
+    is_graded = workspace.config.prep.list_source == GRADED
+    name, stage = (GRADED_NAME, "grade") if is_graded else (CALIBRATION_NAME, "calibrate")
+    return needed(workspace.prep / name, stage)
+
+
 def _inputs(workspace: Workspace) -> dict[str, str]:
+    before = _stages_before(workspace)
     paths = {
         "queries": needed(workspace.prep / QUERIES_NAME, "generate_queries"),
-        "order": needed(workspace.prep / "order.npy", "mine"),
-        "calibration": needed(workspace.prep / RESULT_NAME, "calibrate"),
+        "made by": _made_by(workspace),
     }
-    for name in STAGES_BEFORE:  # what they counted goes into the manifest
+    if "mine" in before:
+        paths["order"] = needed(workspace.prep / "order.npy", "mine")
+    if "generate_documents" in before:
+        paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
+    for name in before:  # what they counted goes into the manifest
         paths[f"stage {name}"] = needed(workspace.prep / f"{name}.json", name)
-    paths |= {f"lists {name}": path for name, path in list_paths(workspace).items()}
+    paths |= {f"lists {name}": path for name, path in _list_paths(workspace).items()}
     return passages_inputs(workspace) | file_fingerprints(paths)
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
     manifest = workspace.records / "manifest.json"
-    lists = record_files(workspace.records, "lists") if manifest.is_file() else []
-    return [manifest, *lists]
+    if not manifest.is_file():
+        return [manifest]
+    sets = ("passages", "lists") if has_documents(workspace.config.prep) else ("lists",)
+    return [manifest, *(path for name in sets for path in record_files(workspace.records, name))]
 
 
 STAGE = Stage(
@@ -180,6 +224,7 @@ STAGE = Stage(
         "prep.dev_fraction",
         "prep.retrievers",
         "prep.teachers",
+        "prep.list_source",
     ),
     inputs=_inputs,
     outputs=_outputs,

@@ -128,11 +128,17 @@ class _ListCheck:
     def __call__(self, where: str, table: ListTable) -> None:
         """Check the lists of a split; raises UserError."""
         problems = []
-        if self._objective.needs_teacher:
+        if learners := self._objective.learn_from("teacher_scores"):
             problems += [
-                f"{where} list {table.list_ids[i]!r}: no teacher scores, but listwise_kl learns "
-                "from them"
+                f"{where} list {table.list_ids[i]!r}: no teacher scores, but "
+                f"{' and '.join(learners)} would learn from them"
                 for i in np.flatnonzero(~table.has_scores)
+            ]
+        if learners := self._objective.learn_from("labels"):
+            problems += [
+                f"{where} list {table.list_ids[i]!r}: no label, but {' and '.join(learners)} would "
+                "learn from them"
+                for i in np.flatnonzero((table.labels < 0).all(axis=1))
             ]
         if self._objective.needs_unit_scores:
             low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
@@ -142,9 +148,10 @@ class _ListCheck:
             ]
         if problems:
             raise UserError(
-                "the records do not fit config.loss: listwise_kl needs teacher scores, and "
-                "info_nce.false_negative_ratio compares ratios of scores, so it wants them in "
-                "[0, 1] (None switches it off)\n" + listing(problems)
+                "the records do not fit config.loss: losses learn from teacher scores, or from "
+                "labels (LOSS.targets); info_nce.false_negative_ratio compares ratios of scores, "
+                "and lambda_loss and approx_ndcg take them as gains, so these want them in [0, 1] "
+                "(None switches the ratio off)\n" + listing(problems)
             )
 
 
@@ -193,10 +200,11 @@ def make_parts(
     dev = {
         source.name: DevSet(
             source.dev,
+            source.judged,
             planners[name],
             encoder,
             objective,
-            num_passages=len(source.passages),
+            num_passages=len(source.passages) - source.manifest.num_synthetic_passages,
             pool_size=settings.train.dev_pool,
             seed=settings.seed,
         )
@@ -224,7 +232,13 @@ def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: 
     num_queries = -(-settings.data.batch_size // num_devices) * num_devices
     list_size = max(max(s.train.list_size, s.dev.list_size) for s in sources.values())
     num_passages = max(len(source.passages) for source in sources.values())
-    return BatchSize(num_queries, list_size, min(num_passages, num_queries * list_size))
+    guide = next(iter(sources.values())).train.guide
+    return BatchSize(
+        num_queries,
+        list_size,
+        min(num_passages, num_queries * list_size),
+        guide_size=guide.passages.shape[1] if guide else 0,
+    )
 
 
 def _shapes(

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict, config_flags
 from ldx.errors import UserError
 from ldx.interrupt import Interrupted
 
-EXIT_USER_ERROR = 2
 NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
@@ -93,9 +92,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, exit_code: int = UserError.exit_code) -> int:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
+    return exit_code
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -104,7 +103,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         main(_parse_flags(argv))
         return 0
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, Interrupted) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         print("stopped", file=sys.stderr, flush=True)

@@ -1,9 +1,14 @@
 """How good the student is on the dev lists: the losses of all, and nDCG@10 in a pool of passages.
 
+nDCG@10 is of people's dev queries and judgments where the records have some, else of the dev lists.
+
 Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,21 +21,40 @@ from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.eval.metrics import score_run
 from ldx.eval.search import search
+from ldx.files import read_json, write_json
 from ldx.objective import Objective
 
 METRIC = "nDCG@10"
 FEW_LISTS = 50
+HUMAN, SYNTHETIC = "human", "synthetic"
+
+
+@dataclasses.dataclass(frozen=True)
+class DevValues:
+    """What an evaluation found.
+
+    Attributes:
+      means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
+      per_query: nDCG@10 by the id of the query's list.
+      judged_by: HUMAN or SYNTHETIC: whose queries and judgments nDCG@10 is of.
+    """
+
+    means: dict[str, float]
+    per_query: dict[str, float]
+    judged_by: str
 
 
 class DevSet:
-    """The dev lists of a source, and the pool their queries are searched in.
+    """The dev lists of a source, and the pool that queries are searched in.
 
-    The pool is the union of the dev lists' passages, filled up by a random sample that only
+    Searched are the queries of `judged`, or of `table` where that is empty.
+    The pool is the union of their lists' passages, filled up by a random sample that only
     the seed decides. Where the union alone would be over `pool_size`, it is that of a random sample
     of the lists, and the queries of the others are not searched; their losses count all the same.
 
     Args:
-      table: the dev lists.
+      table: the dev lists, which losses are of.
+      judged: lists of people's queries and judgments; they have no loss.
       planner: tokens and padded sizes, those of training.
       encoder: embeds tokens.
       objective: the losses.
@@ -45,6 +69,7 @@ class DevSet:
     def __init__(
         self,
         table: ListTable,
+        judged: ListTable,
         planner: BatchPlanner,
         encoder: Encoder,
         objective: Objective,
@@ -59,13 +84,21 @@ class DevSet:
                 "--config.prep.dev_fraction and run data_prep again"
             )
         self._table = table
-        self.searched, self.pool = _choose(table, num_passages, pool_size, seed)
+        self._judged = judged if len(judged) else table
+        self.judged_by = HUMAN if len(judged) else SYNTHETIC
+        self.searched, self.pool = _choose(self._judged, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
         self._loss = jax.jit(objective)
-        self._qrels = {table.list_ids[i]: _relevant(table, i) for i in self.searched}
+        self._list_ids = [self._judged.list_ids[i] for i in self.searched]
+        self._qrels = {
+            list_id: _relevant(self._judged, i)
+            for list_id, i in zip(self._list_ids, self.searched, strict=True)
+        }
         self._rows = np.union1d(table.rows[table.where], self.pool)
-        self._query_ids = planner.query_ids(table.query)
+        # Of the lists first, then of the searched.
+        searched = self._judged.query[self.searched]
+        self._query_ids = planner.query_ids(np.concatenate([table.query, searched]))
         self._passage_ids = planner.passage_ids(self._rows)
 
     def __len__(self) -> int:
@@ -82,16 +115,16 @@ class DevSet:
         self._losses(queries, passages)
         self._ndcg(queries, passages)
 
-    def evaluate(
-        self, params: Params, check: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
-        """Losses, averaged over lists, and nDCG@10, all named dev/NAME."""
+    def evaluate(self, params: Params, check: Callable[[], None] = lambda: None) -> DevValues:
+        """Losses of the lists, and nDCG@10 of the searched queries."""
         ids = self._query_ids + self._passage_ids
         embeddings = self._encoder.encode_ids(params, ids, description="dev", check=check)
         queries, passages = np.split(embeddings, [len(self._query_ids)])
         values = self._losses(queries, passages)
-        values[METRIC] = self._ndcg(queries, passages)
-        return {f"dev/{name}": value for name, value in values.items()}
+        per_query = self._ndcg(queries, passages)
+        values[METRIC] = math.fsum(per_query.values()) / len(per_query)
+        means = {f"dev/{name}": value for name, value in values.items()}
+        return DevValues(means, per_query, self.judged_by)
 
     def _losses(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         size = self._planner.size
@@ -108,40 +141,76 @@ class DevSet:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(part)
         return {name: value / len(self) for name, value in sums.items()}
 
-    def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> float:
+    def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
+        """nDCG@10 of each searched query."""
         pool = passages[np.searchsorted(self._rows, self.pool)]
-        result = search(queries[self.searched], pool, k=10, index="exact")
+        result = search(queries[len(self) :], pool, k=10, index="exact")
         run = {
-            self._table.list_ids[number]: {
+            list_id: {
                 str(self.pool[row]): float(score)
                 for row, score in zip(result.rows[i], result.scores[i], strict=True)
             }
-            for i, number in enumerate(self.searched)
+            for i, list_id in enumerate(self._list_ids)
         }
-        return score_run(self._qrels, run, metrics=(METRIC,)).mean[METRIC]
+        return score_run(self._qrels, run, metrics=(METRIC,)).per_query[METRIC]
 
 
 def evaluate_sources(
     sources: Mapping[str, DevSet], params: Params, check: Callable[[], None] = lambda: None
-) -> dict[str, float]:
-    """Values of every source, dev/SOURCE/NAME, and their means weighted by dev lists, dev/NAME.
+) -> DevValues:
+    """Means of every source, dev/SOURCE/NAME, and of all, dev/NAME.
 
-    One source alone has no line of its own.
+    Losses are weighted by dev lists, nDCG@10 by searched queries. One source alone has no line of
+    its own.
     """
     values = {name: dev.evaluate(params, check) for name, dev in sources.items()}
     if len(values) == 1:
         return next(iter(values.values()))
-    whole = sum(len(dev) for dev in sources.values())
     means: dict[str, float] = {}
-    for name, dev in sources.items():
-        for key, value in values[name].items():
-            means[key] = means.get(key, 0.0) + value * len(dev) / whole
+    for key in dict.fromkeys(key for each in values.values() for key in each.means):
+        is_metric = key == f"dev/{METRIC}"
+        sizes = {
+            name: len(dev.searched) if is_metric else len(dev) for name, dev in sources.items()
+        }
+        whole = sum(sizes.values())
+        means[key] = sum(values[name].means[key] * size / whole for name, size in sizes.items())
     own = {
         f"dev/{name}/{key.removeprefix('dev/')}": value
         for name, of_source in values.items()
-        for key, value in of_source.items()
+        for key, value in of_source.means.items()
     }
-    return means | own
+    per_query = {
+        f"{name}/{list_id}": value
+        for name, of_source in values.items()
+        for list_id, value in of_source.per_query.items()
+    }
+    judged_by = " and ".join(dict.fromkeys(each.judged_by for each in values.values()))
+    return DevValues(means | own, per_query, judged_by)
+
+
+def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
+    """Keep nDCG@10 of every query at an evaluated step, for tests that pair queries."""
+    write_json(
+        _values_path(workdir, step),
+        {"metric": METRIC, "judged_by": values.judged_by, "per_query": values.per_query},
+    )
+
+
+def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
+    """nDCG@10 by query at a step, and whose judgments it is of.
+
+    Raises:
+      UserError: the step was not evaluated.
+    """
+    path = _values_path(workdir, step)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
+    found = read_json(path)
+    return found["per_query"], found["judged_by"]
+
+
+def _values_path(workdir: Path, step: int) -> Path:
+    return workdir / "dev" / f"{step:06d}.json"
 
 
 def _relevant(table: ListTable, number: int) -> dict[str, int]:

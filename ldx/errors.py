@@ -4,8 +4,16 @@
 class UserError(ValueError):
     """A user's mistake: the message says what was found, where, and what to do.
 
-    Entries print the message without a traceback and exit with code 2 (`ldx.cli.run`).
+    Entries print the message without a traceback and exit with `exit_code` (`ldx.cli.run`).
     """
+
+    exit_code = 2
+
+
+class WorseModelError(UserError):
+    """A model that training made worse is not handed on unasked."""
+
+    exit_code = 3
 
 
 def listing(problems: list[str], limit: int = 10) -> str:

@@ -15,11 +15,12 @@ from ldx.assemble import source_configs
 from ldx.checkpoint import best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
 from ldx.embedder import Params
-from ldx.errors import UserError
+from ldx.errors import UserError, WorseModelError
 from ldx.files import read_json
 from ldx.models.card import model_card
 from ldx.models.export import check_output, save_student
 from ldx.models.student import Student, load_student
+from ldx.verdict import WORSE, judge
 
 NUM_CHECK_TEXTS = 100
 
@@ -27,6 +28,7 @@ NUM_CHECK_TEXTS = 100
 def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("workdir", None, "Folder of a run of ldx.train")
+    flags.DEFINE_bool("force", False, "Export a model that dev says is worse than the base model")
     flags.DEFINE_string("output", None, "Folder to write: absent, empty, or an earlier export")
 
 
@@ -44,6 +46,11 @@ def main(argv: list[str]) -> None:
     params, step = best_params(workdir, student.params)
     progress = read_progress(workdir)
     assert progress is not None  # best_params has seen it
+    verdict = judge(workdir, progress)
+    if verdict.status == WORSE and not flags.FLAGS.force:
+        raise WorseModelError(
+            f"{verdict.text}; nothing is written, --force exports it all the same"
+        )
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
     results = workdir / "results.json"
     facts = {
@@ -53,11 +60,11 @@ def main(argv: list[str]) -> None:
         "step": step,
         "config": config,
         "results": read_json(results) if results.is_file() else {},
+        "verdict": f"{verdict.text}. The step was chosen on the same queries.",
         "output": str(output),
     }
     export(student, params, output, card_facts=facts, texts=_check_texts(records[0]))
-    if step == 0:
-        print("No step was better than the base model on dev: this is the base model.")
+    print(verdict.text)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
     print(

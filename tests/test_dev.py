@@ -1,5 +1,7 @@
 """Dev values: losses of the dev lists, nDCG@10 in a pool, both by the definition."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.data.tokens import TokensInMemory
-from ldx.dev import DevSet, evaluate_sources
+from ldx.dev import DevSet, evaluate_sources, read_dev_values, write_dev_values
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
@@ -40,11 +42,12 @@ def parts(tiny_bert):
     return student, texts, lists, planner, encoder
 
 
-def make_dev(parts, lists=None, pool_size=20, seed=0):
+def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0):
     _, _, all_lists, planner, encoder = parts
     queries = {record.query: i for i, record in enumerate(all_lists)}
     return DevSet(
         ListTable.read(all_lists if lists is None else lists, queries),
+        ListTable.read(judged, queries),
         planner,
         encoder,
         OBJECTIVE,
@@ -57,7 +60,7 @@ def make_dev(parts, lists=None, pool_size=20, seed=0):
 def test_values_equal_the_definition(parts):
     student, texts, lists, _, encoder = parts
     dev = make_dev(parts, pool_size=28)
-    values = dev.evaluate(student.params)
+    values = dev.evaluate(student.params).means
     queries = encoder.encode(student.params, [r.query for r in lists], kind="query")
     passages = encoder.encode(student.params, texts, kind="passage")
     divergences, gains = [], []
@@ -95,7 +98,8 @@ def test_lists_that_do_not_fit_are_left_out(parts):
     assert {int(row) for record in fitting for row in record.rows} <= set(dev.pool.tolist())
     params = parts[0].params
     for name in ("dev/listwise_kl", "dev/info_nce"):  # of all lists, whatever the pool
-        np.testing.assert_allclose(dev.evaluate(params)[name], whole.evaluate(params)[name], 1e-5)
+        some, every = dev.evaluate(params), whole.evaluate(params)
+        np.testing.assert_allclose(some.means[name], every.means[name], 1e-5)
     with pytest.raises(UserError, match="dev_pool=3"):
         make_dev(parts, pool_size=3)
 
@@ -117,11 +121,39 @@ def test_no_dev_list_is_an_error(parts):
 def test_several_sources_are_weighted_by_their_dev_lists(parts):
     student, _, lists, _, _ = parts
     sets = {"small": make_dev(parts, lists[:2]), "large": make_dev(parts, lists)}
-    values = evaluate_sources(sets, student.params)
-    own = {name: dev.evaluate(student.params) for name, dev in sets.items()}
+    values = evaluate_sources(sets, student.params).means
+    own = {name: dev.evaluate(student.params).means for name, dev in sets.items()}
     for key in ("total", "nDCG@10"):
         mean = (2 * own["small"][f"dev/{key}"] + 6 * own["large"][f"dev/{key}"]) / 8
         assert values[f"dev/{key}"] == pytest.approx(mean)
         assert values[f"dev/small/{key}"] == own["small"][f"dev/{key}"]
-    alone = evaluate_sources({"large": sets["large"]}, student.params)
+    alone = evaluate_sources({"large": sets["large"]}, student.params).means
     assert alone == own["large"]
+
+
+def test_peoples_dev_queries_are_searched_and_have_no_loss(parts):
+    student, texts, lists, _, encoder = parts
+    record = lists[5]
+    judged = dataclasses.replace(record, labels=np.array([1, 0, 2, -1], np.int32))
+    dev, plain = make_dev(parts, lists[:3], [judged]), make_dev(parts, lists[:3])
+    values = dev.evaluate(student.params)
+    assert (values.judged_by, plain.evaluate(student.params).judged_by) == ("human", "synthetic")
+    assert values.means["dev/total"] == pytest.approx(
+        plain.evaluate(student.params).means["dev/total"]
+    )
+    (query,) = encoder.encode(student.params, [record.query], kind="query")
+    passages = encoder.encode(student.params, texts, kind="passage")
+    order = dev.pool[np.argsort(-(passages[dev.pool] @ query))][:10]
+    grades = {int(record.rows[0]): 1, int(record.rows[2]): 2}
+    gain = sum(grades.get(int(row), 0) / np.log2(i + 2) for i, row in enumerate(order))
+    ideal = 2 + 1 / np.log2(3)
+    assert values.per_query == {record.list_id: pytest.approx(gain / ideal)}
+    assert values.means["dev/nDCG@10"] == pytest.approx(gain / ideal)
+
+
+def test_values_are_kept_by_step(parts, tmp_path):
+    values = make_dev(parts).evaluate(parts[0].params)
+    write_dev_values(tmp_path, 3, values)
+    assert read_dev_values(tmp_path, 3) == (values.per_query, "synthetic")
+    with pytest.raises(UserError, match="step 4"):
+        read_dev_values(tmp_path, 4)

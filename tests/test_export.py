@@ -1,6 +1,7 @@
 """The export command: the best checkpoint of a run as a folder, or a clear refusal."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 
 from configs import base
 from ldx.checkpoint import Checkpoints, Progress
+from ldx.dev import DevValues, write_dev_values
 from ldx.models.student import load_student
 from ldx.train_step import init_state
 from tests import toy
+
+BETTER = "Better than the base model: dev nDCG@10 0.5000 -> 0.8000"
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +40,18 @@ def workdir(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         state = init_state(params, optax.sgd(0.1))
         best = min(step, 3)
         checkpoints.save(state, Progress(step=step, evaluated_step=step, best_step=best))
+        keep_dev_values(workdir, step, 0.5 + 0.1 * best)
     return workdir
 
 
-def export(workdir: Path, output: Path) -> subprocess.CompletedProcess:
+def keep_dev_values(workdir: Path, step: int, value: float) -> None:
+    values = {f"q{i}": value for i in range(8)}
+    write_dev_values(workdir, step, DevValues({}, values, "synthetic"))
+
+
+def export(workdir: Path, output: Path, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "ldx.export", f"--workdir={workdir}", f"--output={output}"]
+    command += more
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -57,9 +68,22 @@ def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: P
     )
     assert (after.config.query_max_length, after.config.passage_max_length) == (16, 32)
     card = (output / "README.md").read_text()
-    for part in ("for toy", "| Training lists | 48 |", "| trained | 0.5000 |", "listwise_kl"):
+    trained = "| trained | 0.5000 |"
+    for part in ("for toy", "| Training lists | 48 |", trained, "listwise_kl", BETTER):
         assert part in card
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_worse_model_is_exported_by_force_alone(workdir: Path, tmp_path: Path) -> None:
+    worse = shutil.copytree(workdir, tmp_path / "worse")
+    keep_dev_values(worse, 3, 0.1)
+    result = export(worse, tmp_path / "out")
+    assert result.returncode == 3
+    assert "worse than the base model: dev nDCG@10 0.5000 -> 0.1000" in result.stderr
+    assert "--force" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert export(worse, tmp_path / "out", "--force").returncode == 0
+    assert "Worse than the base model" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:

@@ -1,39 +1,18 @@
-"""Losses: equal to the reference's numbers, to formulas, and to the invariants all losses share."""
+"""listwise_kl and info_nce equal the reference's numbers and formulas."""
 
 import doctest
 import functools
+import importlib
+import pkgutil
 
 import jax
 import jax.numpy as jnp
-import jax.test_util
 import numpy as np
 import pytest
 
 import ldx.losses
 from ldx.losses import info_nce, list_scores, listwise_kl
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def make_batch(seed=0, num_queries=5, list_size=4, num_passages=9, dim=6, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-
-    def unit(*shape):
-        x = rng.normal(size=shape)
-        return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
-
-    lists = [rng.permutation(num_passages)[:list_size] for _ in range(num_queries)]
-    return {
-        "query_embeddings": unit(num_queries, dim),
-        "passage_embeddings": unit(num_passages, dim),
-        "list_index": np.stack(lists),
-        "teacher_scores": -np.sort(-rng.uniform(size=(num_queries, list_size))).astype(dtype),
-        "where": np.ones((num_queries, list_size), bool),
-    }
+from tests.loss_batches import make_batch
 
 
 def info_nce_by_slots(batch, temperature, ratio, labels=None):
@@ -192,143 +171,11 @@ def test_info_nce_without_teacher_scores_masks_rows_only(x64):
     np.testing.assert_allclose(without, info_nce(**batch, false_negative_ratio=None))
 
 
-# ---- invariants of every loss: each takes a batch and gives losses a list, or their mean
-
-
-def _kl(batch, reduce_fn=jnp.mean):
-    scores = list_scores(*(batch[k] for k in ("query_embeddings", "passage_embeddings")),
-                         batch["list_index"], batch["where"])  # fmt: skip
-    return listwise_kl(scores, batch["teacher_scores"], where=batch["where"], reduce_fn=reduce_fn)
-
-
-def _info_nce(batch, reduce_fn=jnp.mean):
-    return info_nce(**batch, temperature=0.05, reduce_fn=reduce_fn)
-
-
-def _info_nce_in_blocks(batch, reduce_fn=jnp.mean):
-    return info_nce(**batch, temperature=0.05, block_size=3, reduce_fn=reduce_fn)
-
-
-every_loss = pytest.mark.parametrize(
-    "loss",
-    [_kl, _info_nce, _info_nce_in_blocks],
-    ids=["listwise_kl", "info_nce", "info_nce in blocks"],
-)
-
-
-def _gradient(loss, batch):
-    embeddings = {k: batch[k] for k in ("query_embeddings", "passage_embeddings")}
-    return jax.grad(lambda e: loss(batch | e))(jax.tree.map(jnp.asarray, embeddings))
-
-
-@every_loss
-def test_jit_and_vmap_equal_eager(loss):
-    batches = [make_batch(seed) for seed in range(3)]
-    eager = jnp.stack([loss(b) for b in batches])
-    np.testing.assert_allclose(jax.jit(loss)(batches[0]), eager[0], rtol=1e-5)
-    stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-    np.testing.assert_allclose(jax.vmap(loss)(stacked), eager, rtol=1e-5)
-
-
-@every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_computes_in_float32_at_least(loss, dtype):
-    batch = make_batch()
-    low = batch | {
-        k: jnp.asarray(batch[k], dtype) for k in ("query_embeddings", "passage_embeddings")
-    }
-    same = low | {k: jnp.asarray(low[k], jnp.float32) for k in low if "embeddings" in k}
-    assert loss(low).dtype == jnp.float32
-    np.testing.assert_allclose(loss(low), loss(same), rtol=1e-6)
-
-
-@every_loss
-def test_keeps_float64(loss, x64):
-    assert loss(make_batch(dtype=np.float64)).dtype == jnp.float64
-
-
-@every_loss
-@pytest.mark.parametrize("junk", [7.0, np.nan, np.inf])
-def test_padding_enters_nothing(loss, junk):
-    """Padded lists, entries and passage rows change neither the loss nor any gradient."""
-    batch = make_batch()
-    batch["where"][1, 2:] = False
-    num_queries, num_passages, extra = 5, 9, 2
-
-    def pad(x, shape, fill):
-        out = np.full(shape, fill, x.dtype)
-        out[tuple(slice(n) for n in x.shape)] = x
-        return out
-
-    dim = batch["query_embeddings"].shape[1]
-    padded = {
-        "query_embeddings": pad(batch["query_embeddings"], (num_queries + extra, dim), junk),
-        "passage_embeddings": pad(batch["passage_embeddings"], (num_passages + extra, dim), junk),
-        "list_index": pad(batch["list_index"], (num_queries + extra, 6), num_passages),
-        "teacher_scores": pad(batch["teacher_scores"], (num_queries + extra, 6), junk),
-        "where": pad(batch["where"], (num_queries + extra, 6), False),
-    }
-    np.testing.assert_allclose(loss(padded), loss(batch), rtol=1e-5)
-    ours, expected = _gradient(loss, padded), _gradient(loss, batch)
-    for name, n in (("query_embeddings", num_queries), ("passage_embeddings", num_passages)):
-        np.testing.assert_allclose(ours[name][:n], expected[name], atol=1e-5)
-        np.testing.assert_array_equal(ours[name][n:], 0)
-    np.testing.assert_array_equal(loss(padded, reduce_fn=None)[num_queries:], 0)
-
-
-@every_loss
-def test_empty_batch_is_zero_with_finite_gradients(loss):
-    batch = make_batch()
-    batch["where"][:] = False
-    assert loss(batch) == 0
-    for gradient in jax.tree.leaves(_gradient(loss, batch)):
-        np.testing.assert_array_equal(gradient, 0)
-
-
-@every_loss
-def test_order_of_lists_and_of_negatives_does_not_matter(loss):
-    batch = make_batch()
-    rng = np.random.default_rng(3)
-    entries = np.array([0, *rng.permutation(np.arange(1, 4))])
-    lists = rng.permutation(5)
-    moved = batch | {"query_embeddings": batch["query_embeddings"][lists]}
-    for name in ("list_index", "teacher_scores", "where"):
-        moved[name] = batch[name][lists][:, entries]
-    np.testing.assert_allclose(
-        loss(moved, reduce_fn=None), loss(batch, reduce_fn=None)[lists], rtol=1e-5, atol=1e-6
-    )
-
-
-@every_loss
-def test_gradient_is_finite_at_extreme_scores(loss):
-    batch = make_batch()
-    batch["passage_embeddings"] *= 1e4
-    for gradient in jax.tree.leaves(_gradient(loss, batch)):
-        assert np.isfinite(gradient).all()
-
-
-@every_loss
-def test_gradient_equals_finite_differences(loss, x64):
-    batch = make_batch(dtype=np.float64)
-    jax.test_util.check_grads(
-        lambda q, p: loss(batch | {"query_embeddings": q, "passage_embeddings": p}),
-        (batch["query_embeddings"], batch["passage_embeddings"]), order=1, modes=["rev"], rtol=1e-5,
-    )  # fmt: skip
-
-
-@every_loss
-def test_reduce_fn_sees_lists_with_a_loss_only(loss):
-    batch = make_batch()
-    batch["where"][1] = False
-    each = loss(batch, reduce_fn=None)
-    np.testing.assert_allclose(loss(batch, reduce_fn=jnp.sum), each.sum(), rtol=1e-6)
-    np.testing.assert_allclose(loss(batch), each.sum() / 4, rtol=1e-6)
-
-
 def test_examples_in_docstrings():
-    results = doctest.testmod(ldx.losses)
-    assert results.attempted
-    assert not results.failed
+    modules = [f"ldx.losses.{module.name}" for module in pkgutil.iter_modules(ldx.losses.__path__)]
+    results = [doctest.testmod(importlib.import_module(name)) for name in modules]
+    assert sum(result.attempted for result in results) >= 8
+    assert not any(result.failed for result in results)
 
 
 def test_blocks_store_no_matrix_of_queries_and_passages():

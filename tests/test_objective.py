@@ -5,15 +5,40 @@ import re
 import numpy as np
 import pytest
 
+from configs.base import get_config
+from ldx.assemble import _ListCheck
 from ldx.data.lists import Lists
 from ldx.errors import UserError
-from ldx.losses import info_nce, list_scores, listwise_kl
-from ldx.objective import make_objective
+from ldx.losses import (
+    info_nce,
+    list_scores,
+    list_wasserstein,
+    listwise_kl,
+    rank_net,
+    slot_labels,
+    slot_scores,
+    wasserstein,
+)
+from ldx.objective import LOSSES, make_objective
+from tests.step_problems import Problem
 
+CADET = {"listwise_kl": 1.0, "info_nce": 0.1}
+KL = {"listwise_kl": {"weight": 1.0}}
 CONFIG = {
     "listwise_kl": {"weight": 1.0, "student_temperature": 0.1, "teacher_temperature": 0.2},
     "info_nce": {"weight": 0.1, "temperature": 0.05, "false_negative_ratio": None},
 }
+
+
+def make_graded():
+    """Embeddings, and lists with teacher scores and with labels that disagree with them."""
+    rng = np.random.default_rng(1)
+    q, p = rng.normal(size=(4, 8)).astype("f"), rng.normal(size=(9, 8)).astype("f")
+    index = np.stack([rng.permutation(9)[:5] for _ in range(4)])
+    scores = rng.uniform(size=(4, 5)).astype("f")
+    labels = rng.integers(-1, 4, size=(4, 5))
+    assert (labels == -1).any()
+    return q, p, Lists(index, scores, labels, np.ones((4, 5), bool))
 
 
 def test_weighted_sum():
@@ -39,6 +64,125 @@ def test_weighted_sum():
     assert values["total"] == total
 
 
+def test_targets_are_teacher_scores_or_labels():
+    """Unjudged entries have grade 0."""
+    q, p, lists = make_graded()
+    student, grades = list_scores(q, p, lists.list_index), np.maximum(lists.labels, 0)
+    for targets, values in (("teacher_scores", lists.teacher_scores), ("labels", grades)):
+        section = {"weight": 1.0, "temperature": 0.3, "targets": targets}
+        total, _ = make_objective({"rank_net": section})(q, p, lists)
+        np.testing.assert_allclose(total, rank_net(student, values, temperature=0.3), rtol=1e-6)
+
+
+def test_forms_of_wasserstein():
+    q, p, lists = make_graded()
+    index, grades = lists.list_index, np.maximum(lists.labels, 0)
+    expected = {
+        "list": list_wasserstein(list_scores(q, p, index), grades, temperature=0.5),
+        "batch": wasserstein(slot_scores(q, p, index), slot_labels(grades), temperature=0.5),
+    }
+    assert abs(expected["list"] - expected["batch"]) > 0.01
+    for form, value in expected.items():
+        section = {"weight": 2.0, "temperature": 0.5, "form": form}
+        total, _ = make_objective({"wasserstein": section})(q, p, lists)
+        np.testing.assert_allclose(total, 2 * value, rtol=1e-5)
+    assert make_objective({"wasserstein": {"weight": 1.0}}).learn_from("labels") == ["wasserstein"]
+
+
+def test_relevant_labels_are_no_negatives():
+    q, p, lists = make_graded()
+    values = []
+    for level in (1, 2, 4):
+        section = {"weight": 1.0, "temperature": 9.0, "false_negative_ratio": None}
+        section["relevance_level"] = level
+        total, _ = make_objective({"info_nce": section})(q, p, lists)
+        labels = np.where(lists.labels >= level, 1, 0)
+        expected = info_nce(q, p, lists.list_index, None, labels=labels, temperature=9.0)
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
+        values.append(float(total))
+    assert values == sorted(set(values))
+
+
+@pytest.mark.parametrize(
+    ("section", "teacher", "unit"),
+    [
+        ({"listwise_kl": {}}, ["listwise_kl"], False),
+        ({"listwise_kl": {"targets": "labels"}}, [], False),
+        ({"info_nce": {}}, [], True),
+        ({"info_nce": {"false_negative_ratio": None}}, [], False),
+        ({"wasserstein": {}}, [], False),
+        ({"approx_ndcg": {}, "list_mle": {}}, ["approx_ndcg", "list_mle"], True),
+        ({"lambda_loss": {"targets": "labels"}}, [], False),
+    ],
+)
+def test_what_lists_must_have(section, teacher, unit):
+    objective = make_objective({name: s | {"weight": 1.0} for name, s in section.items()})
+    assert objective.learn_from("teacher_scores") == teacher
+    assert objective.needs_unit_scores == unit
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+def test_matryoshka_cuts_and_normalises(unit_norm):
+    q, p, lists = make_graded()
+    config = CONFIG | {"matryoshka": {"dims": (8, 3), "weights": (1.0, 0.5)}}
+    objective = make_objective(config).of_student(unit_norm=unit_norm, embedding_size=8)
+    total, values = objective(q, p, lists)
+    expected = 0.0
+    for dim, weight in ((8, 1.0), (3, 0.5)):
+        cut = q[:, :dim], p[:, :dim]
+        if unit_norm:
+            cut = tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in cut)
+        expected += weight * float(make_objective(CONFIG)(*cut, lists)[0])
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(total, values["listwise_kl"] + 0.1 * values["info_nce"], rtol=1e-6)
+    with pytest.raises(UserError, match=re.escape("matryoshka.dims=(8, 3): the student's")):
+        objective.of_student(unit_norm=unit_norm, embedding_size=7)
+
+
+def test_every_loss_is_in_the_config():
+    """With its defaults; only CADET's two have a weight, and no other is computed."""
+    config = get_config().loss.to_dict()
+    assert set(config) == {*LOSSES, "matryoshka"}
+    objective = make_objective(config)
+    assert {name: weight for name, weight, _ in objective.terms} == CADET
+    _, values = objective(*make_graded())
+    assert set(values) == {"listwise_kl", "info_nce", "total"}
+    for name in LOSSES:
+        config[name]["weight"] = 1.0
+    _, values = make_objective(config)(*make_graded())
+    assert set(values) == {*LOSSES, "total"}
+    assert all(np.isfinite(value) for value in values.values())
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"list_mle": {}}, "list 'list-0': no teacher scores, but list_mle would learn from them"),
+        (
+            {"wasserstein": {}, "list_mle": {"targets": "labels"}},
+            "list 'list-0': no label, but wasserstein and list_mle would learn from them",
+        ),
+    ],
+)
+def test_lists_without_targets_are_refused(loss, message):
+    """The message names the list and the losses; lists that have what is learned from pass."""
+    table = Problem.make(labels=True).table()
+    check = _ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
+    table.labels[:, 0] = 2
+    check("toy train", table)
+    table.labels[0] = -1
+    table.has_scores[0] = False
+    with pytest.raises(UserError, match=re.escape(message)):
+        check("toy train", table)
+
+
+def test_without_rax_its_losses_are_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    make_objective(KL)
+    with pytest.raises(UserError, match=re.escape("config.loss.list_mle: it needs")):
+        make_objective({"list_mle": {"weight": 1.0}})
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -47,6 +191,16 @@ def test_weighted_sum():
         ({"info_nce": {"temperature": 1}}, "config.loss.info_nce.weight is missing"),
         ({"info_nce": {"weight": 0.0}}, "no loss has a weight"),
         ({"info_nce": {"weight": 1.0, "temperature": 0}}, "temperature=0"),
+        ({"info_nce": {"weight": -1.0}}, "config.loss.info_nce.weight=-1.0: wanted at least 0"),
+        ({"info_nce": {"weight": 1.0, "relevance_level": 0}}, "info_nce.relevance_level=0"),
+        ({"info_nce": {"weight": 1.0, "targets": "labels"}}, "config.loss.info_nce.targets"),
+        ({"rank_net": {"weight": 0.0, "targets": "grades"}}, "rank_net.targets=grades: wanted t"),
+        ({"wasserstein": {"weight": 1.0, "form": "lists"}}, "wasserstein.form=lists: wanted list"),
+        (KL | {"matryoshka": {"dim": (4,)}}, "config.loss.matryoshka.dim: no such setting"),
+        (KL | {"matryoshka": {"dims": (4, 0)}}, "config.loss.matryoshka.dims=(4, 0)"),
+        (KL | {"matryoshka": {"weights": (1.0,)}}, "without matryoshka.dims"),
+        (KL | {"matryoshka": {"dims": (4, 2), "weights": (1.0,)}}, "wanted one for each of dims"),
+        (KL | {"matryoshka": {"dims": (4,), "weights": (0.0,)}}, "a weight is over 0"),
     ],
 )
 def test_mistakes_are_named(config, message):

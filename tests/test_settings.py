@@ -11,6 +11,7 @@ from ldx.files import write_json
 from ldx.settings import build, check_model_section, check_same_run, resolve, save_run
 
 EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
+EXPERIMENTS += ("sycl", "mediqa2019")
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])

@@ -266,4 +266,4 @@ def test_import_is_light():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     loaded = set(result.stdout.split())
     assert "jax" in loaded
-    assert not loaded & {"torch", "tensorflow", "vllm", "scann", "transformers"}
+    assert not loaded & {"torch", "tensorflow", "vllm", "scann", "rax", "transformers"}

@@ -4,7 +4,7 @@ Shapes: N lists of a split, Q lists (queries) of a batch, L list entries, P dist
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,14 @@ from ldx.data.schema import ListRecord
 from ldx.progress import progress_bar
 
 Array = Any  # numpy on the host, jax on the device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuideEmbeddings:
+    """A guide model's embeddings of all that lists point to, G dimensions."""
+
+    queries: np.ndarray  # float32 [query texts, G]
+    passages: np.ndarray  # float32 [passages, G]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +39,7 @@ class ListTable:
       query_type: int32 [N], into `query_types`.
       query_types: the names of the query types.
       order_key: int64 [N], near for lists that share passages.
+      guide: a guide's embeddings of `queries` and passages; None where there is no guide.
     """
 
     list_ids: list[str]
@@ -43,6 +52,7 @@ class ListTable:
     query_type: np.ndarray
     query_types: list[str]
     order_key: np.ndarray
+    guide: GuideEmbeddings | None = None
 
     @classmethod
     def read(
@@ -51,6 +61,7 @@ class ListTable:
         queries: dict[str, int],
         *,
         list_size: int | None = None,
+        only: Callable[[ListRecord], bool] = lambda record: True,
         description: str = "",
     ) -> "ListTable":
         """Read every list once.
@@ -59,6 +70,7 @@ class ListTable:
           records: the lists of a split, validated as they are read.
           queries: the number of every distinct query text; new texts are added.
           list_size: lists longer than that keep their first entries; None keeps all.
+          only: which lists are kept.
           description: shown beside a progress bar; "" shows none.
         """
         num_lists = len(records)
@@ -67,10 +79,12 @@ class ListTable:
             total=num_lists, desc=description, unit=" lists", delay=2.0, disable=not description
         ) as bar:
             for number in range(num_lists):
-                read.append(_columns(records[number], queries, list_size))
+                record = records[number]
+                if only(record):
+                    read.append(_columns(record, queries, list_size))
                 bar.update()
         longest = max((len(each[3]) for each in read), default=1)
-        shape = (num_lists, longest)
+        shape = (len(read), longest)
         types: dict[str, int] = {}
         table = cls(
             list_ids=[each[0] for each in read],
@@ -124,6 +138,7 @@ class BatchSize:
     num_queries: int
     list_size: int
     num_passages: int
+    guide_size: int = 0  # dimensions of a guide's embeddings; 0: no guide
 
     @property
     def num_texts(self) -> int:
@@ -140,6 +155,8 @@ class Lists:
     teacher_scores: Array  # float32 [Q, L], calibrated, higher is better
     labels: Array  # int32 [Q, L], -1 unjudged
     where: Array  # bool [Q, L]
+    guide_queries: Array | None = None  # float32 [Q, G], a guide's embeddings; None: no guide
+    guide_passages: Array | None = None  # float32 [P, G]
 
     @classmethod
     def empty(cls, size: BatchSize) -> "Lists":
@@ -150,6 +167,10 @@ class Lists:
             np.zeros(shape, np.float32),
             np.full(shape, -1, np.int32),
             np.zeros(shape, bool),
+            *(
+                np.zeros((num, size.guide_size), np.float32) if size.guide_size else None
+                for num in (size.num_queries, size.num_passages)
+            ),
         )
 
 
@@ -171,4 +192,10 @@ def take_lists(table: ListTable, numbers: np.ndarray, size: BatchSize) -> tuple[
     lists.list_index[lists.where] = index
     lists.teacher_scores[:num, :width] = table.teacher_scores[numbers]
     lists.labels[:num, :width] = table.labels[numbers]
+    if size.guide_size:
+        assert table.guide is not None
+        assert lists.guide_queries is not None
+        assert lists.guide_passages is not None
+        lists.guide_queries[:num] = table.guide.queries[table.query[numbers]]
+        lists.guide_passages[: len(distinct)] = table.guide.passages[distinct]
     return lists, distinct

@@ -24,6 +24,8 @@ class Manifest:
       collection: the name of the collection, such as `scifact`.
       num_passages: size of the passage set.
       num_lists: lists by split and query type, as `write_lists` returns it.
+      num_synthetic_passages: how many of the passages, the last ones, a language model wrote; the
+        others are the collection.
       fingerprints: of `passages` and `lists` (`records_fingerprint`).
       passage_template: how title and text were joined for the teachers and are for training.
       max_chars: where that text was cut; None for nowhere.
@@ -48,6 +50,7 @@ class Manifest:
     prompts: dict[str, Any] = field(default_factory=dict)
     yields: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    num_synthetic_passages: int = 0
     format_version: int = FORMAT_VERSION
 
     def write(self, records_dir: str | Path) -> None:
@@ -123,9 +126,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "prompts": dict,
     "yields": dict,
     "versions": dict,
+    "num_synthetic_passages": int,
     "format_version": int,
 }
-_MAY_LACK = {"order_key"}
+_MAY_LACK = {"order_key", "num_synthetic_passages"}
 
 
 def _problems(values: Any) -> list[str]:

@@ -57,7 +57,7 @@ class BatchPlan:
         digest = hashlib.blake2b(digest_size=8)
         for batch in self.token_batches:
             digest.update(repr((batch.shape, batch.start)).encode())
-        lists = dataclasses.astuple(self.lists)
+        lists = [array for array in vars(self.lists).values() if array is not None]
         for array in (self.query_position, self.passage_position, self.texts, *lists):
             digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.source, self.list_ids)).encode())

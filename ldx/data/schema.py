@@ -18,6 +18,10 @@ FORMAT_VERSION = 1
 PREPARE_COMMAND = "python -m data_prep.run --config=FILE.py --workdir=DIR"
 """The command that makes, and makes again, a folder of records."""
 
+HUMAN_DEV = "human_dev"
+"""The type of queries that people wrote and judged for dev: their lists have no loss, for they may
+be of hundreds of passages; dev nDCG is theirs."""
+
 PASSAGE_SPLIT = "corpus"
 """The one split of the passage set. TensorFlow Datasets reads it as `all`, its word for every
 split, which cannot be the name of a stored one (it then expands to itself without end)."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ldx.data.lists import ListTable
 from ldx.data.records import ListSource, Manifest, PassageSource, PassageTexts
+from ldx.data.schema import HUMAN_DEV
 from ldx.data.tokens import Texts, TextTokenizer, TokenStore
 from ldx.distributed import primary_first
 from ldx.errors import UserError
@@ -42,8 +43,10 @@ class Source:
       manifest: what its records are.
       train: training lists; `query` points into `queries`.
       dev: dev lists, likewise.
+      judged: dev lists of people's queries and judgments, whole; there may be none.
+      query_texts: every distinct query text of all splits.
       passages: tokens of every passage, by row.
-      queries: tokens of every distinct query text of both splits.
+      queries: tokens of `query_texts`.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Source:
     manifest: Manifest
     train: ListTable
     dev: ListTable
+    judged: ListTable
+    query_texts: list[str]
     passages: TokenStore
     queries: TokenStore
 
@@ -125,7 +130,7 @@ def open_source(
             )
             for kind, (each, key) in texts.items()
         }
-    return Source(name, config, manifest, tables["train"], tables["dev"], **opened)
+    return Source(name, config, manifest, **tables, query_texts=queries, **opened)
 
 
 def _read_lists(
@@ -134,15 +139,25 @@ def _read_lists(
     list_size: int | None,
     check: Callable[[str, ListTable], None],
 ) -> tuple[dict[str, ListTable], list[str]]:
-    """The lists by split, checked, and the distinct queries of both."""
+    """The lists by split, checked, and the distinct queries of all."""
     queries: dict[str, int] = {}
     tables = {}
     for split in ("train", "dev"):
         records = ListSource(config.records, split)
         tables[split] = ListTable.read(
-            records, queries, list_size=list_size, description=f"lists of {name}"
+            records,
+            queries,
+            list_size=list_size,
+            only=lambda record: record.query_type != HUMAN_DEV,
+            description=f"lists of {name}",
         )
         check(f"{name} {split}", tables[split])
+    tables["judged"] = ListTable.read(
+        ListSource(config.records, "dev"),
+        queries,
+        only=lambda record: record.query_type == HUMAN_DEV,
+        description=f"judged queries of {name}",
+    )
     return tables, list(queries)
 
 

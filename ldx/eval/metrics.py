@@ -46,7 +46,8 @@ class Comparison:
       difference: the mean of a - b.
       low: the lower end of its 95% bootstrap interval.
       high: the upper end.
-      p_value: two-sided, of the paired sign-flip permutation test.
+      p_value: two-sided, of the paired sign-flip permutation (randomisation) test.
+      t_test_p_value: two-sided, of the paired t-test.
       wins: the queries where a is better; losses, where b is; ties, where they are equal.
     """
 
@@ -54,6 +55,7 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    t_test_p_value: float
     wins: int
     losses: int
     ties: int
@@ -169,6 +171,7 @@ def compare(
         low=low,
         high=high,
         p_value=_sign_flip_p_value(differences, seed),
+        t_test_p_value=_t_test_p_value(differences),
         wins=int((differences > 0).sum()),
         losses=int((differences < 0).sum()),
         ties=int((differences == 0).sum()),
@@ -190,6 +193,18 @@ def confidence_interval(values: Iterable[float], seed: int = 0) -> tuple[float, 
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _t_test_p_value(differences: np.ndarray) -> float:
+    """Two-sided p-value of Student's paired t-test; 1 where nothing differs or is one query's."""
+    from scipy.special import stdtr
+
+    num = len(differences)
+    if num < 2 or not differences.any():
+        return 1.0
+    error = differences.std(ddof=1) / math.sqrt(num)
+    t = abs(differences.mean()) / error if error else math.inf
+    return float(2 * stdtr(num - 1, -t))
 
 
 def _sign_flip_p_value(differences: np.ndarray, seed: int) -> float:

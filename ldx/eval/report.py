@@ -241,12 +241,15 @@ def check_output(folder: Path) -> None:
 
 
 def format_table(report: Report) -> str:
-    """The metrics as aligned columns, with the baseline's where there is one."""
+    """The metrics as aligned columns, with the baseline's where there is one.
+
+    p is that of the paired permutation test, beside it stands that of the paired t-test.
+    """
     values = report.metrics
     with_baseline = f"{METRICS[0]}_baseline" in values
     rows = [["metric", "value", "95% interval"]]
     if with_baseline:
-        rows[0] += ["baseline", "difference", "95% interval", "p", "win/loss/tie"]
+        rows[0] += ["baseline", "difference", "95% interval", "p", "t-test", "win/loss/tie"]
     for name in METRICS:
         row = [name, f"{values[name]:.4f}", _interval(values, name, "")]
         if with_baseline:
@@ -255,6 +258,7 @@ def format_table(report: Report) -> str:
                 f"{values[f'{name}_difference']:+.4f}",
                 _interval(values, f"{name}_difference", "+"),
                 f"{values[f'{name}_p_value']:.4f}",
+                f"{values[f'{name}_t_test_p_value']:.4f}",
                 "/".join(str(values[f"{name}_{key}"]) for key in ("wins", "losses", "ties")),
             ]
         rows.append(row)

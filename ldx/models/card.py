@@ -21,7 +21,7 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         for; `num_lists`: training lists; `losses`: settings by loss; `step`: of the parameters;
         `config`: the whole experiment; `provenance`: how the lists of each collection were made,
         by the manifest of its records; `results`: metrics by system, base and trained among them;
-        `output`: the folder, as the examples name it.
+        `verdict`: what dev says; `output`: the folder, as the examples name it.
     """
     base = base_name(str(facts.get("base", student.folder)))
     collection = facts.get("collection", "one corpus")
@@ -31,6 +31,7 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         _summary(base, collection, facts.get("step")),
         _facts(student, base, facts),
         _results(facts.get("results") or {}),
+        f"## Against the base model\n\n{_sentence(facts['verdict'])}" if "verdict" in facts else "",
         _usage(student, str(facts.get("output", "FOLDER"))),
         _folded("How the training lists were made", facts.get("provenance")),
         _folded("The whole experiment", facts.get("config")),
@@ -45,6 +46,10 @@ def _summary(base: str, collection: str, step: int | None) -> str:
             "step was better on dev queries."
         )
     return f"A text embedding model: {base}, trained by ldx to search {collection}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def base_name(path: str) -> str:

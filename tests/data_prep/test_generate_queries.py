@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from data_prep import query_sources
+from data_prep import asking
 from data_prep.engine import LocalEngine
 from data_prep.generate_queries import choose
 from data_prep.leaks import TestQueries
@@ -76,7 +76,7 @@ def test_human_queries_keep_their_grades(workspace):
     duplicate[7], container[7] = True, 9
     roles = replace(roles, held_out=held_out, duplicate=duplicate, container=container)
     dropped: Counter[str] = Counter()
-    found = {q.query_id: q for q in human_queries(workspace, roles, dropped)}
+    found = {q.query_id: q for q in human_queries(workspace, roles, "train", "human", dropped)}
     # q1 wants d1 and d2, q3 d3 and d4, q5 d5 and d6
     assert "q1" not in found
     assert dropped == {"human: no relevant passage": 1}
@@ -123,9 +123,7 @@ class FakeLlm:
 @pytest.fixture
 def fake_llm(workspace, monkeypatch):
     made = []
-    monkeypatch.setattr(
-        query_sources, "make_llm", lambda config: made.append(FakeLlm()) or made[-1]
-    )
+    monkeypatch.setattr(asking, "make_llm", lambda config: made.append(FakeLlm()) or made[-1])
     FakeLlm.asked.clear()
     config = workspace.config.copy_and_resolve_references()
     config.prep.query_types = ("web_search_few_shot",)

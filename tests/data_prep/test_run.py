@@ -155,6 +155,35 @@ def test_human_queries(collection, tiny_bert, tmp_path):
         assert record.source_row == -1
 
 
+def test_human_dev_queries_are_whole_lists_of_dev_alone(collection, tiny_bert, tmp_path):
+    """A split "dev" of the collection, which training never sees, with a list_size that cuts."""
+    dataset = beir.load_dataset(collection, "train")
+    dev = {query_id: {f"d{i}": 1 + i % 2 for i in range(9)} for query_id in ("q1", "q3")}
+    train = {query_id: docs for query_id, docs in dataset.qrels.items() if query_id not in dev}
+    train["q3"] = {"d40": 1}  # the same words in training: they stay dev's
+    root = tmp_path / "with_dev"
+    beir.write_dataset(root, dataset.corpus, dataset.queries, {"train": train, "dev": dev})
+    config = make_config(root, tiny_bert)
+    config.prep.queries = "extractive+human"
+    config.prep.num_held_out = 0
+    lists = read_lists(run_stages(config, tmp_path))
+    found = [record for record in lists["dev"] if record.query_type == "human_dev"]
+    assert {record.query_id for record in found} == {"q1", "q3"}
+    for record in found:
+        more = [1] if record.query_id == "q3" else []  # what training's query of its words has
+        assert sorted(record.labels[record.labels > 0]) == [1] * 5 + more + [2] * 4
+        assert record.labels[0] == 2
+        assert len(record.rows) == 20
+    types = {record.query_type for record in lists["train"]}
+    assert types == {"sentence", "keywords", "title", "human"}
+    assert not {"q1", "q3"} & {record.query_id for record in lists["train"]}
+    manifest = Manifest.read(tmp_path / "records")
+    assert manifest.num_lists["dev"]["human_dev"] == 2
+    config.eval.split = "dev"  # what is measured chooses nothing
+    types = {record.query_type for record in read_lists(run_stages(config, tmp_path))["dev"]}
+    assert "human_dev" not in types
+
+
 def test_a_collection_without_test_queries(collection, tiny_bert, tmp_path):
     dataset = beir.load_dataset(collection, "train")
     root = tmp_path / "untested"
@@ -284,6 +313,7 @@ def test_a_stage_out_of_order_says_what_to_run(collection, tiny_bert, tmp_path):
 def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, kept):
     config = make_config(data_dir / name, tiny_bert)
     config.prep.queries = "human"
+    config.prep.human_dev_split = ""
     config.prep.num_held_out = 100
     queries = load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
     assert kept - 100 < len(queries) <= kept + 90

@@ -214,3 +214,17 @@ def test_the_interval_holds_the_mean_and_depends_only_on_the_seed() -> None:
     assert confidence_interval([0.5]) == (0.5, 0.5)
     a, b = by_query(values), by_query(values * 0)
     assert compare(a, b, seed=5) == compare(a, b, seed=5)
+
+
+def test_the_t_test_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for num in (2, 3, 30, 500):
+        a, b = rng.uniform(size=(2, num))
+        a[: num // 3] = b[: num // 3]  # ties
+        expected = scipy.stats.ttest_rel(a, b).pvalue
+        got = compare(by_query(a), by_query(b)).t_test_p_value
+        assert got == pytest.approx(expected, rel=1e-9), num
+    same = by_query(np.ones(5))
+    assert compare(same, same).t_test_p_value == 1.0
+    assert compare({"q": 1.0}, {"q": 0.0}).t_test_p_value == 1.0
+    assert compare(same, by_query(np.zeros(5))).t_test_p_value == 0.0  # as scipy says

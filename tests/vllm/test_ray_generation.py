@@ -13,10 +13,11 @@ if importlib.util.find_spec("vllm") is None or importlib.util.find_spec("ray") i
     pytest.skip("vLLM and Ray are needed; make test-vllm", allow_module_level=True)
 
 from data_prep import ray_generation
+from data_prep.asking import Asking
 from data_prep.engine import LocalEngine
 from data_prep.llm import LlmConfig
 from data_prep.prompts import Sampling, load_prompts
-from data_prep.query_sources import Asking, Questions
+from data_prep.query_sources import Questions
 from data_prep.ray_cluster import start_ray
 from data_prep.ray_engine import RayEngine
 from data_prep.ray_generation import RayGeneration

@@ -1,0 +1,115 @@
+"""Every key of a study, explained once; and the sizes that studies come in.
+
+A study is a file beside this one that calls `make_study`. On the command line any key but the axes
+can be set: --config.study.seeds="(0,1,2)", --config.study.base.train.num_steps=32.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from configs import base
+
+Axes = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+SCIFACT = {"data.root": "scifact", "data.passage_template": "{title} {text}"}
+NFCORPUS = {"data.root": "nfcorpus", "data.passage_template": "{title} {text}"}
+API_DOCS = {"prep.collection": "api_docs"}
+
+
+def make_study(
+    name: str,
+    question: str,
+    experiment: ConfigDict,
+    axes: Axes,
+    *,
+    baseline: Mapping[str, str] | None = None,
+    caveat: str = "",
+) -> ConfigDict:
+    """A study with the keys that all have."""
+    config = ConfigDict()
+    # Values of axes are plain dicts: they keep their order, and their keys have dots.
+    config.study = study = ConfigDict(convert_dict=False)
+    study.name = name
+    study.question = question  # what the report answers
+    study.caveat = caveat  # what it does not; told in the report
+    study.base = experiment  # an experiment, as of any other config; the axes change it
+    # {AXIS: {VALUE: {"section.key": value, ...}}}: every value of an axis is combined with every
+    # value of the others. Names become folders. The axis "dataset" is for collections: nothing is
+    # compared across it, and means count each of its values alike.
+    study.axes = {axis: dict(values) for axis, values in axes.items()}
+    study.seeds = (0,)  # every combination is trained with each
+    # {AXIS: VALUE}: the report compares every cell with the one that has these values instead of
+    # its own; {}: with the untrained model alone, which is always compared with.
+    study.baseline = dict(baseline or {})
+    study.metric = "nDCG@10"  # of the test judgments
+    # A smaller collection instead of the whole of data.root; its keys can be set by axes, as
+    # sample.num_passages.
+    study.sample = sample = ConfigDict()
+    sample.num_passages = config_dict.placeholder(int)  # relevant ones and random ones; None: all
+    sample.num_queries = config_dict.placeholder(int)  # of eval.split, at random; None: all
+    # The split whose queries become eval.split, of a collection that judges none for testing: those
+    # sampled are taken out of it. "": eval.split is there.
+    sample.from_split = ""
+    sample.seed = 0  # of the sample; the same for all seeds of the study
+    # Folders of collections by the name that data.root has; "": FOLDER/NAME, where LDX_DATA_DIR
+    # names FOLDER. A data.root with a / in it is a folder itself.
+    datasets = study.axes.get("dataset", {}).values()
+    roots = {experiment.data.root, *(values.get("data.root", "") for values in datasets)}
+    study.roots = ConfigDict({root: "" for root in sorted(roots) if root and "/" not in root})
+    # Whether queries and lists are made anew for each seed, or once, with the first of them.
+    study.prepare_each_seed = True
+    # Processes at once. auto: one on an accelerator; else one for 4 cores, as memory allows.
+    study.max_parallel = config_dict.placeholder(object)
+    study.max_parallel = "auto"
+    study.memory_per_run = 4.0  # GiB that a process may take
+    return config
+
+
+def check_arg(arg: str) -> None:
+    """Refuse a variant that no study has."""
+    if arg not in ("", "cpu", "smoke"):
+        raise ValueError(f"--config=FILE.py:{arg}: no such variant; there are cpu and smoke")
+
+
+def experiment(arg: str) -> ConfigDict:
+    """The experiment that a study begins with, in the size that `arg` names.
+
+    "" is CADET's recipe: queries written by an LLM, a cross-encoder as teacher. "cpu": extractive
+    queries and the hybrid teacher, minutes a cell on two cores. "smoke": seconds, on 200 API docs.
+    """
+    check_arg(arg)
+    config = base.get_config()
+    if arg == "":
+        config.model.query_max_length = 64
+        config.model.passage_max_length = 256
+        return base.use_cadet(config)
+    base.use_hybrid_teacher(config)
+    if arg == "smoke":
+        base.apply_smoke(config)
+        config.train.stop_on = None
+        return config
+    config.model.query_max_length = 48
+    config.model.passage_max_length = 128
+    config.prep.max_queries = 1500
+    config.prep.max_passages = 2000  # of API docs
+    config.prep.list_size = 8
+    config.data.batch_size = 24
+    config.optim.learning_rate = 3e-5
+    config.train.num_steps = 16
+    config.train.eval_every = 8
+    config.train.stop_on = None
+    config.train.dev_pool = 1500
+    return config
+
+
+def full_size(config: ConfigDict) -> ConfigDict:
+    """A language model's queries cost hours: seeds share them, and differ in training alone."""
+    config.study.prepare_each_seed = False
+    return config
+
+
+def only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Some values of an axis."""
+    return {name: values[name] for name in names}

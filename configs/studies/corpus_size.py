@@ -1,0 +1,39 @@
+"""What is left of the gain as the corpus shrinks from thousands of passages to a few hundred?
+
+    python -m ldx.study --config=configs/studies/corpus_size.py:cpu --workdir=DIR \
+        --config.study.roots.scifact=SCIFACT
+
+Smaller corpora hold the passages relevant to 100 test queries and random others; they are nested,
+and compared on the queries that both have.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.studies import common
+
+
+def _size(num_passages: int) -> dict[str, Any]:
+    return {"sample.num_passages": num_passages, "prep.max_passages": num_passages}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The study; arg "cpu" needs no other model, "smoke" is two cells on local data."""
+    config = common.experiment(arg)
+    datasets = {"scifact": common.SCIFACT, "api_docs": common.API_DOCS}
+    sizes = {str(number): _size(number) for number in (4000, 1200, 400)}
+    if arg == "smoke":
+        datasets = {"api_docs": common.API_DOCS}
+        sizes = {str(number): _size(number) for number in (200, 100)}
+    study = common.make_study(
+        "corpus_size",
+        "How does the gain change as the corpus shrinks to a few hundred passages?",
+        config,
+        {"dataset": datasets, "passages": sizes},
+        baseline={"passages": next(iter(sizes))},
+        caveat="Fewer passages are easier to search, so the base model is better on them: gains "
+        "are compared, not levels. Fewer passages also give fewer training lists.",
+    )
+    study.study.sample.num_queries = 100
+    return common.full_size(study) if arg == "" else study

@@ -1,0 +1,45 @@
+"""Synthetic or human-written training queries? NFCorpus and SciFact have training queries.
+
+    python -m ldx.study --config=configs/studies/synthetic_vs_human.py:cpu --workdir=DIR \
+        --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
+
+The third claim of CADET (arXiv 2505.19274). "both" joins the two.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.studies import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The study; arg "cpu" has extractive queries, "smoke" is two cells on local data.
+
+    Local data has no training queries of people, so smoke compares two kinds of extractive ones.
+    """
+    config = common.experiment(arg)
+    made = "llm" if arg == "" else "extractive"
+    datasets = {"nfcorpus": common.NFCORPUS, "scifact": common.SCIFACT}
+    queries: dict[str, dict[str, Any]] = {
+        made: {"prep.queries": made},
+        "human": {"prep.queries": "human"},
+        "both": {"prep.queries": f"{made}+human"},
+    }
+    if arg == "smoke":
+        datasets = {"api_docs": common.API_DOCS}
+        queries = {
+            made: {"prep.query_types": None},
+            "keywords": {"prep.query_types": ("keywords",)},
+        }
+    study = common.make_study(
+        "synthetic_vs_human",
+        "Do synthetic queries train as good a retriever as human-written ones?",
+        config,
+        {"dataset": datasets, "queries": queries},
+        baseline={"queries": made if arg == "smoke" else "human"},
+        caveat=""
+        if arg == ""
+        else "Synthetic queries are cut out of passages here, not written by a language model.",
+    )
+    return common.full_size(study) if arg == "" else study

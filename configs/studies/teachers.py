@@ -1,0 +1,57 @@
+"""Is the teacher the bottleneck? BM25 alone, dense alone, their hybrid, and fused teachers.
+
+    python -m ldx.study --config=configs/studies/teachers.py:cpu --workdir=DIR \
+        --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
+
+"hybrid" chooses the dense retriever's weight by dev queries; "fused" is the weighted mean of BM25's
+and the dense retriever's calibrated scores. The full size has cross-encoders too.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.studies import common
+
+BM25 = {"kind": "hybrid", "dense": "student", "dense_weight": 0.0}
+DENSE = {"kind": "hybrid", "dense": "student", "dense_weight": 1.0}
+HYBRID = {"kind": "hybrid", "dense": "student", "dense_weight": None}
+RERANKER = {
+    "kind": "layerwise",
+    "model": "BAAI/bge-reranker-v2.5-gemma2-lightweight@main",
+    "max_length": 512,
+    "dtype": "bfloat16",
+}
+RANK_T5 = {"kind": "rank_t5", "model": "Soyoung97/RankT5-3b@main", "max_length": 512}
+
+
+def _teachers(**named: dict[str, Any]) -> dict[str, Any]:
+    return {"prep.teachers": named}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The study; arg "cpu" has the teachers that need no other model, "smoke" is two cells."""
+    config = common.experiment(arg)
+    datasets = {"scifact": common.SCIFACT, "nfcorpus": common.NFCORPUS}
+    teachers = {
+        "bm25": _teachers(bm25=BM25),
+        "dense": _teachers(dense=DENSE),
+        "hybrid": _teachers(hybrid=HYBRID),
+        "fused": _teachers(bm25={**BM25, "weight": 0.5}, dense={**DENSE, "weight": 0.5}),
+    }
+    if arg == "":
+        teachers["bge_reranker"] = _teachers(bge_reranker=RERANKER)
+        teachers["rank_t5"] = _teachers(rank_t5=RANK_T5)
+        teachers["fused_rerankers"] = _teachers(bge_reranker=RERANKER, rank_t5=RANK_T5)
+    if arg == "smoke":
+        datasets = {"api_docs": common.API_DOCS}
+        teachers = common.only(teachers, ("hybrid", "bm25"))
+    study = common.make_study(
+        "teachers",
+        "How much does the student's gain depend on the teacher?",
+        config,
+        {"dataset": datasets, "teacher": teachers},
+        baseline={"teacher": "hybrid"},
+        caveat="All teachers are used at one temperature; calibration brings each to [0, 1].",
+    )
+    return common.full_size(study) if arg == "" else study

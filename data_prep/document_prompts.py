@@ -1,0 +1,254 @@
+"""The prompt that asks a language model for passages at several levels of relevance to a query.
+
+One request asks for all levels, as SyCL does (arXiv 2503.23239): the model can set each passage off
+from the one above it, which it cannot where it sees one level alone, and a query costs one request.
+The answer has a heading line for each level and plain text under it. That is more robust than JSON,
+in which one quotation mark or line break that is not escaped loses all passages.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.choice import draw, pick
+from data_prep.prompt_files import (
+    FULL_TEXT,
+    LANGUAGE,
+    SAMPLING_KEYS,
+    TABLE,
+    TABLES,
+    TEXT,
+    TEXTS,
+    Key,
+    fill,
+    find_prompt,
+    frozen,
+    read_toml,
+    whole,
+    wrong_keys,
+    wrong_placeholders,
+)
+from data_prep.prompts import Sampling
+from ldx.errors import UserError, listing
+from ldx.files import fingerprint
+
+FOLDER = Path(__file__).with_name("prompts") / "documents"
+HEADING = "### LEVEL {level}"
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of relevance: its number, higher is more relevant, its name and what it means."""
+
+    level: int
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class DocumentRules:
+    """What `data_prep.documents.read_answer` takes for a passage.
+
+    Attributes:
+      refusals: how refusals begin in the language of the prompt; English ones are known.
+      references: words by which a passage speaks of its query or its level.
+    """
+
+    min_words: int = 10
+    max_words: int = 500
+    refusals: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DocumentExample:
+    """A query and the passages that the model should have written, from the highest level down."""
+
+    query: str
+    passages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DocumentPrompt:
+    """A way to ask for passages.
+
+    Attributes:
+      version: raised with every change of the text, so that reports tell which one was used.
+      language: a BCP 47 tag such as `en` or `pt-BR`.
+      few_shot: how many of the examples stand in each prompt.
+      system: the system message; "": none.
+      template: the user message, with {query}, {levels} and, where few_shot > 0, {examples}.
+      level_template: one of the levels, with {level}, {name}, {meaning}, {length}, {style} and
+        {difficulty}.
+      example_template: an example, with {query} and {passages}.
+      lengths, styles, difficulties: one of each is drawn for every passage, so that passages vary,
+        and neither length nor style tells a level.
+      levels: from the highest down.
+    """
+
+    version: int
+    language: str
+    few_shot: int
+    template: str
+    level_template: str
+    lengths: tuple[str, ...]
+    styles: tuple[str, ...]
+    difficulties: tuple[str, ...]
+    levels: tuple[Level, ...]
+    system: str = ""
+    example_template: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    answer: DocumentRules = field(default_factory=DocumentRules)
+    examples: tuple[DocumentExample, ...] = ()
+
+    def messages(self, query: str, query_id: str, seed: int, attempt: int) -> list[dict[str, str]]:
+        """The chat that asks for all levels; the same for the same arguments, in any process.
+
+        Args:
+          query: the text; braces in it mean nothing.
+          query_id: decides, with `seed`, `attempt` and the level, the instructions that are drawn.
+        """
+        names = (query_id, str(attempt))
+        levels = [self._level(level, seed, *names) for level in self.levels]
+        order = sorted(
+            range(len(self.examples)), key=lambda i: draw(seed, "document example", *names, str(i))
+        )
+        examples = [self._example(self.examples[i]) for i in order[: self.few_shot]]
+        text = fill(
+            self.template,
+            query=" ".join(query.split()),
+            levels="\n\n".join(levels),
+            examples="\n\n".join(examples),
+        )
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": text}]
+
+    def request_seed(self, query_id: str, seed: int, attempt: int) -> int:
+        """The sampler's seed for one request, in [0, 2**31)."""
+        return pick(2**31, seed, "document request", query_id, str(attempt))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
+        asked = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
+        return fingerprint(json.dumps(asked, sort_keys=True))
+
+    def _level(self, level: Level, seed: int, *names: str) -> str:
+        def drawn(what: str, options: tuple[str, ...]) -> str:
+            return options[pick(len(options), seed, what, *names, str(level.level))]
+
+        return fill(
+            self.level_template,
+            level=str(level.level),
+            name=level.name,
+            meaning=level.meaning,
+            length=drawn("length", self.lengths),
+            style=drawn("style", self.styles),
+            difficulty=drawn("difficulty", self.difficulties),
+        )
+
+    def _example(self, example: DocumentExample) -> str:
+        passages = zip(self.levels, example.passages, strict=True)
+        shown = [f"{HEADING.format(level=level.level)}\n{text}" for level, text in passages]
+        return fill(self.example_template, query=example.query, passages="\n\n".join(shown))
+
+
+def load_document_prompt(name: str) -> DocumentPrompt:
+    """Read a prompt: a shipped one by its name, or a user's own by the path of its .toml file.
+
+    Raises:
+      UserError: there is no such file, or it has keys that cannot be; all are told.
+    """
+    path = find_prompt(name, FOLDER)
+    table = read_toml(path)
+    problems = [f"{path}: {problem}" for problem in _problems(table)]
+    if problems:
+        raise UserError(f"a prompt that cannot be used:\n{listing(problems, limit=50)}")
+    return _build(table)
+
+
+_NEEDED_TEXTS = Key(
+    f"{TEXTS.wanted}, at least one", lambda v: TEXTS.is_right(v) and bool(v), is_needed=True
+)
+_KEYS = {
+    "version": whole(1, is_needed=True),
+    "language": LANGUAGE,
+    "few_shot": whole(0, is_needed=True),
+    "system": TEXT,
+    "template": FULL_TEXT,
+    "level_template": FULL_TEXT,
+    "example_template": TEXT,
+    "lengths": _NEEDED_TEXTS,
+    "styles": _NEEDED_TEXTS,
+    "difficulties": _NEEDED_TEXTS,
+    "levels": Key("tables, written [[levels]], at least two", lambda v: TABLES.is_right(v), True),
+    "sampling": TABLE,
+    "answer": TABLE,
+    "examples": TABLES,
+}
+_LEVEL_KEYS = {"level": whole(0, is_needed=True), "name": FULL_TEXT, "meaning": FULL_TEXT}
+_ANSWER_KEYS = {"min_words": whole(1), "max_words": whole(1), "refusals": TEXTS}
+_ANSWER_KEYS["references"] = TEXTS
+_EXAMPLE_KEYS = {"query": FULL_TEXT, "passages": _NEEDED_TEXTS}
+_PLACEHOLDERS = {
+    "level_template": ("level", "name", "meaning", "length", "style", "difficulty"),
+    "example_template": ("query", "passages"),
+}
+
+
+def _problems(table: Mapping[str, Any]) -> list[str]:
+    """All that is wrong with a file."""
+    problems = wrong_keys(table, _KEYS, "")
+    right = {k: v for k, v in table.items() if k in _KEYS and _KEYS[k].is_right(v)}
+    problems += wrong_keys(right.get("sampling", {}), SAMPLING_KEYS, "sampling.")
+    problems += wrong_keys(right.get("answer", {}), _ANSWER_KEYS, "answer.")
+    for name, keys in (("levels", _LEVEL_KEYS), ("examples", _EXAMPLE_KEYS)):
+        for number, each in enumerate(right.get(name, []), 1):
+            problems += wrong_keys(each, keys, f"{name}[{number}].")
+    few_shot = right.get("few_shot", 0)
+    templates: dict[str, tuple[str, ...]] = {
+        "template": ("query", "levels", *(("examples",) if few_shot else ())),
+        "level_template": _PLACEHOLDERS["level_template"],
+    }
+    if few_shot:
+        templates["example_template"] = _PLACEHOLDERS["example_template"]
+    for name, wanted in templates.items():
+        if name in right or name == "example_template":
+            problems += wrong_placeholders(right, name, wanted)
+    if problems:
+        return problems
+    levels = [each["level"] for each in table["levels"]]
+    if len(levels) < 2 or levels != sorted(set(levels), reverse=True):
+        problems.append(f"levels are {levels}; wanted at least two, from the highest down")
+    if few_shot > len(table.get("examples", [])):
+        number = len(table.get("examples", []))
+        problems.append(f"few_shot = {few_shot}, but there are {number} [[examples]]")
+    for number, each in enumerate(table.get("examples", []), 1):
+        if len(each["passages"]) != len(levels):
+            num = len(each["passages"])
+            problems.append(f"examples[{number}] has {num} passages for {len(levels)} levels")
+    return problems
+
+
+def _build(table: Mapping[str, Any]) -> DocumentPrompt:
+    """The prompt of a table without problems; white space around texts is dropped."""
+    plain: dict[str, Any] = {k: table[k] for k in ("version", "language", "few_shot")}
+    for name in ("system", "template", "level_template", "example_template"):
+        plain[name] = table.get(name, "").strip()
+    for name in ("lengths", "styles", "difficulties"):
+        plain[name] = tuple(text.strip() for text in table[name])
+    return DocumentPrompt(
+        **plain,
+        levels=tuple(
+            Level(each["level"], each["name"].strip(), each["meaning"].strip())
+            for each in table["levels"]
+        ),
+        sampling=Sampling(**frozen(table.get("sampling", {}))),
+        answer=DocumentRules(**frozen(table.get("answer", {}))),
+        examples=tuple(
+            DocumentExample(each["query"].strip(), tuple(p.strip() for p in each["passages"]))
+            for each in table.get("examples", [])
+        ),
+    )

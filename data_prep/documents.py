@@ -1,0 +1,202 @@
+"""Passages that a language model wrote for queries: how they are asked for, read, and kept."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.answers import EMPTY, REFUSED, is_refusal, num_words, visible
+from data_prep.document_prompts import DocumentPrompt, DocumentRules
+from data_prep.llm import Answer, Request
+from data_prep.shards import Made, Payload, json_lines, read_json_lines
+from data_prep.stage import Workspace, needed
+from ldx.data.schema import Passage
+from ldx.errors import UserError
+from ldx.files import atomic_write
+
+DOCUMENTS_NAME = "documents.jsonl"
+ID_PREFIX = "synthetic:"
+"""How the doc_ids of written passages begin; a collection with such doc_ids is refused."""
+
+CUT_OFF = "cut off"
+NO_HEADINGS = "no headings"
+WRONG_LEVELS = "not each level once"
+TOO_SHORT = "a passage is too short"
+TOO_LONG = "a passage is too long"
+SPEAKS_OF_TASK = "a passage speaks of its query or level"
+EQUAL = "two passages are equal"
+COPIED_EXAMPLE = "copied from an example"
+REASONS = (
+    *(EMPTY, REFUSED, CUT_OFF, NO_HEADINGS, WRONG_LEVELS),
+    *(TOO_SHORT, TOO_LONG, SPEAKS_OF_TASK, EQUAL, COPIED_EXAMPLE),
+)
+
+# "### LEVEL 3", "**Level 2 (highly relevant):**", "Level 1: text", but not "Level 3 chargers are".
+_HEADING = re.compile(
+    r"^[\s#*_=>\[(-]*level\s*[:#-]?\s*(\d+)\b[\s\])*_]*"
+    r"(?:[(,–—-][^:\n]{0,60}?[\s)*_]*)?(?:$|:[\s*_]*(?P<rest>.*)$|[=#*_\]\s]+$)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"^\W*(?:passage|text|document|content)\s*:\s*", re.IGNORECASE)
+_REMARK = re.compile(  # what follows the last passage, or a ruler between two
+    r"^\W*(?:note\b|\(note\b|i hope\b|let me know\b|please let me\b|feel free\b|word count\b"
+    r"|these (?:four )?passages\b|the (?:four )?passages above\b|would you like\b)|^\W*$",
+    re.IGNORECASE,
+)
+_TASK = re.compile(
+    r"\b(?:this|the) (?:passage|text) (?:is|was|does|has|would) (?:not |completely |only |un)?"
+    r"(?:relevan|irrelevan|relat|unrelat|answer|address)\w*"
+    r"|\blevel [0-9] (?:passage|relevance)\b|\b(?:ir)?relevan(?:t|ce) (?:level|score)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A passage that was written for a query, to be of a level of relevance to it."""
+
+    query_id: str
+    level: int
+    text: str
+
+    @property
+    def passage(self) -> Passage:
+        """As a row of the passage set."""
+        return Passage(f"{ID_PREFIX}{self.query_id}:{self.level}", "", self.text)
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Write documents.jsonl atomically."""
+    with atomic_write(path) as file:
+        for document in documents:
+            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
+
+
+def load_documents(workspace: Workspace) -> Iterator[Document]:
+    """What the stage generate_documents left, in the order of their rows behind the corpus."""
+    path = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
+    return (Document(**values) for values in read_json_lines(path))
+
+
+def join_passages(corpus: Iterable[Passage], documents: Iterable[Document]) -> Iterator[Passage]:
+    """The passages of the corpus, then those that were written.
+
+    Raises:
+      UserError: a passage of the corpus is named as written ones are.
+    """
+    for passage in corpus:
+        if passage.doc_id.startswith(ID_PREFIX):
+            raise UserError(
+                f"the corpus has a passage {passage.doc_id!r}, but {ID_PREFIX} begins the doc_ids "
+                "of passages that a language model wrote; give it another _id"
+            )
+        yield passage
+    for document in documents:
+        yield document.passage
+
+
+@dataclass(frozen=True)
+class DocumentQuestions:
+    """What is asked for the passages of a shard of queries; see `asking.Questions`."""
+
+    prompt: DocumentPrompt
+    seed: int
+
+    def requests(self, payload: Payload) -> list[Request]:
+        """One for each query of `payload`, for its passages of all levels."""
+        attempt = payload["attempt"]
+        return [
+            Request(
+                self.prompt.messages(query, query_id, self.seed, attempt),
+                self.prompt.sampling,
+                self.prompt.request_seed(query_id, self.seed, attempt),
+            )
+            for query_id, query in zip(payload["query_ids"], payload["queries"], strict=True)
+        ]
+
+    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
+        """The answers, a JSON object a line; requests that failed are rejects too."""
+        lines, rejects = [], []
+        rows = zip(payload["query_ids"], payload["asked"], answers, strict=True)
+        for query_id, asked, answer in rows:
+            lines.append({"asked": asked, "query_id": query_id, **vars(answer)})
+            if answer.error:
+                rejects.append({"id": query_id, "reason": answer.error})
+        return Made(json_lines(lines), rejects, len(lines))
+
+
+def read_answer(
+    answer: str, prompt: DocumentPrompt, query: str, finish_reason: str
+) -> tuple[dict[int, str], str]:
+    """The passages in an answer.
+
+    All levels or none: passages of two answers were not set off from each other.
+
+    Args:
+      answer: all that the model wrote.
+      prompt: what it was asked with.
+      query: that it was asked about.
+      finish_reason: why the model stopped; `length` and `abort` mean that the end is missing.
+
+    Returns:
+      (text by level, "") or ({}, one of REASONS). A text is one line.
+    """
+    if finish_reason == "content_filter":
+        return {}, REFUSED
+    if finish_reason in ("length", "abort"):
+        return {}, CUT_OFF
+    text = visible(answer).strip()
+    if not text:
+        return {}, EMPTY
+    sections = _sections(text)
+    if not sections:
+        return {}, REFUSED if is_refusal(text, prompt.answer.refusals) else NO_HEADINGS
+    if sorted((level for level, _ in sections), reverse=True) != [x.level for x in prompt.levels]:
+        return {}, WRONG_LEVELS
+    passages = {level: passage for level, passage in sorted(sections, reverse=True)}
+    for passage in passages.values():
+        if reason := _reason(passage, prompt.answer, query):
+            return {}, reason
+    if len({passage.casefold() for passage in passages.values()}) < len(passages):
+        return {}, EQUAL
+    shown = {" ".join(p.split()) for example in prompt.examples for p in example.passages}
+    if shown & set(passages.values()):
+        return {}, COPIED_EXAMPLE
+    return passages, ""
+
+
+def _sections(text: str) -> list[tuple[int, str]]:
+    """Level and passage of each heading; what stands before the first belongs to none."""
+    sections: list[tuple[int, list[str]]] = []
+    for line in text.splitlines():
+        if found := _HEADING.match(line):
+            sections.append((int(found[1]), [found["rest"] or ""]))
+        elif sections:
+            sections[-1][1].append(line)
+    return [(level, _passage(lines)) for level, lines in sections]
+
+
+def _passage(lines: list[str]) -> str:
+    """The lines of a passage as one, without its label and the remarks behind it."""
+    while lines and _REMARK.match(lines[-1]):
+        lines = lines[:-1]
+    text = " ".join(" ".join(lines).replace("**", "").replace("```", "").split())
+    text = _LABEL.sub("", text)
+    if len(text) > 1 and text[0] + text[-1] in ('""', "“”", "[]") and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+def _reason(passage: str, rules: DocumentRules, query: str) -> str:
+    """Why a passage is none; "" if it is one."""
+    if is_refusal(passage, rules.refusals):
+        return REFUSED
+    lower, asked = passage.casefold(), query.casefold()
+    known = (words.casefold() for words in rules.references)
+    if _TASK.search(passage) or any(words in lower and words not in asked for words in known):
+        return SPEAKS_OF_TASK
+    number = num_words(passage)
+    if number < rules.min_words:
+        return TOO_SHORT
+    return TOO_LONG if number > rules.max_words else ""

@@ -1,0 +1,210 @@
+"""Stage 5 where `config.prep.list_source` is graded: lists of graded labels, without a teacher.
+
+Leaves WORKDIR/prep/graded/TYPE.npz and graded.json, which tells how many entries each source gave
+at each label, and which lists were dropped.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from data_prep.calibrate import DEV_ENTRIES, UNJUDGED, Lists
+from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
+from data_prep.choice import draw
+from data_prep.documents import DOCUMENTS_NAME, load_documents
+from data_prep.graded import Entry, Material, Source, compose, graded_sources, ordered
+from data_prep.passages import passages_inputs
+from data_prep.queries import QUERIES_NAME, QueryShard, query_shards
+from data_prep.settings import MINED, SYNTHETIC, graded_kinds
+from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
+from ldx.data.records import count_passages
+from ldx.data.schema import HUMAN_DEV
+from ldx.errors import UserError
+from ldx.files import atomic_write, read_json, write_json
+
+RESULT_NAME = "graded.json"
+NEW_LIST, ONE_LABEL = "lists", "one label alone"
+
+
+def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
+    """What there is for the lists of some queries; each query's place among all goes with it."""
+    kinds, seed = graded_kinds(workspace.config.prep), workspace.config.seed
+    paths = candidate_paths(workspace) if MINED in kinds else {}
+    written = _written(workspace) if SYNTHETIC in kinds else {}
+    for part in parts:
+        found = Candidates.load(paths[part.name]) if paths else None
+        for place, (number, query) in enumerate(zip(part.numbers, part.queries, strict=True)):
+            rows = ranks = np.zeros(0, np.int64)
+            if found is not None:
+                ranks = found.fused_rank[place]
+                is_found = (ranks > 0) & ~np.isin(found.rows[place], query.never_negative)
+                rows, ranks = found.rows[place][is_found], ranks[is_found]
+            yield (
+                number,
+                Material(
+                    query.judged,
+                    written.get(query.query_id, {}),
+                    rows,
+                    ranks,
+                    functools.partial(_draw, seed, query.query_id),
+                ),
+            )
+
+
+def _draw(seed: int, query_id: str, row: int) -> float:
+    return draw(seed, "judged", query_id, str(row))
+
+
+def _written(workspace: Workspace) -> dict[str, dict[int, int]]:
+    """Rows of written passages by query_id and level; they follow the corpus."""
+    first = count_passages(workspace.corpus_records)
+    written: dict[str, dict[int, int]] = {}
+    for row, document in enumerate(load_documents(workspace), first):
+        written.setdefault(document.query_id, {})[document.level] = row
+    return written
+
+
+class _Yields:
+    """Counts of the entries that sources gave to the lists that stay, and of lists that do not."""
+
+    def __init__(self, sources: Mapping[str, Source]):
+        self._sources = sources
+        self._labels: dict[str, Counter[int]] = {name: Counter() for name in sources}
+        self._short: Counter[str] = Counter()
+        self.lists: Counter[str] = Counter()
+
+    def add(self, given: Mapping[str, Sequence[Entry]]) -> None:
+        """A list that stays."""
+        self.lists[NEW_LIST] += 1
+        for name, entries in given.items():
+            self._labels[name].update(label for _, label in entries)
+            most = self._sources[name].most
+            self._short[name] += most is not None and len(entries) < most
+
+    def facts(self, query_type: str) -> dict[str, Any]:
+        """For reports; what lists lack is told to the user too."""
+        sources = {}
+        for name, labels in self._labels.items():
+            most, short = self._sources[name].most, self._short[name]
+            sources[name] = {
+                **{f"label {label}": labels[label] for label in sorted(labels, reverse=True)},
+                "lists with fewer than wanted": short,
+            }
+            if short:
+                logging.warning(
+                    "%s: %d of %d lists have fewer than %s entries of %s; they are shorter",
+                    *(query_type, short, self.lists[NEW_LIST], most, name),
+                )
+        return {"yields": dict(self.lists), "sources": sources}
+
+
+def _lists_of(
+    workspace: Workspace, sources: Mapping[str, Source], query_type: str
+) -> tuple[Lists | None, dict[str, Any]]:
+    """The lists of a query type, None where there is none, and what is reported of them."""
+    parts = [p for p in query_shards(workspace) if p.queries[0].query_type == query_type]
+    yields = _Yields(sources)
+    numbers, lists = [], []
+    for number, material in materials(workspace, parts):
+        yields.lists["queries"] += 1
+        if query_type == HUMAN_DEV:
+            numbers.append(number)
+            lists.append(_dev_entries(material))
+            yields.lists[NEW_LIST] += 1
+            continue
+        given = compose(sources, material)
+        entries = ordered(given)
+        labels = {label for _, label in entries}
+        if len(labels) < 2:  # nothing to tell apart
+            yields.lists[ONE_LABEL if entries else "no entries"] += 1
+            continue
+        numbers.append(number)
+        lists.append(entries)
+        yields.add(given)
+    facts = {"yields": dict(yields.lists)} if query_type == HUMAN_DEV else yields.facts(query_type)
+    return (_stack(numbers, lists) if lists else None), facts
+
+
+def _dev_entries(material: Material) -> list[Entry]:
+    """The list of a query that only measures: all judged passages, and the hardest others."""
+    entries = ordered({"judged": list(material.judged.items())})
+    others = [int(row) for row in material.found if int(row) not in material.judged]
+    return entries + [(row, UNJUDGED) for row in others[: max(0, DEV_ENTRIES - len(entries))]]
+
+
+def _stack(numbers: Sequence[int], lists: Sequence[Sequence[Entry]]) -> Lists:
+    num, width = len(lists), max(map(len, lists))
+    rows = np.full((num, width), -1, np.int64)
+    labels = np.full((num, width), UNJUDGED, np.int32)
+    for place, entries in enumerate(lists):
+        rows[place, : len(entries)], labels[place, : len(entries)] = zip(*entries, strict=True)
+    none = np.zeros((num, 0), np.float32)
+    return Lists(np.array(numbers, np.int64), rows, labels, none, np.zeros((num, 0, width), "f4"))
+
+
+def _work(workspace: Workspace) -> dict[str, Any]:
+    sections = workspace.config.prep.graded.to_dict()
+    sources = graded_sources(sections)
+    types = dict.fromkeys(part.queries[0].query_type for part in query_shards(workspace))
+    facts: dict[str, Any] = {}
+    kept, num_lists = [], 0
+    for query_type in types:
+        lists, facts[query_type] = _lists_of(workspace, sources, query_type)
+        if lists is None:
+            continue
+        kept.append(query_type)
+        num_lists += len(lists.numbers)
+        with atomic_write(workspace.prep / "graded" / f"{query_type}.npz", "wb") as file:
+            np.savez(file, **vars(lists))
+    if not set(kept) - {HUMAN_DEV}:
+        yields = {name: each["yields"] for name, each in facts.items()}
+        raise UserError(
+            f"no lists: {yields}; a list needs entries of two labels at least, see "
+            "config.prep.graded"
+        )
+    value = {"types": kept, "sources": sections, "facts": facts}
+    write_json(workspace.prep / RESULT_NAME, value)
+    return {"lists": num_lists, **_told(facts), "sources": sections, "facts": facts}
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, str]:
+    yields = {name: each["yields"] for name, each in facts.items()}
+    return {name: f"{each.get(NEW_LIST, 0)} of {each['queries']}" for name, each in yields.items()}
+
+
+def graded_paths(workspace: Workspace) -> dict[str, Path]:
+    """The lists of each query type."""
+    types = read_json(needed(workspace.prep / RESULT_NAME, "grade"))["types"]
+    return {name: workspace.prep / "graded" / f"{name}.npz" for name in types}
+
+
+def _inputs(workspace: Workspace) -> dict[str, str]:
+    kinds = graded_kinds(workspace.config.prep)
+    paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
+    if MINED in kinds:
+        paths["candidates"] = needed(workspace.prep / CANDIDATES_NAME, "mine")
+    if SYNTHETIC in kinds:
+        paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
+    return passages_inputs(workspace) | file_fingerprints(paths)
+
+
+def _outputs(workspace: Workspace) -> list[Path]:
+    result = workspace.prep / RESULT_NAME
+    return [result, *(graded_paths(workspace).values() if result.is_file() else ())]
+
+
+STAGE = Stage(
+    name="grade",
+    keys=("seed", "prep.graded", "prep.shard_size"),
+    inputs=_inputs,
+    outputs=_outputs,
+    work=_work,
+)
+
+if __name__ == "__main__":
+    run_as_command(STAGE.main)

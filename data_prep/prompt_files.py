@@ -1,0 +1,133 @@
+"""The TOML files of prompts: keys checked, all mistakes told, placeholders filled."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldx.errors import UserError
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values in, in one pass: what looks like a placeholder inside a value stays as it is."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def find_prompt(name: str, folder: Path) -> Path:
+    """The file of a prompt: that of a shipped one in `folder`, or the path of a user's own.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    shipped = sorted(path.stem for path in folder.glob("*.toml"))
+    if name in shipped:
+        return folder / f"{name}.toml"
+    path = Path(name)
+    if path.suffix != ".toml":
+        near = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped)}."
+        raise UserError(
+            f"no prompt is called {name!r}; {hint} A prompt of your own is named by the path of "
+            "its .toml file"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return path
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a file; raises UserError where it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error})") from None
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key of a file may hold."""
+
+    wanted: str
+    is_right: Callable[[Any], bool]
+    is_needed: bool = False
+
+
+def whole(least: int, is_needed: bool = False) -> Key:
+    """A whole number of at least `least`."""
+    wanted = f"a whole number of at least {least}"
+    return Key(wanted, lambda v: type(v) is int and v >= least, is_needed)
+
+
+def number(wanted: str, is_right: Callable[[float], bool]) -> Key:
+    """A number of which something is true."""
+    return Key(wanted, lambda v: type(v) in (int, float) and is_right(v))
+
+
+def matching(pattern: re.Pattern[str], wanted: str) -> Key:
+    """A text that a pattern describes."""
+    return Key(wanted, lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)), True)
+
+
+TEXT = Key("a text", lambda v: isinstance(v, str))
+FULL_TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "", True)
+TEXTS = Key(
+    "a list of texts, none empty",
+    lambda v: isinstance(v, list) and all(isinstance(x, str) and x.strip() for x in v),
+)
+TABLE = Key("a table", lambda v: isinstance(v, dict))
+TABLES = Key(
+    "tables, written [[examples]]",
+    lambda v: isinstance(v, list) and all(isinstance(x, dict) for x in v),
+)
+LANGUAGE = matching(
+    re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*"), "a language tag such as en or pt-BR"
+)
+SAMPLING_KEYS = {
+    "temperature": number("a number of at least 0", lambda v: 0 <= v < float("inf")),
+    "top_p": number("a number above 0 and at most 1", lambda v: 0 < v <= 1),
+    "max_tokens": whole(1),
+    "stop": Key(  # white space alone, such as the end of a line, is one
+        TEXTS.wanted, lambda v: isinstance(v, list) and all(isinstance(x, str) and x for x in v)
+    ),
+}
+
+
+def wrong_keys(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> list[str]:
+    """What is wrong with a table: unknown and missing keys, and values that cannot be.
+
+    Args:
+      where: goes before names, such as `sampling.`.
+    """
+    problems = []
+    for name, value in table.items():
+        if name not in keys:
+            near = difflib.get_close_matches(name, keys, n=1)
+            hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(keys)}"
+            problems.append(f"{where}{name}: there is no such key; {hint}")
+        elif not keys[name].is_right(value):
+            problems.append(f"{where}{name} = {value!r:.60}; wanted {keys[name].wanted}")
+    missing = [name for name, key in keys.items() if key.is_needed and name not in table]
+    return problems + [f"{where}{name} is missing; wanted {keys[name].wanted}" for name in missing]
+
+
+def wrong_placeholders(table: Mapping[str, Any], key: str, wanted: Iterable[str]) -> list[str]:
+    """What is wrong with a template: each of the placeholders must be there, and no other."""
+    wanted = set(wanted)
+    found = set(_PLACEHOLDER.findall(table.get(key, "")))
+    problems = [f"{key} has no {{{name}}}" for name in sorted(wanted - found)]
+    for name in sorted(found - wanted):
+        near = difflib.get_close_matches(name, wanted, n=1)
+        known = " and ".join(f"{{{x}}}" for x in sorted(wanted))
+        hint = f"did you mean {{{near[0]}}}?" if near else f"what is filled in here is {known}"
+        problems.append(f"{key} has {{{name}}}, which nothing fills; {hint}")
+    return problems
+
+
+def frozen(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with tuples for lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

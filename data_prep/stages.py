@@ -1,0 +1,36 @@
+"""Which stages a config needs, and in which order."""
+
+from typing import Any
+
+from data_prep.settings import GRADED, MINED, SYNTHETIC, graded_kinds
+
+STAGES = (
+    "corpus",
+    "generate_queries",
+    "mine",
+    "score",
+    "calibrate",
+    "write_tfrecords",
+    "baselines",
+)
+"""Where a teacher makes the lists."""
+
+GRADED_STAGES = (
+    "corpus",
+    "generate_queries",
+    "generate_documents",
+    "mine",
+    "grade",
+    "write_tfrecords",
+)
+"""Where lists are of graded labels."""
+
+
+def stages_of(prep: Any) -> tuple[str, ...]:
+    """The stages that `config.prep` needs, in their order."""
+    if prep.list_source != GRADED:
+        return STAGES
+    kinds = graded_kinds(prep)
+    needless = {"generate_documents"} if SYNTHETIC not in kinds else set()
+    needless |= {"mine"} if MINED not in kinds else set()
+    return tuple(name for name in GRADED_STAGES if name not in needless)

@@ -1,0 +1,91 @@
+"""A guide model: what it finds closer to a query than the positive is no negative of that query.
+
+It embeds every query and passage of the records once, before step 1, into WORKDIR/guide. Each batch
+takes its rows from there, and `ldx.losses.info_nce` compares them (GISTEmbed, arXiv 2402.16829).
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldx.data.lists import GuideEmbeddings
+from ldx.data.records import PassageSource, PassageTexts
+from ldx.data.sources import Source
+from ldx.distributed import primary_first
+from ldx.errors import UserError
+from ldx.eval.embeddings import encode_to_file
+from ldx.eval.encode import Encoder
+from ldx.models.student import Student, load_student
+from ldx.objective import Objective
+from ldx.settings import build, check_keys
+
+
+def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | None:
+    """The model of `config.guide`; None where its path is empty.
+
+    Raises:
+      UserError: an unknown key, no such model, or no loss that would use it.
+    """
+    check_keys(section, list(inspect.signature(load_student).parameters), "guide")
+    if not section["path"]:
+        return None
+    if not objective.uses_guide:
+        raise UserError(
+            f"config.guide.path={section['path']!r}: only info_nce uses a guide, and "
+            "config.loss.info_nce.weight is 0"
+        )
+    return build(load_student, section, "guide")
+
+
+def add_guide(sources: Mapping[str, Source], guide: Student, workdir: Path) -> dict[str, Source]:
+    """The sources, their lists with the guide's embeddings; made where they are missing.
+
+    A kill costs a block of them (`ldx.eval.embeddings.encode_to_file`).
+
+    Raises:
+      UserError: the disk has no room for them.
+    """
+    encoder = Encoder(guide)
+    added = {}
+    for name, source in sources.items():
+        # One process embeds, then the others find the files.
+        with primary_first(f"guide of {source.name}"):
+            embeddings = _embed(source, encoder, workdir / "guide" / name)
+        added[name] = dataclasses.replace(
+            source,
+            train=dataclasses.replace(source.train, guide=embeddings),
+            dev=dataclasses.replace(source.dev, guide=embeddings),
+        )
+    return added
+
+
+def _embed(source: Source, encoder: Encoder, folder: Path) -> GuideEmbeddings:
+    manifest = source.manifest
+    passages = PassageTexts(
+        PassageSource(source.config.records),
+        template=manifest.passage_template,
+        max_chars=manifest.max_chars,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return GuideEmbeddings(
+        queries=encode_to_file(
+            encoder,
+            encoder.student.params,
+            source.query_texts,
+            folder / "queries.npy",
+            kind="query",
+            key=manifest.fingerprints["lists"],
+            description="queries, by the guide",
+        ),
+        passages=encode_to_file(
+            encoder,
+            encoder.student.params,
+            passages,
+            folder / "passages.npy",
+            kind="passage",
+            key=f"{manifest.fingerprints['passages']} {passages!r}",
+            description="passages, by the guide",
+        ),
+    )

@@ -1,0 +1,80 @@
+"""What losses share: scores of lists, masks, precision, and how losses of lists are reduced.
+
+Shapes as in `ldx.losses`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Array = jax.Array | np.ndarray  # what losses take; they return jax arrays
+ReduceFn = Callable[..., jax.Array]
+
+
+def dot(a: Float[Array, "A D"], b: Float[Array, "B D"]) -> Float[Array, "A B"]:
+    """All dot products of two sets of embeddings, exact to the accumulating dtype."""
+    return jnp.einsum("ad,bd->ab", a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def list_scores(
+    query_embeddings: Float[Array, "Q D"],
+    passage_embeddings: Float[Array, "P D"],
+    list_index: Int[Array, "Q L"],
+    where: Bool[Array, "Q L"] | None = None,
+) -> Float[Array, "Q L"]:
+    """The student's score of every list entry: query times passage; 0 at padding."""
+    query_embeddings, passage_embeddings = at_least_float32(query_embeddings, passage_embeddings)
+    where = all_real(list_index.shape, where)
+    # Padding must not even reach the products: 0 * NaN is NaN in their gradients.
+    queries = jnp.where(jnp.any(where, axis=1, keepdims=True), query_embeddings, 0)
+    passages = jnp.where(where[:, :, None], passage_embeddings[list_index], 0)
+    return jnp.einsum("qd,qld->ql", queries, passages, precision=jax.lax.Precision.HIGHEST)
+
+
+def slot_counts(
+    list_index: Int[Array, "Q L"], where: Bool[Array, "Q L"], num_passages: int
+) -> Int[Array, "P"]:
+    """How many real slots of the batch each passage fills; 0 marks padding."""
+    return jnp.zeros(num_passages, jnp.int32).at[list_index].add(where.astype(jnp.int32))
+
+
+def all_real(shape: tuple[int, ...], where: Array | None) -> Array:
+    """The mask itself, or one that is true everywhere."""
+    return jnp.ones(shape, bool) if where is None else where
+
+
+def at_least_float32(*arrays: Array) -> tuple[jax.Array, ...]:
+    """The arrays in one dtype that holds them all."""
+    dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
+    return tuple(jnp.asarray(a, dtype) for a in arrays)
+
+
+def masked_log_softmax(scores: Array, where: Array) -> jax.Array:
+    """Log-softmax over the real entries; 0 at the others. Finite, gradients included."""
+    scores = jnp.where(where, scores, 0)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, where=where, initial=-1e30))
+    shifted = jnp.where(where, scores - top, 0)
+    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True, where=where)
+    log_total = jnp.log(jnp.where(total > 0, total, 1))
+    return jnp.where(where, shifted - log_total, 0)
+
+
+def clean_lists(
+    student_scores: Array, targets: Array, temperature: float, where: Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores over the temperature, targets and mask as rax takes them: 0 at padding."""
+    student_scores, targets = at_least_float32(student_scores, targets)
+    where = jnp.asarray(all_real(student_scores.shape, where))
+    scores = jnp.where(where, student_scores, 0) / temperature
+    return scores, jnp.where(where, targets, 0), where
+
+
+def reduce(losses: Array, has_loss: Array, reduce_fn: ReduceFn | None) -> jax.Array:
+    """The losses of lists, reduced over those that have one; None returns them all."""
+    losses = jnp.where(has_loss, losses, 0)
+    if reduce_fn is None:
+        return losses
+    return jnp.where(jnp.any(has_loss), reduce_fn(losses, where=has_loss), 0)

@@ -1,0 +1,179 @@
+"""Sections of the report on the training data, from the records' manifests, and on the settings."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ldx.data.manifest import Manifest
+from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
+from ldx.report.parts import NoData
+
+PACKAGES = ("ldx", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+SPLITS = ("train", "dev")
+
+Facts = Mapping[str, Any]
+
+
+def data_section(manifests: Mapping[str, Manifest], leakage: Facts) -> Html:
+    """Counts, the yield of every filter, teachers' agreement and calibration, by source.
+
+    Args:
+      manifests: of the sources' records.
+      leakage: what training lists and test share, counts by source.
+    """
+    if not manifests:
+        raise NoData("The records' manifests could not be read.")
+    parts = [subsection(name, *_source_parts(manifest)) for name, manifest in manifests.items()]
+    return join(parts)
+
+
+def _source_parts(manifest: Manifest) -> list[Html]:
+    told = _dict(_dict(manifest.yields.get("calibrate")).get("facts"))
+    by_type = {name: each for name, each in told.items() if isinstance(each, dict)}
+    parts = [_lists_table(manifest)]
+    parts += _filter_tables(by_type)
+    parts += _agreement_table(by_type)
+    parts += _calibration_parts(manifest, by_type)
+    stages = {stage: _without(counts, "facts") for stage, counts in manifest.yields.items()}
+    if stages:
+        rows = [[stage, *row] for stage, counts in stages.items() for row in _leaves(counts)]
+        every = table(["stage", "count", "value"], rows, num_text_columns=2)
+        parts.append(details("What every stage counted", every))
+    else:
+        parts.append(note("The records do not tell what their filters let through."))
+    for title, value in (("Teachers", manifest.teachers), ("Prompts", manifest.prompts)):
+        if value:
+            parts.append(folded_json(title, value))
+    return parts
+
+
+def _lists_table(manifest: Manifest) -> Html:
+    types = list(dict.fromkeys(t for split in manifest.num_lists.values() for t in split))
+    rows: list[list[object]] = [
+        [name, *(manifest.num_lists.get(split, {}).get(name, 0) for split in SPLITS)]
+        for name in types
+    ]
+    if len(types) > 1:
+        rows.append(["all", *(sum(manifest.num_lists.get(s, {}).values()) for s in SPLITS)])
+    caption = f"Lists; the passage set has {manifest.num_passages} passages"
+    return table(["query type", *SPLITS], rows, caption=caption)
+
+
+def _filter_tables(by_type: Facts) -> list[Html]:
+    """Queries left after every filter; entries that de-noising took are counted beside them."""
+    yields = {name: value for name, each in by_type.items() if (value := _dict(each.get("yields")))}
+    if not yields:
+        return []
+    names = list(dict.fromkeys(name for each in yields.values() for name in each))
+    firsts = {query_type: next(iter(counts.values())) for query_type, counts in yields.items()}
+    rows = [
+        [name, *(_share(counts.get(name), firsts[t], name) for t, counts in yields.items())]
+        for name in names
+    ]
+    caption = "Queries that stay after every filter, one filter after the other"
+    return [table(["filter", *yields], rows, caption=caption)]
+
+
+def _share(count: int | None, first: int, name: str) -> str:
+    if count is None or name.startswith("entries ") or not first:
+        return "" if count is None else str(count)
+    return f"{count} ({count / first:.0%})"
+
+
+def _agreement_table(by_type: Facts) -> list[Html]:
+    rows = [
+        [query_type, pair, f"{value['tau']:.3f}", f"{value['top-1']:.0%}"]
+        for query_type, each in by_type.items()
+        for pair, value in each.get("agreement", {}).items()
+    ]
+    if not rows:
+        return []
+    head = ["query type", "teachers", "Kendall's tau", "same first passage"]
+    return [table(head, rows, caption="Agreement of teachers", num_text_columns=2)]
+
+
+def _leakage_table(counts: Facts) -> list[Html]:
+    rows = [[name.replace("_", " "), count] for name, count in counts.items()]
+    caption = "What training lists and test share"
+    return [table(["", "number"], rows, caption=caption)] if rows else []
+
+
+def _calibration_parts(manifest: Manifest, by_type: Facts) -> list[Html]:
+    calibration = manifest.calibration
+    if not calibration:
+        return []
+    told = {
+        name.replace("_", " "): value
+        for name, value in calibration.items()
+        if not isinstance(value, dict | list)
+    }
+    parts = [note("Calibration of the teachers' scores"), facts(told)]
+    scales = {
+        (query_type, teacher): scale
+        for query_type, teachers in _dict(calibration.get("scales")).items()
+        for teacher, scale in _dict(teachers).items()
+        if isinstance(scale, dict)
+    }
+    if scales:
+        names = list(dict.fromkeys(name for scale in scales.values() for name in scale))
+        rows = [
+            [*key, *(_number(scale[name]) if name in scale else "" for name in names)]
+            for key, scale in scales.items()
+        ]
+        head = ["query type", "teacher", *names]
+        parts.append(table(head, rows, caption="Scales of raw scores", num_text_columns=2))
+    entropies = {name: each["entropy"] for name, each in by_type.items() if each.get("entropy")}
+    if entropies:
+        names = list(next(iter(entropies.values())))
+        rows = [[t, *(_number(each.get(n, "")) for n in names)] for t, each in entropies.items()]
+        caption = "Entropy of the targets, as a share of the flat distribution's"
+        parts.append(table(["query type", *names], rows, caption=caption))
+    return parts
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """The value, if it is a dict: records that others wrote may tell what they like."""
+    return value if isinstance(value, dict) else {}
+
+
+def _without(value: Any, key: str) -> Any:
+    return {k: v for k, v in value.items() if k != key} if isinstance(value, dict) else value
+
+
+def _leaves(value: Any, path: Sequence[str] = ()) -> list[list[str]]:
+    """Names and values of nested counts, a row each."""
+    if isinstance(value, dict):
+        return [row for key, each in value.items() for row in _leaves(each, (*path, str(key)))]
+    if isinstance(value, list):
+        shown = ", ".join(map(_number, value))
+    else:
+        shown = _number(value)
+    return [[": ".join(path), shown]]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that training uses."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def settings_section(config: Facts, manifests: Mapping[str, Manifest]) -> Html:
+    """The whole config, and versions, folded away."""
+    parts = [folded_json("The whole experiment (config.json)", config)]
+    told = {"this report": versions()}
+    for name, manifest in manifests.items():
+        told[f"records of {name or manifest.collection}"] = manifest.versions
+    names = list(dict.fromkeys(name for each in told.values() for name in each))
+    rows = [[name, *(each.get(name, "") for each in told.values())] for name in names]
+    parts.append(details("Versions", table(["", *told], rows, num_text_columns=1 + len(told))))
+    return join(parts)

@@ -1,0 +1,222 @@
+"""Sections of the report on the dev lists: by query type, student against teacher, entropies.
+
+Shapes: N dev lists, L list entries.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldx.eval.metrics import Comparison, compare
+from ldx.losses import listwise_kl
+from ldx.report import plots
+from ldx.report.dev_scores import METRIC, SYSTEMS, DevScores
+from ldx.report.html import Html, element, figure, join, note, subsection, table
+from ldx.report.list_stats import divergence, entropy, kendall_tau, same_best
+from ldx.report.parts import interval, mean_or_dash, p_value, signed
+
+ALL = "all"
+NO_TEACHER = "The dev lists have no teacher scores."
+
+
+@dataclass(frozen=True, eq=False)
+class DevLists:
+    """Numbers of every dev list of a source.
+
+    Attributes:
+      title: of the source.
+      dev: the lists and the student's scores.
+      temperatures: of student and teacher, those of listwise_kl.
+      by_system: float64 [N] by system, then by number: METRIC, listwise_kl, kendall_tau,
+        same_best, entropy; NaN where a list has none, such as without teacher scores.
+      teacher_entropy: float64 [N], likewise.
+    """
+
+    title: str
+    dev: DevScores
+    temperatures: tuple[float, float]
+    by_system: dict[str, dict[str, np.ndarray]]
+    teacher_entropy: np.ndarray
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """bool [N] by query type, and of all where there are several types."""
+        table = self.dev.table
+        groups = {name: table.query_type == number for number, name in enumerate(table.query_types)}
+        return groups if len(groups) == 1 else groups | {ALL: np.ones(len(table), bool)}
+
+
+def temperatures(loss: Mapping[str, Any]) -> tuple[float, float]:
+    """Of student and teacher: those of the config's listwise_kl, else the defaults of the loss."""
+    parameters = inspect.signature(listwise_kl).parameters
+    section = loss.get("listwise_kl") or {}
+    student, teacher = (
+        float(section.get(name, parameters[name].default))
+        for name in ("student_temperature", "teacher_temperature")
+    )
+    return student, teacher
+
+
+def measure(title: str, dev: DevScores, loss: Mapping[str, Any]) -> DevLists:
+    """Every number of every list.
+
+    Args:
+      title: of the source.
+      dev: its lists and the student's scores.
+      loss: the config's section.
+    """
+    student_temperature, teacher_temperature = temperatures(loss)
+    table, where = dev.table, dev.table.where
+    has_teacher = table.has_scores
+    where_teacher = where & has_teacher[:, None]
+    by_system = {}
+    for system in SYSTEMS:
+        scores = dev.scores[system]
+        by_system[system] = {
+            METRIC: dev.ndcg[system],
+            "listwise_kl": divergence(
+                scores, table.teacher_scores, where_teacher,
+                student_temperature=student_temperature, teacher_temperature=teacher_temperature,
+            ),
+            "kendall_tau": kendall_tau(scores, table.teacher_scores, where_teacher),
+            "same_best": same_best(scores, table.teacher_scores, where_teacher),
+            "entropy": entropy(scores, where, student_temperature),
+        }  # fmt: skip
+    teacher_entropy = entropy(table.teacher_scores, where_teacher, teacher_temperature)
+    return DevLists(
+        title, dev, (student_temperature, teacher_temperature), by_system, teacher_entropy
+    )
+
+
+def comparison(lists: DevLists, key: str, group: np.ndarray) -> Comparison:
+    """Trained against base over the lists of a group that have this number."""
+    base, trained = (lists.by_system[system][key] for system in SYSTEMS)
+    have = np.flatnonzero(group & np.isfinite(base) & np.isfinite(trained))
+    return compare({str(i): trained[i] for i in have}, {str(i): base[i] for i in have})
+
+
+def summary(lists: DevLists) -> dict[str, Any]:
+    """Means by query type, for the report's JSON; a number that no list has is None."""
+    result = {}
+    for name, group in lists.groups().items():
+        values: dict[str, Any] = {"num_lists": int(group.sum())}
+        for system in SYSTEMS:
+            values[system] = {k: _mean(v[group]) for k, v in lists.by_system[system].items()}
+        values["teacher_entropy"] = _mean(lists.teacher_entropy[group])
+        result[name] = values
+    return result
+
+
+def _mean(values: np.ndarray) -> float | None:
+    have = values[np.isfinite(values)]
+    return float(have.mean()) if len(have) else None
+
+
+def types_section(sources: Sequence[DevLists]) -> Html:
+    """Dev nDCG@10 and divergence by query type."""
+    parts = []
+    for number, lists in enumerate(sources):
+        changes = {name: comparison(lists, METRIC, g) for name, g in lists.groups().items()}
+        means = {
+            name: tuple(float(lists.by_system[s][METRIC][group].mean()) for s in SYSTEMS)
+            for name, group in lists.groups().items()
+        }
+        rows = [
+            [name, *_type_cells(lists, group, changes[name])]
+            for name, group in lists.groups().items()
+        ]
+        head = ["query type", "lists", f"{METRIC}, base", "trained", "difference", "p"]
+        head += ["KL, base", "trained"]
+        image = plots.to_svg(
+            lambda means=means: plots.change_by_group(means, f"dev {METRIC}"),  # type: ignore[misc]
+            f"types{number}",
+            f"Dev {METRIC} by query type, base and trained; the table has the numbers.",
+        )
+        parts.append(subsection(_shown(lists, sources), figure(image, ""), table(head, rows)))
+    about = note(
+        f"Each query is searched among the passages of all dev lists of its source; its list's "
+        f"first entry, and what people graded as relevant, is to be found. (The dev {METRIC} of "
+        "the curves may be in another pool.) Intervals and p (paired randomisation) are over "
+        "lists. KL is the divergence of the student's list from the teacher's, at the temperatures "
+        "of the loss."
+    )
+    return join([*parts, about])
+
+
+def _type_cells(lists: DevLists, group: np.ndarray, change: Comparison) -> list[object]:
+    base, trained = (lists.by_system[system] for system in SYSTEMS)
+    ends = element("span", interval((change.low, change.high), "+"), class_="interval")
+    cells: list[object] = [int(group.sum())]
+    cells += [mean_or_dash(_nan_mean(values[METRIC][group])) for values in (base, trained)]
+    cells += [join([signed(change.difference), ends]), p_value(change.p_value)]
+    cells += [mean_or_dash(_nan_mean(values["listwise_kl"][group])) for values in (base, trained)]
+    return cells
+
+
+def _nan_mean(values: np.ndarray) -> float:
+    mean = _mean(values)
+    return float("nan") if mean is None else mean
+
+
+def scores_section(sources: Sequence[DevLists]) -> Html:
+    """Student against teacher scores, and how far they agree on the order."""
+    parts = []
+    for number, lists in enumerate(sources):
+        table_, where = lists.dev.table, lists.dev.table.where & lists.dev.table.has_scores[:, None]
+        if not where.any():
+            parts.append(subsection(_shown(lists, sources), note(NO_TEACHER)))
+            continue
+        taus, tops = (
+            [_nan_mean(lists.by_system[system][key]) for system in SYSTEMS]
+            for key in ("kendall_tau", "same_best")
+        )
+        told = (
+            f"Kendall's tau-b of student and teacher, mean over lists: {taus[0]:.3f} before "
+            f"training, {taus[1]:.3f} after. Both put the same entry first in {tops[0]:.0%} of "
+            f"the lists before, {tops[1]:.0%} after. {int(where.sum())} entries of "
+            f"{int(where.any(axis=1).sum())} lists."
+        )
+        students = {system: lists.dev.scores[system][where] for system in SYSTEMS}
+        teacher = table_.teacher_scores[where]
+        image = plots.to_svg(
+            lambda teacher=teacher, students=students: plots.score_density(teacher, students),  # type: ignore[misc]
+            f"scores{number}",
+            told,
+        )
+        parts.append(subsection(_shown(lists, sources), figure(image, told)))
+    return join(parts)
+
+
+def entropy_section(sources: Sequence[DevLists]) -> Html:
+    """How sharp the teacher's targets are, and the student's lists before and after."""
+    parts = []
+    for number, lists in enumerate(sources):
+        student_t, teacher_t = lists.temperatures
+        students = {s: _finite(lists.by_system[s]["entropy"]) for s in SYSTEMS}
+        teacher = _finite(lists.teacher_entropy)
+        if not len(students[SYSTEMS[0]]):
+            parts.append(subsection(_shown(lists, sources), note("No dev list has two entries.")))
+            continue
+        medians = ", ".join(f"{s} {np.median(v):.2f}" for s, v in students.items())
+        told = f"Median: {medians} at temperature {student_t:g}"
+        if len(teacher):
+            told += f"; teacher {np.median(teacher):.2f} at {teacher_t:g}"
+        image = plots.to_svg(
+            lambda teacher=teacher, students=students: plots.entropies(teacher, students),  # type: ignore[misc]
+            f"entropy{number}",
+            told,
+        )
+        about = f"{told}. 1: all entries alike, nothing to learn; 0: one entry has it all."
+        parts.append(subsection(_shown(lists, sources), figure(image, about)))
+    return join(parts)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _shown(lists: DevLists, sources: Sequence[DevLists]) -> str:
+    """The title of a source among several."""
+    return lists.title if len(sources) > 1 else ""

@@ -1,0 +1,196 @@
+"""The student's scores of its source's dev lists, before training and after, kept on disk.
+
+Shapes: N dev lists, L list entries, P distinct passages of these lists.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from ldx.data.lists import ListTable
+from ldx.data.manifest import Manifest
+from ldx.data.records import ListSource, PassageSource, PassageTexts
+from ldx.data.schema import HUMAN_DEV
+from ldx.embedder import Params
+from ldx.eval.embeddings import encode_to_file
+from ldx.eval.encode import Encoder, get_encoder
+from ldx.eval.metrics import score_run
+from ldx.eval.search import search
+from ldx.files import atomic_write
+from ldx.models.student import Student
+
+NAME = "dev_scores.npz"
+CACHE_NAME = ".dev_embeddings"
+METRIC = "nDCG@10"
+SYSTEMS = ("base", "trained")
+ENTRIES_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class DevScores:
+    """What the student says of the dev lists, by system (base, trained).
+
+    Attributes:
+      table: the dev lists.
+      scores: float32 [N, L], query times passage; 0 at padding.
+      ndcg: float64 [N], nDCG@10 of each list's query among all P passages of the dev lists; its
+        first entry and what people graded over 0 are relevant.
+      num_passages: P.
+    """
+
+    table: ListTable
+    scores: dict[str, np.ndarray]
+    ndcg: dict[str, np.ndarray]
+    num_passages: int
+
+
+def with_prompts(student: Student, query_prompt: str | None, passage_prompt: str | None) -> Student:
+    """The student with a source's own prompts, where it has any."""
+    own: dict[str, Any] = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
+    own = {name: prompt for name, prompt in own.items() if prompt is not None}
+    if not own:
+        return student
+    return replace(student, config=replace(student.config, **own))
+
+
+def make_dev_scores(
+    folder: Path,
+    records: str | Path,
+    manifest: Manifest,
+    student: Student,
+    params: Mapping[str, Callable[[], Params] | None],
+    *,
+    list_size: int | None = None,
+    microbatch_tokens: int | None = None,
+    description: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> DevScores:
+    """Score the dev lists with every system; FOLDER/dev_scores.npz is made where it is missing.
+
+    A kill costs a block of embeddings, as for `ldx.eval.embeddings.encode_to_file`.
+
+    Args:
+      folder: where the scores are kept.
+      records: the source's.
+      manifest: of these records.
+      student: with the prompts of the source.
+      params: gives the parameters by system, asked only where scores are missing; None stands for
+        those of the first.
+      list_size: lists longer than that are cut.
+      microbatch_tokens: tokens in work at once; None means the device's default.
+      description: goes before "passages" and "queries" at the progress bars.
+      check: called between micro-batches; what it raises ends the work.
+
+    Raises:
+      UserError: records are damaged.
+    """
+    numbers: dict[str, int] = {}
+    table = ListTable.read(
+        ListSource(records, "dev"),
+        numbers,
+        list_size=list_size,
+        only=lambda record: record.query_type != HUMAN_DEV,  # those have no loss, and no teacher
+    )
+    rows = np.unique(table.rows[table.where])
+    path = folder / NAME
+    if not path.exists():
+        passages = PassageTexts(
+            PassageSource(records), template=manifest.passage_template, max_chars=manifest.max_chars
+        )
+        key = f"{manifest.fingerprints} {passages!r} {list_size}"
+        maker = _Maker(
+            table, list(numbers), passages, rows, get_encoder(student, microbatch_tokens), key
+        )
+        arrays: dict[str, np.ndarray] = {}
+        made: dict[str, np.ndarray] = {}
+        for system, give in params.items():
+            if give is not None:
+                logging.info("scoring the dev lists of %s with the %s model", description, system)
+                cache = folder / CACHE_NAME / f"{system}.npy"
+                made = maker.make(give(), cache, f"{description} dev, {system}:", check)
+            arrays |= {f"{name}_{system}": values for name, values in made.items()}
+        with atomic_write(path, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
+    with np.load(path, allow_pickle=False) as stored:
+        scores = {system: stored[f"scores_{system}"] for system in params}
+        ndcg = {system: stored[f"ndcg_{system}"] for system in params}
+    return DevScores(table, scores, ndcg, len(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """Scores and nDCG of one set of parameters."""
+
+    table: ListTable
+    queries: list[str]
+    passages: PassageTexts
+    rows: np.ndarray
+    encoder: Encoder
+    key: str
+
+    def make(
+        self, params: Params, cache: Path, what: str, check: Callable[[], None]
+    ) -> dict[str, np.ndarray]:
+        texts = _Selected(self.passages, self.rows)
+        passages = encode_to_file(
+            self.encoder, params, texts, cache, kind="passage", key=self.key,
+            description=f"{what} passages", check=check,
+        )  # fmt: skip
+        distinct = self.encoder.encode(
+            params, self.queries, kind="query", description=f"{what} queries", check=check
+        )
+        queries = distinct[self.table.query]
+        return {"scores": self._scores(queries, passages), "ndcg": self._ndcg(queries, passages)}
+
+    def _scores(self, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
+        table = self.table
+        index = np.searchsorted(self.rows, np.where(table.where, table.rows, self.rows[0]))
+        scores = np.zeros(index.shape, np.float32)
+        step = max(1, ENTRIES_AT_ONCE // table.list_size)
+        for start in range(0, len(table), step):
+            part = slice(start, start + step)
+            scores[part] = np.einsum("nd,nld->nl", queries[part], passages[index[part]])
+        return np.where(table.where, scores, np.float32(0))
+
+    def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
+        found = search(queries, passages, k=10, index="exact")
+        names = [str(row) for row in self.rows]
+        run = {
+            list_id: {
+                names[row]: float(score)
+                for row, score in zip(found.rows[i], found.scores[i], strict=True)
+            }
+            for i, list_id in enumerate(self.table.list_ids)
+        }
+        values = score_run(_qrels(self.table), run, metrics=(METRIC,)).per_query[METRIC]
+        return np.array([values[list_id] for list_id in self.table.list_ids])
+
+
+def _qrels(table: ListTable) -> dict[str, dict[str, int]]:
+    """Of every list: its first entry, and what people graded as relevant."""
+    qrels = {}
+    for i, list_id in enumerate(table.list_ids):
+        size = table.sizes[i]
+        pairs = zip(table.rows[i, :size].tolist(), table.labels[i, :size].tolist(), strict=True)
+        qrels[list_id] = {str(row): label for row, label in pairs if label > 0}
+        qrels[list_id].setdefault(str(table.rows[i, 0]), 1)
+    return qrels
+
+
+class _Selected:
+    """Some of the texts, by row."""
+
+    def __init__(self, texts: PassageTexts, rows: np.ndarray):
+        self._texts, self._rows = texts, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int, /) -> str:
+        return self._texts[int(self._rows[number])]

@@ -1,0 +1,200 @@
+"""Sections of the report on human judgments: the table, and the queries that changed most."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldx.eval.metrics import METRICS, rank
+from ldx.report import plots
+from ldx.report.html import (
+    Html,
+    details,
+    element,
+    escape,
+    figure,
+    join,
+    note,
+    paragraph,
+    subsection,
+    table,
+)
+from ldx.report.outcome import BASE, METRIC, TRAINED, Outcome
+from ldx.report.parts import NoData, cut, interval, p_value, signed
+
+NUM_CHANGES = 5  # queries shown that won most, and as many that lost most
+NUM_PASSAGES = 5  # shown of each
+PASSAGE_CHARS = 240
+QUERY_CHARS = 200
+NO_JUDGMENTS = "No human judgments were given, so whether it helps people is not known."
+
+
+def sentence(outcome: Outcome) -> str:
+    """Trained against base, in words and numbers."""
+    base, trained = outcome.facts[BASE], outcome.facts[TRAINED]
+    low, high = trained[f"{METRIC}_difference_interval"]
+    return (
+        f"{outcome.collection} {outcome.dataset.split}: {METRIC} {trained[METRIC]:.4f}, base model "
+        f"{base[METRIC]:.4f}; difference {trained[f'{METRIC}_difference']:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}], p = {p_value(trained['p_value'])} (randomisation), "
+        f"{p_value(trained['t_test_p_value'])} (t-test); {len(outcome.dataset.qrels)} queries"
+    )
+
+
+def table_section(outcomes: Sequence[Outcome]) -> Html:
+    """Metrics of all systems, and their differences to the base model, tested."""
+    if not outcomes:
+        raise NoData(NO_JUDGMENTS)
+    parts: list[Html] = []
+    for outcome in outcomes:
+        others = [m for m in METRICS if m != METRIC]
+        parts += [
+            subsection(outcome.title),
+            _metrics_table(outcome.facts),
+            _differences_table(outcome.facts, METRIC),
+            details(
+                f"Differences in {', '.join(others)}",
+                *(_differences_table(outcome.facts, metric) for metric in others),
+            ),
+        ]
+    about = note(
+        "Intervals are 95% percentile bootstrap intervals over queries. Differences are paired, "
+        "query by query; p is two-sided, of the paired randomisation (sign-flip) test and of the "
+        "paired t-test. They tell chance over queries from effect, not one training seed from "
+        "another."
+    )
+    return join([*parts, about])
+
+
+def _metrics_table(facts: Mapping[str, Mapping[str, Any]]) -> Html:
+    rows = [
+        [system, *(_with_interval(f"{f[m]:.4f}", f[f"{m}_interval"]) for m in METRICS)]
+        for system, f in facts.items()
+    ]
+    return table(["system", *METRICS], rows, caption="Metrics [95% interval]")
+
+
+def _with_interval(value: str, ends: Sequence[float], sign: str = "") -> Html:
+    return join([value, element("span", interval(ends, sign), class_="interval")])
+
+
+def _differences_table(facts: Mapping[str, Mapping[str, Any]], metric: str) -> Html:
+    rows = []
+    for system, f in facts.items():
+        if system == BASE:
+            continue
+        change = _with_interval(
+            signed(f[f"{metric}_difference"]), f[f"{metric}_difference_interval"], "+"
+        )
+        tests = [p_value(f[f"{metric}_{key}"]) for key in ("p_value", "t_test_p_value")]
+        counts = [f[f"{metric}_{key}"] for key in ("wins", "losses", "ties")]
+        rows.append([system, change, *tests, *counts])
+    head = ["system", "difference", "p, randomisation", "p, t-test", "wins", "losses", "ties"]
+    return table(head, rows, caption=f"{metric} against the base model")
+
+
+def changes_section(outcomes: Sequence[Outcome], relevance_level: int) -> Html:
+    """What every query won or lost, and the passages found for those that changed most."""
+    if not outcomes:
+        raise NoData(NO_JUDGMENTS)
+    parts = []
+    for number, outcome in enumerate(outcomes):
+        parts.append(subsection(outcome.title))
+        differences = query_differences(outcome)
+        values = np.array(list(differences.values()))
+        if not values.any():
+            parts.append(note(f"No query's {METRIC} changed."))
+            continue
+        wins, losses = int((values > 0).sum()), int((values < 0).sum())
+        told = f"{wins} queries won, {losses} lost, {len(values) - wins - losses} did not change."
+        image = plots.to_svg(
+            lambda values=values: plots.sorted_differences(values, METRIC),  # type: ignore[misc]
+            f"changes{number}",
+            f"Differences in {METRIC}, sorted. {told}",
+        )
+        parts.append(figure(image, told))
+        ordered = sorted(differences, key=lambda query: -differences[query])
+        up = [query for query in ordered[:NUM_CHANGES] if differences[query] > 0]
+        down = [query for query in ordered[: -NUM_CHANGES - 1 : -1] if differences[query] < 0]
+        texts = _Passages(outcome, relevance_level)
+        for title, chosen in (("Won most", up), ("Lost most", down)):
+            if chosen:
+                parts.append(element("h4", title))
+            parts += [
+                _change(outcome, query, texts, is_open=i == 0) for i, query in enumerate(chosen)
+            ]
+    return join(parts)
+
+
+def query_differences(outcome: Outcome) -> dict[str, float]:
+    """What the trained model has over the base model, by query."""
+    base, trained = (outcome.scores[system].per_query[METRIC] for system in (BASE, TRAINED))
+    return {query: trained[query] - base[query] for query in base}
+
+
+class _Passages:
+    """Passages of a collection as cells."""
+
+    def __init__(self, outcome: Outcome, relevance_level: int):
+        self._corpus = outcome.dataset.corpus
+        self._qrels = outcome.dataset.qrels
+        self._level = relevance_level
+        self._rows = {doc_id: row for row, doc_id in enumerate(self._corpus.doc_ids)}
+
+    def cell(self, query: str, doc_id: str) -> Html:
+        """Id, what people said of it, title, and the beginning of the text."""
+        row = self._rows.get(doc_id)
+        title, text = (
+            ("", "") if row is None else (self._corpus.titles[row], self._corpus.texts[row])
+        )
+        head = join(
+            [
+                element("code", element("bdi", cut(doc_id, PASSAGE_CHARS))),
+                self._badge(query, doc_id),
+            ]
+        )
+        parts = [element("div", head)]
+        if title:
+            parts.append(
+                element("div", element("strong", element("bdi", cut(title, PASSAGE_CHARS))))
+            )
+        parts.append(element("div", element("bdi", cut(text, PASSAGE_CHARS))))
+        return join(parts)
+
+    def num_relevant(self, query: str) -> int:
+        """How many passages people judged relevant."""
+        return sum(grade >= self._level for grade in self._qrels[query].values())
+
+    def _badge(self, query: str, doc_id: str) -> Html:
+        grade = self._qrels[query].get(doc_id)
+        if grade is None:
+            return Html("")
+        if grade >= self._level:
+            return element("span", f"relevant ({grade})", class_="badge")
+        return element("span", f"judged {grade}", class_="badge judged")
+
+
+def _change(outcome: Outcome, query: str, texts: _Passages, *, is_open: bool) -> Html:
+    """A query, and the best passages of both models side by side."""
+    base, trained = (outcome.scores[system].per_query[METRIC][query] for system in (BASE, TRAINED))
+    shown = escape(cut(outcome.dataset.queries[query], QUERY_CHARS))
+    summary = join([
+        element("strong", signed(trained - base)),
+        element("bdi", shown),
+        element("span", f"({METRIC} {base:.3f} → {trained:.3f})", class_="interval"),
+    ])  # fmt: skip
+    best = [
+        [texts.cell(query, doc) for doc in rank(outcome.runs[s].get(query, {}))[:NUM_PASSAGES]]
+        for s in (BASE, TRAINED)
+    ]
+    rows = [
+        [place + 1, *(cells[place] if place < len(cells) else "" for cells in best)]
+        for place in range(max(map(len, best)))
+    ]
+    told = f"query {query}; passages judged relevant: {texts.num_relevant(query)}"
+    content = table(["", "base", "trained"], rows, num_text_columns=3)
+    return element(
+        "div",
+        details(summary, paragraph(element("bdi", told), class_="note"), content, is_open=is_open),
+        class_="changes",
+    )

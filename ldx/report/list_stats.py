@@ -1,0 +1,72 @@
+"""Numbers of single lists: divergence, entropy, and how far two scorers agree on the order.
+
+Shapes: N lists, L entries. Scores come before any temperature; what `where` leaves out is padding,
+whatever it holds. Everything is float64; a list that has no such number has NaN.
+"""
+
+import numpy as np
+
+ENTRIES_AT_ONCE = 2**24
+
+
+def _log_softmax(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
+    """[N, L], -inf at padding; whole lists of padding are NaN."""
+    logits = np.where(where, scores.astype(np.float64) / temperature, -np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logits = logits - logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def divergence(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    where: np.ndarray,
+    *,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> np.ndarray:
+    """KL(softmax(teacher / T) || softmax(student / S)) of every list, [N]; `losses.listwise_kl`."""
+    p = _log_softmax(teacher, where, teacher_temperature)
+    q = _log_softmax(student, where, student_temperature)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(where, np.exp(p) * (p - q), 0.0)
+    return np.where(where.any(axis=1), terms.sum(axis=1), np.nan)
+
+
+def entropy(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
+    """Entropy of softmax(scores / temperature) as a share of the flat one's, [N].
+
+    1: all entries alike; 0: all on one entry. Lists of fewer than two entries have NaN.
+    """
+    log_p = _log_softmax(scores, where, temperature)
+    size = where.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        terms = np.where(np.isfinite(log_p), np.exp(log_p) * log_p, 0.0)
+        return np.where(size > 1, -terms.sum(axis=1) / np.log(size), np.nan)
+
+
+def kendall_tau(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of two scorers' orders of every list, [N] (Kendall 1945).
+
+    NaN where one of them gives all entries the same score, and for fewer than two entries.
+    """
+    taus = np.full(len(first), np.nan)
+    step = max(1, ENTRIES_AT_ONCE // max(first.shape[1], 1) ** 2)
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        pairs = where[part, :, None] & where[part, None, :]
+        signs = []
+        for scores in (first[part], second[part]):
+            sign = np.sign(scores[:, :, None] - scores[:, None, :])
+            signs.append(np.where(pairs, sign, 0))
+        both = (signs[0] * signs[1]).sum(axis=(1, 2), dtype=np.float64)
+        moved = [np.abs(sign).sum(axis=(1, 2), dtype=np.float64) for sign in signs]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            taus[part] = both / np.sqrt(moved[0] * moved[1])
+    return taus
+
+
+def same_best(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Whether both scorers put the same entry first, as 0 or 1, [N]; NaN for no entry."""
+    best = [np.where(where, scores, -np.inf).argmax(axis=1) for scores in (first, second)]
+    return np.where(where.any(axis=1), (best[0] == best[1]).astype(float), np.nan)

@@ -1,0 +1,282 @@
+"""The report of a run as one HTML page, WORKDIR/report/index.html, and its data beside it.
+
+results.csv, per_query.csv, dev_lists.csv and steps.csv hold the numbers of the tables and plots,
+data.json what the page says of the run; dev_scores.npz is made once.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from absl import logging
+
+from ldx.checkpoint import Progress
+from ldx.data.manifest import Manifest
+from ldx.data.sources import SourceConfig
+from ldx.dev import read_dev_values
+from ldx.embedder import Params
+from ldx.errors import UserError
+from ldx.eval.metrics import METRICS
+from ldx.files import atomic_write, read_json, write_json
+from ldx.models.card import base_name
+from ldx.models.student import Student
+from ldx.report import judged, plots, training
+from ldx.report.data import data_section, settings_section, versions
+from ldx.report.dev_lists import (
+    DevLists,
+    entropy_section,
+    measure,
+    scores_section,
+    summary,
+    types_section,
+)
+from ldx.report.dev_scores import METRIC, SYSTEMS, make_dev_scores, with_prompts
+from ldx.report.html import Html, Section, element, join, note, page, paragraph
+from ldx.report.outcome import Outcome, results
+from ldx.report.parts import NoData, attempt
+from ldx.summaries import read_metrics
+
+PAGE_NAME = "index.html"
+FOLDER_NAME = "report"
+
+
+class Verdict(Protocol):
+    """Whether training helped, as the dev set says."""
+
+    @property
+    def status(self) -> str:
+        """One of better, not distinguishable, worse."""
+
+    @property
+    def text(self) -> str:
+        """A sentence with the numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What the page is made of.
+
+    Attributes:
+      workdir: the run's folder.
+      config: the whole config.
+      progress: where the run ended.
+      student: the model; `student.params` are the base model's.
+      best: gives the parameters that are kept; None where they are the base model's.
+      sources: by name, "" for the only one.
+      manifests: of their records.
+      outcomes: of the sources that people judged.
+      verdict: whether training helped.
+    """
+
+    workdir: Path
+    config: Mapping[str, Any]
+    progress: Progress
+    student: Student
+    best: Callable[[], Params] | None
+    sources: Mapping[str, SourceConfig]
+    manifests: Mapping[str, Manifest]
+    outcomes: Sequence[Outcome]
+    verdict: Verdict | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the page is."""
+        return self.workdir / FOLDER_NAME
+
+
+def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Path:
+    """Write the page and its data; a section that cannot be made says so in a line.
+
+    Args:
+      run: what it is made of.
+      check: called while the dev lists are scored; what it raises ends the work.
+
+    Returns:
+      The page's path. It is written last.
+    """
+    lines = read_metrics(run.workdir)
+    dev, problems = _dev_lists(run, check)
+    level = run.config["eval"]["relevance_level"]
+    sections = [
+        attempt("Human judgments", lambda: judged.table_section(run.outcomes)),
+        attempt("Training", lambda: _training(run, lines)),
+        attempt("Queries won and lost", lambda: judged.changes_section(run.outcomes, level)),
+        attempt("Query types", lambda: _of_dev(types_section, dev, problems)),
+        attempt("Student and teacher", lambda: _of_dev(scores_section, dev, problems)),
+        attempt("Entropy of the lists", lambda: _of_dev(entropy_section, dev, problems)),
+        attempt("Distinct passages and time", lambda: training.work_section(lines, run.workdir)),
+        attempt("Training data", lambda: data_section(run.manifests, _leakage(run))),
+        attempt("Settings and versions", lambda: settings_section(run.config, run.manifests)),
+    ]
+    attempt("curves.png", lambda: _write_curves(run, lines))
+    _write_data(run, dev, lines)
+    path = run.folder / PAGE_NAME
+    with atomic_write(path) as file:
+        file.write(page(_title(run), _lead(run), _numbered(sections)))
+    return path
+
+
+def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
+    """The curves, and whose judgments dev nDCG@10 is of, where the run has kept that."""
+    body = training.curves_section(lines, run.progress, METRIC)
+    try:
+        _, judged_by = read_dev_values(run.workdir, 0)
+    except UserError:
+        return body
+    return join([body, note(f"Dev {METRIC} is of {judged_by} queries and judgments.")])
+
+
+def _leakage(run: FinishedRun) -> dict[str, Any]:
+    """What was found before training; nothing of runs that did not look."""
+    path = run.workdir / "leakage.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _numbered(sections: Sequence[Section]) -> list[Section]:
+    return [Section(f"{i}. {section.title}", section.body) for i, section in enumerate(sections, 1)]
+
+
+def _title(run: FinishedRun) -> str:
+    collections = ", ".join(name or m.collection for name, m in run.manifests.items())
+    return f"{base_name(str(run.config['model']['path']))}, trained for {collections}"
+
+
+def _lead(run: FinishedRun) -> Html:
+    """The verdict, and what human judgments say."""
+    told = [paragraph(judged.sentence(outcome)) for outcome in run.outcomes]
+    if not run.outcomes:
+        told = [paragraph(judged.NO_JUDGMENTS)]
+    if run.progress.best_step == 0:
+        told.insert(0, paragraph("No step was better on dev: the base model is what is kept."))
+    if run.verdict is None:
+        return element("div", *told, class_="verdict")
+    status = run.verdict.status
+    head = paragraph(element("strong", "Verdict: "), run.verdict.text)
+    return element("div", head, *told, class_=f"verdict {status.replace(' ', '-')}")
+
+
+def _of_dev(
+    make: Callable[[Sequence[DevLists]], Html], dev: Sequence[DevLists], problems: Sequence[str]
+) -> Html:
+    """A section on the sources that could be scored, and why others could not."""
+    if not dev:
+        raise NoData(" ".join(problems))
+    return join([make(dev), *map(note, problems)])
+
+
+def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLists], list[str]]:
+    """The numbers of every source's dev lists, and what went wrong with those that have none."""
+    found, problems = [], []
+    tokens = run.config["train"]["microbatch_tokens"]
+    for name, source in run.sources.items():
+        manifest = run.manifests[name]
+        title = name or manifest.collection
+        try:
+            scores = make_dev_scores(
+                run.folder / name,
+                source.records,
+                manifest,
+                with_prompts(run.student, source.query_prompt, source.passage_prompt),
+                {"base": lambda: run.student.params, "trained": run.best},
+                list_size=run.config["data"]["list_size"],
+                microbatch_tokens=tokens if isinstance(tokens, int) else None,
+                description=title,
+                check=check,
+            )
+            found.append(measure(title, scores, run.config["loss"]))
+        except Exception as error:  # the other sections are worth having
+            told = f"The dev lists of {title} could not be scored: {error}"
+            logging.warning("%s", told)
+            problems.append(told)
+    return found, problems
+
+
+def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
+    plots.write_png(
+        lambda: training.curves_figure(lines, run.progress, METRIC), run.folder / "curves.png"
+    )
+    return Html("")
+
+
+def _write_data(
+    run: FinishedRun, dev: Sequence[DevLists], lines: Sequence[Mapping[str, Any]]
+) -> None:
+    """Everything the page shows as numbers."""
+    verdict = run.verdict and {"status": run.verdict.status, "text": run.verdict.text}
+    value = {
+        "verdict": verdict,
+        "stop_reason": run.progress.stop_reason,
+        "step": run.progress.step,
+        "best_step": run.progress.best_step,
+        "evaluations": training.dev_lines(lines, METRIC),
+        "results": results(run.outcomes),
+        "dev_lists": {lists.title: summary(lists) for lists in dev},
+        "versions": versions(),
+        "leakage": _leakage(run),
+        "records": {name or m.collection: m.provenance() for name, m in run.manifests.items()},
+    }
+    write_json(run.folder / "data.json", value)
+    _write_csv(run.folder / "results.csv", _result_rows(run.outcomes))
+    _write_csv(run.folder / "per_query.csv", _query_rows(run.outcomes))
+    _write_csv(run.folder / "dev_lists.csv", _list_rows(dev))
+    _write_csv(run.folder / "steps.csv", _step_rows(lines))
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with atomic_write(path) as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _result_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:
+    keys = ["p_value", "t_test_p_value", "wins", "losses", "ties"]
+    yield [
+        "source", "system", "metric", "value", "low", "high",
+        "difference", "difference_low", "difference_high", *keys,
+    ]  # fmt: skip
+    for outcome in outcomes:
+        for system, facts in outcome.facts.items():
+            for metric in METRICS:
+                row = [outcome.name, system, metric, facts[metric], *facts[f"{metric}_interval"]]
+                if f"{metric}_difference" in facts:
+                    row += [
+                        facts[f"{metric}_difference"],
+                        *facts[f"{metric}_difference_interval"],
+                        *(facts[f"{metric}_{key}"] for key in keys),
+                    ]
+                else:
+                    row += [""] * (3 + len(keys))
+                yield row
+
+
+def _query_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:
+    systems = list(dict.fromkeys(system for outcome in outcomes for system in outcome.scores))
+    yield ["source", "query_id", *systems]
+    for outcome in outcomes:
+        values = {system: scores.per_query[METRIC] for system, scores in outcome.scores.items()}
+        for query in outcome.dataset.qrels:
+            yield [outcome.name, query, *(values[s][query] if s in values else "" for s in systems)]
+
+
+def _list_rows(dev: Sequence[DevLists]) -> Iterable[Sequence[object]]:
+    keys = [METRIC, "listwise_kl", "kendall_tau", "same_best", "entropy"]
+    columns = [f"{key}_{system}" for key in keys for system in SYSTEMS]
+    yield ["source", "list_id", "query_type", "list_size", *columns, "entropy_teacher"]
+    for lists in dev:
+        table = lists.dev.table
+        values = [lists.by_system[system][key] for key in keys for system in SYSTEMS]
+        numbers = np.stack([*values, lists.teacher_entropy], axis=1).tolist()
+        for i, list_id in enumerate(table.list_ids):
+            kind = table.query_types[table.query_type[i]]
+            shown = ["" if value != value else value for value in numbers[i]]
+            yield [lists.title, list_id, kind, table.sizes[i], *shown]
+
+
+def _step_rows(lines: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:
+    train = training.train_lines(lines)
+    names = list(dict.fromkeys(name for line in train for name in line))
+    yield names
+    for line in train:
+        yield [line.get(name, "") for name in names]

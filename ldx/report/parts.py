@@ -1,0 +1,50 @@
+"""What the report's sections share: how numbers and texts are shown, and sections that fail."""
+
+from collections.abc import Callable, Sequence
+
+from absl import logging
+
+from ldx.report.html import Html, Section, note
+
+
+class NoData(Exception):
+    """There is nothing to show; the message says why, in a sentence for the page."""
+
+
+def attempt(title: str, build: Callable[[], Html]) -> Section:
+    """A section, or, where it cannot be made, a line that says why; never an error."""
+    try:
+        return Section(title, build())
+    except NoData as reason:
+        return Section(title, note(reason))
+    except Exception as error:  # a plot that fails must not cost the numbers
+        told = f"{type(error).__name__}: {error}"
+        logging.warning("the report's section %r could not be made: %s", title, told)
+        return Section(title, note(f"This could not be made: {told}"))
+
+
+def signed(value: float) -> str:
+    """A difference, four decimals."""
+    return f"{value:+.4f}"
+
+
+def interval(ends: Sequence[float], sign: str = "") -> str:
+    """The ends of an interval, four decimals."""
+    low, high = ends
+    return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
+def p_value(value: float) -> str:
+    """A p-value, four decimals."""
+    return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
+
+
+def mean_or_dash(value: float) -> str:
+    """A mean, three decimals; a dash for none."""
+    return "–" if value != value else f"{value:.3f}"
+
+
+def cut(text: str, num_chars: int) -> str:
+    """A text on one line, cut."""
+    line = " ".join(text[: 20 * num_chars].split())
+    return line if len(line) <= num_chars else line[:num_chars].rstrip() + " …"

@@ -1,0 +1,169 @@
+"""Test collections of a study: where they are, what is in them, and samples of them."""
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from ldx.errors import UserError
+from ldx.eval.beir import (
+    Corpus,
+    Qrels,
+    find_file,
+    find_qrels,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    write_dataset,
+)
+from ldx.files import fingerprint, locked
+
+DATA_DIR = "LDX_DATA_DIR"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The section `config.study.sample`; configs/studies/common.py explains its keys."""
+
+    num_passages: int | None
+    num_queries: int | None
+    from_split: str
+    seed: int
+
+
+def find_root(root: str, roots: Mapping[str, str]) -> str:
+    """The folder that `config.data.root` stands for, absolute; "" where data_prep makes one.
+
+    Args:
+      root: a name among `roots`, or a folder.
+      roots: folders by name; "" is looked for in the folder that LDX_DATA_DIR names.
+
+    Raises:
+      UserError: the folder of a name is not known, or is none.
+    """
+    if not root:
+        return ""
+    folder = roots.get(root, root)
+    if not folder and os.environ.get(DATA_DIR):
+        folder = str(Path(os.environ[DATA_DIR]) / root)
+    if not folder:
+        raise UserError(
+            f"the collection {root}: where is it? Give --config.study.roots.{root}=FOLDER, or set "
+            f"{DATA_DIR} to the folder that has {root} in it"
+        )
+    if not Path(folder).is_dir():
+        told = f"config.study.roots.{root}" if root in roots else "config.data.root"
+        raise UserError(f"{told}={folder}: no such folder; wanted a collection in BEIR layout")
+    return str(Path(folder).absolute())
+
+
+def collection_fingerprint(root: str | Path) -> str:
+    """Differs where corpus, queries or judgments do."""
+    root = Path(root)
+    paths = [find_file(root, "corpus"), find_file(root, "queries")]
+    paths += sorted((root / "qrels").glob("*.tsv*"))
+    stats = [(path, path.stat()) for path in paths]
+    return _fingerprint_of(tuple((path, s.st_size, s.st_mtime_ns) for path, s in stats))
+
+
+@functools.lru_cache
+def _fingerprint_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files with their size and time: every cell asks, and a corpus takes long to read."""
+    parts: list[str | Path] = []
+    for path, _, _ in files:
+        parts += [path.name, path]
+    return fingerprint(*parts)
+
+
+def read_judgments(root: str | Path, split: str) -> Qrels:
+    """The judgments of a split, of the queries that there are; the corpus is not read."""
+    queries = read_queries(root)
+    return {q: grades for q, grades in read_qrels(find_qrels(root, split)).items() if q in queries}
+
+
+def sample_collection(root: str, split: str, sample: Mapping[str, Any], folder: Path) -> str:
+    """A smaller collection in BEIR layout, made where it is missing.
+
+    It holds every passage that is relevant to a random sample of the split's queries, and as many
+    others, at random, as make up `num_passages`. Samples of one seed are nested: a larger one has
+    the passages of a smaller one, and the same queries. Judgments of other splits stay as far as
+    their passages do.
+
+    Args:
+      root: the whole collection.
+      split: whose queries are sampled.
+      sample: num_passages, None for all; num_queries, None for all; seed; from_split, whose
+        queries become those of `split`, and are taken out of it; "": `split` itself.
+      folder: where samples are kept.
+
+    Returns:
+      The folder of the sample, or `root` where nothing is left out.
+
+    Raises:
+      UserError: the relevant passages alone are more.
+    """
+    asked = Sample(**sample)
+    if not root or (asked.num_passages is None and not asked.from_split):
+        return root
+    key = fingerprint(collection_fingerprint(root), split, repr(asked))
+    target = folder / f"{Path(root).name}-{asked.num_passages or 'all'}-{key[:8]}"
+    with locked(folder / f".{target.name}.lock", "another process makes this sample"):
+        # The queries come last of what is moved into place after qrels and corpus.
+        if not (target / "queries.jsonl").is_file():
+            logging.info("making %s, a sample of %s", target, root)
+            _write_sample(Path(root), split, asked, target)
+    return str(target.absolute())
+
+
+def _write_sample(root: Path, split: str, asked: Sample, target: Path) -> None:
+    corpus = read_corpus(root)
+    source = asked.from_split or split
+    qrels = read_judgments(root, source)
+    rng = np.random.default_rng([asked.seed, 0])
+    shuffled = [sorted(qrels)[i] for i in rng.permutation(len(qrels))]
+    chosen = sorted(shuffled[: asked.num_queries])
+    kept = _passages(corpus, {query: qrels[query] for query in chosen}, asked, rng, root)
+    rows = [row for row, doc_id in enumerate(corpus.doc_ids) if doc_id in kept]
+    fields = (corpus.doc_ids, corpus.titles, corpus.texts)
+    smaller = Corpus(*([values[row] for row in rows] for values in fields))
+    splits = {split: {query: qrels[query] for query in chosen}}
+    for path in sorted((root / "qrels").glob("*.tsv*")):
+        name = path.name.removesuffix(".gz").removesuffix(".tsv")
+        others = {q: grades for q, grades in read_judgments(root, name).items() if q not in chosen}
+        splits.setdefault(name, others)
+    judged = {name: _only(grades, kept) for name, grades in splits.items()}
+    texts = read_queries(root)
+    wanted = {query for grades in judged.values() for query in grades}
+    queries = {query: text for query, text in texts.items() if query in wanted}
+    write_dataset(target, smaller, queries, {k: v for k, v in judged.items() if v})
+
+
+def _passages(
+    corpus: Corpus, qrels: Qrels, asked: Sample, rng: np.random.Generator, root: Path
+) -> set[str]:
+    """The ids of all relevant passages, and of random others up to `num_passages`."""
+    if asked.num_passages is None:
+        return set(corpus.doc_ids)
+    relevant = {doc for grades in qrels.values() for doc, grade in grades.items() if grade > 0}
+    kept = relevant & set(corpus.doc_ids)
+    if len(kept) > asked.num_passages:
+        raise UserError(
+            f"config.study.sample: {len(kept)} passages of {root} are relevant to {len(qrels)} "
+            f"queries, more than num_passages={asked.num_passages}; lower num_queries"
+        )
+    for row in rng.permutation(len(corpus)):
+        if len(kept) == min(asked.num_passages, len(corpus)):
+            break
+        kept.add(corpus.doc_ids[row])
+    return kept
+
+
+def _only(qrels: Qrels, doc_ids: set[str]) -> Qrels:
+    """Judgments of these passages, of queries that have a relevant one among them."""
+    inside = {q: {d: g for d, g in grades.items() if d in doc_ids} for q, grades in qrels.items()}
+    return {q: grades for q, grades in inside.items() if any(g > 0 for g in grades.values())}

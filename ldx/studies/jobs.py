@@ -1,0 +1,240 @@
+"""Commands of a study, each in a process of its own, several at a time; one failing stops no other.
+
+A job that ended well leaves FOLDER/finished.json and is not done again. What it says is in
+FOLDER/log.txt. Processes hold the study's lock as long as they live, so that a study that was
+killed and started again waits for what it left behind; and they are asked to stop when it dies.
+"""
+
+import ctypes
+import dataclasses
+import datetime
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from ldx.errors import UserError
+from ldx.files import write_json
+from ldx.interrupt import Interrupted, StopRequest
+
+FINISHED_NAME = "finished.json"
+LOG_NAME = "log.txt"
+POLL_SECONDS = 0.1
+NUM_LAST_LINES = 3
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass
+class Job:
+    """A command to run.
+
+    Attributes:
+      name: shown.
+      kind: jobs of a kind take alike long.
+      command: program and arguments.
+      folder: where its log is, and what marks it as finished.
+      needs: names of jobs that must have ended well.
+      after: names of jobs that must have ended, well or not.
+      before: called right before it starts.
+    """
+
+    name: str
+    kind: str
+    command: Sequence[str]
+    folder: Path
+    needs: Sequence[str] = ()
+    after: Sequence[str] = ()
+    before: Callable[[], None] = lambda: None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it ended well, now or in an earlier run of the study."""
+        return (self.folder / FINISHED_NAME).is_file()
+
+
+@dataclasses.dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen
+    begin: float
+
+
+class JobRunner:
+    """Runs jobs, at most `max_parallel` at once.
+
+    Args:
+      jobs: in the order they are to start in, where nothing keeps them from it.
+      max_parallel: processes at once.
+      stop: a stop is passed on to the processes, which are waited for.
+      keep_open: a file descriptor that the processes keep open, the study's lock.
+    """
+
+    def __init__(self, jobs: Sequence[Job], max_parallel: int, stop: StopRequest, keep_open: int):
+        self._jobs, self._max_parallel = jobs, max_parallel
+        self._stop, self._keep_open = stop, keep_open
+        self._running: list[_Running] = []
+        self._waiting = [job for job in jobs if not job.is_finished]
+        self._done = {job.name for job in jobs if job.is_finished}
+        self._seconds: dict[str, list[float]] = {}
+        self.failed: dict[str, str] = {}
+        """Why, by job; those that could not start because another failed are in it too."""
+
+    def run(self) -> None:
+        """Run all; afterwards `failed` tells which did not end well.
+
+        Raises:
+          Interrupted: asked to stop; no process is left.
+        """
+        if self._done:
+            logging.info("%d of %d are finished already", len(self._done), len(self._jobs))
+        try:
+            while self._waiting or self._running:
+                self._stop.check()
+                self._start_what_can()
+                self._collect()
+                if self._running:
+                    time.sleep(POLL_SECONDS)
+        except (Interrupted, KeyboardInterrupt):
+            self._end_all()
+            raise
+        finally:
+            for running in self._running:  # nothing outlives an error of our own
+                running.process.kill()
+                running.process.wait()
+
+    def _start_what_can(self) -> None:
+        for job in list(self._waiting):
+            ended = self._done | self.failed.keys()
+            missing = next((name for name in job.needs if name in self.failed), None)
+            if missing:
+                self._waiting.remove(job)
+                self.failed[job.name] = f"not started, because {missing} failed"
+                self._tell(job, self.failed[job.name])
+            elif len(self._running) >= self._max_parallel:
+                return
+            elif self._done.issuperset(job.needs) and ended.issuperset(job.after):
+                self._waiting.remove(job)
+                self._start(job)
+
+    def _start(self, job: Job) -> None:
+        try:
+            job.before()
+            job.folder.mkdir(parents=True, exist_ok=True)
+            with open(job.folder / LOG_NAME, "ab") as log:
+                process = subprocess.Popen(
+                    job.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # The terminal's Ctrl-C reaches this process alone, which passes it on once.
+                    start_new_session=True,
+                    pass_fds=(self._keep_open,),
+                    preexec_fn=_stop_with_parent,
+                )
+        except UserError as error:
+            self.failed[job.name] = str(error)
+            self._tell(job, f"failed: {error}")
+            return
+        self._running.append(_Running(job, process, time.monotonic()))
+        self._tell(job, "started")
+
+    def _collect(self) -> None:
+        for running in list(self._running):
+            code = running.process.poll()
+            if code is None:
+                continue
+            self._running.remove(running)
+            job, seconds = running.job, time.monotonic() - running.begin
+            if code == 0:
+                write_json(job.folder / FINISHED_NAME, {"seconds": round(seconds, 1)})
+                self._done.add(job.name)
+                self._seconds.setdefault(job.kind, []).append(seconds)
+                self._tell(job, f"finished in {_duration(seconds)}")
+            elif self._stop.signum is None:
+                path = job.folder / LOG_NAME
+                self.failed[job.name] = f"exit code {code}; {path} ends with\n{last_lines(path)}"
+                self._tell(job, f"failed: {self.failed[job.name]}")
+
+    def _end_all(self) -> None:
+        """Ask every process to stop, once, and wait; a second request ends them at once."""
+        if self._running:
+            logging.info("waiting for %d processes to save what they have", len(self._running))
+        for running in self._running:
+            running.process.terminate()
+        while any(running.process.poll() is None for running in self._running):
+            time.sleep(POLL_SECONDS)
+        self._collect()
+
+    def _tell(self, job: Job, what: str) -> None:
+        logging.info(
+            "[%d/%d] %s %s: %s (%d running, %d waiting, left %s)",
+            len(self._done),
+            len(self._jobs),
+            job.kind,
+            job.name,
+            what,
+            len(self._running),
+            len(self._waiting),
+            self._left(),
+        )
+
+    def _left(self) -> str:
+        """How long the rest will take, from what finished; unknown of a kind that none did."""
+        total = 0.0
+        now = time.monotonic()
+        for job, begin in [(r.job, r.begin) for r in self._running] + [
+            (job, now) for job in self._waiting
+        ]:
+            if job.kind not in self._seconds:
+                return "unknown"
+            mean = sum(self._seconds[job.kind]) / len(self._seconds[job.kind])
+            total += max(mean - (now - begin), 0.0)
+        return _duration(total / self._max_parallel)
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def last_lines(path: Path) -> str:
+    """The lines a log ends with, without blank ones."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in [x for x in lines if x.strip()][-NUM_LAST_LINES:])
+
+
+def _stop_with_parent() -> None:
+    """In a new process, before its program begins: SIGTERM comes when the study dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def auto_max_parallel(memory_per_run: float) -> int:
+    """Processes at once: one on an accelerator; on CPU one for 4 cores, as memory allows (GiB)."""
+    if _has_accelerator():
+        return 1
+    by_cores = len(os.sched_getaffinity(0)) // 4 if sys.platform == "linux" else 1
+    return max(1, min(by_cores, int(_available_memory() / memory_per_run)))
+
+
+def _has_accelerator() -> bool:
+    """Asking JAX would take the accelerator's memory for this process."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    devices = Path("/dev")
+    return any(re.fullmatch(r"nvidia\d+|accel\d+|kfd", path.name) for path in devices.glob("*"))
+
+
+def _available_memory() -> float:
+    """GiB that can be taken without swapping; of a system that does not tell, none."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo)
+    return int(found[1]) / 2**20 if found else 0.0

@@ -1,0 +1,219 @@
+"""What a study found: cells, configurations over seeds, values of axes, and their differences.
+
+Everything is of human test judgments, from the runs that cells left in CELL/report, but for dev and
+its verdict, which are of the dev queries that chose the step.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldx.checkpoint import read_progress
+from ldx.data.records import ListSource
+from ldx.dev import SYNTHETIC, read_dev_values
+from ldx.errors import UserError
+from ldx.eval.beir import Qrels
+from ldx.eval.metrics import Comparison, compare, read_run, score_run
+from ldx.studies.declare import DATASET_AXIS, Cell, Study
+from ldx.studies.statistics import (
+    Gains,
+    compare_gains,
+    gain_against_base,
+    holm,
+    mean_over_datasets,
+)
+from ldx.verdict import judge
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellResult:
+    """A finished cell.
+
+    Attributes:
+      cell: what it is.
+      facts: its numbers, flat.
+      gains: of each test query, trained less base.
+      dev_gains: of each dev query, by query type; none where people's queries chose the step.
+    """
+
+    cell: Cell
+    facts: dict[str, Any]
+    gains: dict[str, float]
+    dev_gains: dict[str, dict[str, float]]
+
+
+def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str) -> CellResult:
+    """The result of the training run in a folder.
+
+    Args:
+      cell: what was trained.
+      folder: of the run.
+      records: the training lists it had.
+      qrels: the test judgments of its collection.
+      metric: what is reported, such as nDCG@10.
+
+    Raises:
+      UserError: the run left no report.
+    """
+    progress = read_progress(folder)
+    if progress is None or not progress.finished:
+        raise UserError(f"{folder} holds no finished run")
+    level = cell.config["eval"]["relevance_level"]
+    per_query = {}
+    for system in ("base", "trained"):
+        # A run whose best step is 0 has one model.
+        kept = "base" if progress.best_step == 0 else system
+        run = read_run(folder / "report" / f"{kept}.trec")
+        scores = score_run(qrels, run, metrics=(metric,), relevance_level=level)
+        per_query[system] = scores.per_query[metric]
+    found = compare(per_query["trained"], per_query["base"])
+    verdict = judge(folder, progress)
+    facts = {
+        **cell.values,
+        "seed": cell.seed,
+        "best_step": progress.best_step,
+        "last_step": progress.step,
+        "dev_base": verdict.base,
+        "dev_trained": verdict.trained,
+        "dev_queries": verdict.judged_by,
+        "dev_verdict": verdict.status,
+        "base": statistics.fmean(per_query["base"].values()),
+        "trained": statistics.fmean(per_query["trained"].values()),
+        **_told(found),
+        "folder": folder.name,
+    }
+    gains = {q: value - per_query["base"][q] for q, value in per_query["trained"].items()}
+    return CellResult(cell, facts, gains, _dev_gains(folder, records, progress.best_step))
+
+
+def _told(found: Comparison) -> dict[str, Any]:
+    """A comparison, flat."""
+    return {
+        "gain": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+        "wins": found.wins,
+        "losses": found.losses,
+        "ties": found.ties,
+        "num_queries": found.wins + found.losses + found.ties,
+    }
+
+
+def _dev_gains(folder: Path, records: Path, best_step: int) -> dict[str, dict[str, float]]:
+    """dev nDCG@10 of each dev query at the best step less that before training, by query type."""
+    before, judged_by = read_dev_values(folder, 0)
+    after, _ = read_dev_values(folder, best_step)
+    gains: dict[str, dict[str, float]] = {}
+    if judged_by == SYNTHETIC:
+        for record in ListSource(records, "dev"):
+            if record.list_id in before:
+                of_type = gains.setdefault(record.query_type, {})
+                of_type[record.list_id] = after[record.list_id] - before[record.list_id]
+    return gains
+
+
+def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, str]) -> dict:
+    """Everything that the study's report tells, of plain values.
+
+    Args:
+      study: what was asked.
+      results: of the cells that finished.
+      failed: why the others did not, by name.
+    """
+    groups: dict[tuple[str, ...], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.cell.values.values()), []).append(result)
+    gains = {names: Gains({r.cell.seed: r.gains for r in group}) for names, group in groups.items()}
+    configurations = [
+        {
+            **group[0].cell.values,
+            "num_seeds": len(group),
+            **{k: statistics.fmean(r.facts[k] for r in group) for k in ("base", "trained")},
+            **_told(gain_against_base(gains[names])),
+            "spread": gains[names].spread,
+        }
+        for names, group in groups.items()
+    ]
+    return {
+        "name": study.name,
+        "question": study.question,
+        "caveat": study.caveat,
+        "metric": study.metric,
+        "axes": {axis: list(values) for axis, values in study.axes.items()},
+        "seeds": list(study.seeds),
+        "baseline": dict(study.baseline),
+        "cells": [result.facts for result in results],
+        "configurations": _corrected(configurations),
+        "values": _of_values(study, results),
+        "comparisons": _corrected(_comparisons(study, gains)),
+        "query_types": _of_query_types(results, groups),
+        "failed": dict(failed),
+    }
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with Holm's p beside their own; all rows of a table are one family."""
+    corrected = holm([row["p_value"] for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+
+
+def _of_values(study: Study, results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """The mean gain of every value of every axis over datasets and seeds, datasets alike."""
+    rows = []
+    for axis, values in study.axes.items():
+        for value in values if len(values) > 1 else ():
+            gains: dict[str, list[float]] = {}
+            bases: dict[str, list[float]] = {}
+            for result in results:
+                if result.cell.values[axis] == value:
+                    gains.setdefault(result.cell.dataset, []).append(result.facts["gain"])
+                    bases.setdefault(result.cell.dataset, []).append(result.facts["base"])
+            if gains:
+                base, gain = mean_over_datasets(bases), mean_over_datasets(gains)
+                num_cells = sum(map(len, gains.values()))
+                row = {"axis": axis, "value": value, "num_cells": num_cells}
+                rows.append(row | {"base": base, "trained": base + gain, "gain": gain})
+    return rows
+
+
+def _comparisons(study: Study, gains: Mapping[tuple[str, ...], Gains]) -> list[dict[str, Any]]:
+    """Every configuration against the one that has the baseline's values, all else being equal."""
+    rows = []
+    for names, ours in gains.items():
+        values = dict(zip(study.axes, names, strict=True))
+        against = values | dict(study.baseline)
+        other = gains.get(tuple(against.values()))
+        if against == values or other is None:
+            continue
+        found = compare_gains(ours, other)
+        if found is not None:
+            told = _told(found)
+            rows.append({**values, "difference": told.pop("gain"), **told})
+    return rows
+
+
+def _of_query_types(
+    results: Sequence[CellResult], groups: Mapping[tuple[str, ...], Sequence[CellResult]]
+) -> list[dict[str, Any]]:
+    """Dev gains by query type, where the study has several types of dev queries."""
+    types = sorted({name for result in results for name in result.dev_gains})
+    if len(types) < 2:
+        return []
+    rows = []
+    for group in groups.values():
+        for name in types:
+            by_seed = {r.cell.seed: r.dev_gains[name] for r in group if name in r.dev_gains}
+            if by_seed:
+                told = _told(gain_against_base(Gains(by_seed)))
+                rows.append({**group[0].cell.values, "query_type": name, **told})
+    return _corrected(rows)
+
+
+def axis_columns(study: Mapping[str, Any]) -> list[str]:
+    """The axes of a summary that vary: the dataset, and those of more than one value."""
+    return [
+        axis for axis, values in study["axes"].items() if len(values) > 1 or axis == DATASET_AXIS
+    ]

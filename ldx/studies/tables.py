@@ -1,0 +1,220 @@
+"""The tables of a study: as Markdown, as CSV, and as rows for its page."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ldx.studies.results import axis_columns
+
+Summary = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+      title: of it.
+      note: what its numbers are.
+      head: of the columns.
+      rows: of texts.
+      num_text_columns: the first columns, which hold no numbers.
+      links: where the page leads to from each row, if anywhere.
+    """
+
+    title: str
+    note: str
+    head: list[str]
+    rows: list[list[str]]
+    num_text_columns: int
+    links: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """With a heading; columns aligned, so that it reads well as it is, too."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        number = [i >= self.num_text_columns for i in range(len(widths))]
+        rule = [
+            "-" * (width - 1) + ":" if right else "-" * width
+            for width, right in zip(widths, number, strict=True)
+        ]
+        text = "\n".join(
+            "| " + " | ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, number, strict=True)
+            ) + " |"
+            for line in [self.head, rule, *self.rows]
+        )  # fmt: skip
+        return f"## {self.title}\n\n{self.note}\n\n{text}\n"
+
+
+def tables(study: Summary) -> list[Table]:
+    """Those that have rows."""
+    made = [
+        _configurations(study),
+        _values(study),
+        _comparisons(study),
+        _query_types(study),
+        _cells(study),
+    ]
+    return [table for table in made if table.rows]
+
+
+def as_text(study: Summary) -> str:
+    """The whole study as Markdown."""
+    parts = [f"# {study['name']}\n", f"{study['question']}\n"]
+    if study["caveat"]:
+        parts.append(f"{study['caveat']}\n")
+    parts += [table.markdown() for table in tables(study)]
+    if study["failed"]:
+        failed = "\n".join(f"- {name}: {why}" for name, why in study["failed"].items())
+        parts.append(f"## Not finished\n\n{failed}\n")
+    return "\n".join(parts)
+
+
+def as_csv(study: Summary) -> str:
+    """The cells, one a line."""
+    cells = study["cells"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(cells[0]) if cells else ["folder"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(cells)
+    return file.getvalue()
+
+
+def change(row: Mapping[str, Any], key: str = "gain") -> str:
+    """A mean and its interval."""
+    return f"{row[key]:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def label(row: Mapping[str, Any], axes: Sequence[str]) -> str:
+    """A row's values of these axes."""
+    return " · ".join(str(row[axis]) for axis in axes)
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
+
+
+def _outcome(row: Mapping[str, Any], key: str = "gain") -> str:
+    if row["p_holm"] >= 0.05:
+        return "no difference seen"
+    return "better" if row[key] > 0 else "worse"
+
+
+def _configurations(study: Summary) -> Table:
+    axes, metric = axis_columns(study), study["metric"]
+    several = len(study["seeds"]) > 1
+    head = [*axes, "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
+    rows = [
+        [
+            *(row[axis] for axis in axes),
+            f"{row['base']:.4f}",
+            f"{row['trained']:.4f}",
+            change(row),
+            _p(row["p_value"]),
+            _p(row["p_holm"]),
+            _outcome(row),
+        ]
+        + ([_spread(row)] if several else [])
+        for row in study["configurations"]
+    ]
+    note = (
+        f"Test {metric}; gain over the untrained base model with its 95% bootstrap interval over "
+        "queries; p of the paired permutation test, and corrected for all rows (Holm)."
+    )
+    if several:
+        head.append("spread over seeds")
+        note += (
+            " Queries are averaged over seeds before testing; the spread is the standard deviation "
+            "of the seeds' gains."
+        )
+    return Table("Trained against untrained", note, head, rows, len(axes))
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return "" if row["spread"] is None else f"{row['spread']:.4f} ({row['num_seeds']})"
+
+
+def _values(study: Summary) -> Table:
+    rows = [
+        [
+            row["axis"],
+            row["value"],
+            f"{row['base']:.4f}",
+            f"{row['trained']:.4f}",
+            f"{row['gain']:+.4f}",
+            str(row["num_cells"]),
+        ]
+        for row in study["values"]
+    ]
+    note = f"Mean test {study['metric']} over datasets (each counts alike), other axes and seeds."
+    head = ["axis", "value", "base", "trained", "gain", "cells"]
+    return Table("By value", note, head, rows, 2)
+
+
+def _comparisons(study: Summary) -> Table:
+    axes = axis_columns(study)
+    baseline = ", ".join(f"{axis} {value}" for axis, value in study["baseline"].items())
+    rows = [
+        [
+            *(row[axis] for axis in axes),
+            change(row, "difference"),
+            _p(row["p_value"]),
+            _p(row["p_holm"]),
+            f"{row['wins']}/{row['losses']}/{row['ties']}",
+            _outcome(row, "difference"),
+        ]
+        for row in study["comparisons"]
+    ]
+    note = (
+        f"Gain less that of the baseline ({baseline}) where all else is equal, query by query over "
+        "the queries that both have; p corrected for all rows (Holm)."
+    )
+    head = [*axes, "difference [95%]", "p", "p Holm", "win/loss/tie", "against baseline"]
+    return Table("Against the baseline", note, head, rows, len(axes))
+
+
+def _query_types(study: Summary) -> Table:
+    axes = axis_columns(study)
+    rows = [
+        [
+            *(row[axis] for axis in axes),
+            row["query_type"],
+            change(row),
+            _p(row["p_holm"]),
+            str(row["num_queries"]),
+            _outcome(row),
+        ]
+        for row in study["query_types"]
+    ]
+    note = (
+        "Dev nDCG@10 at the kept step less that before training, by the type of the dev queries; "
+        "their judgments are the teacher's, and the step was chosen on them."
+    )
+    head = [*axes, "query type", "dev gain [95%]", "p Holm", "queries", "against base"]
+    return Table("By query type", note, head, rows, len(axes) + 1)
+
+
+def _cells(study: Summary) -> Table:
+    axes = axis_columns(study)
+    rows = [
+        [
+            *(row[axis] for axis in axes),
+            str(row["seed"]),
+            f"{row['best_step']} of {row['last_step']}",
+            f"{row['dev_base']:.4f} -> {row['dev_trained']:.4f}",
+            row["dev_verdict"],
+            f"{row['base']:.4f}",
+            f"{row['trained']:.4f}",
+            change(row),
+            _p(row["p_value"]),
+        ]
+        for row in study["cells"]
+    ]
+    head = [*axes, "seed", "step", "dev nDCG@10", "dev verdict", "base", "trained", "gain [95%]"]
+    note = "Every run: the step that dev kept, of those done, and what dev and test say of it."
+    links = tuple(f"cells/{row['folder']}/report/index.html" for row in study["cells"])
+    return Table("Cells", note, [*head, "p"], rows, len(axes), links)

@@ -1,0 +1,27 @@
+"""A study: `python -m ldx.study --config=configs/studies/infonce_vs_distillation.py --workdir=DIR`.
+
+Runs a declared grid of training runs, each in a process of its own, and ends in one report:
+DIR/study.txt, study.json, study.csv and index.html. Stopped or killed, the same command goes on.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ldx import cli
+from ldx.errors import UserError
+from ldx.studies.run import run_study
+
+flags.DEFINE_string("workdir", None, "Folder of the study: data, cells, report")
+
+
+def main(argv: list[str]) -> None:
+    """Do what is missing of the study, and print its report."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
+    run_study(cli.get_config().to_dict(), Path(cli.required("workdir")))
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    cli.run(main)

@@ -1,0 +1,131 @@
+"""Random batches of lists, and every loss as a function of one: what the tests of losses share."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldx import losses
+from ldx.data.lists import Lists
+from ldx.objective import make_objective
+
+DIM = 6
+
+
+def make_batch(seed=0, num_queries=5, list_size=4, num_passages=9, dim=DIM, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+
+    def unit(*shape):
+        x = rng.normal(size=shape)
+        return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
+
+    lists = [rng.permutation(num_passages)[:list_size] for _ in range(num_queries)]
+    return {
+        "query_embeddings": unit(num_queries, dim),
+        "passage_embeddings": unit(num_passages, dim),
+        "list_index": np.stack(lists),
+        "teacher_scores": -np.sort(-rng.uniform(size=(num_queries, list_size))).astype(dtype),
+        "where": np.ones((num_queries, list_size), bool),
+    }
+
+
+def _scores(batch):
+    names = ("query_embeddings", "passage_embeddings", "list_index", "where")
+    return losses.list_scores(*(batch[name] for name in names))
+
+
+def _grades(batch):
+    """Levels 0 to 3, several entries of one list on the same."""
+    return jnp.floor(jnp.asarray(batch["teacher_scores"]) * 4)
+
+
+def _on_lists(loss, targets=lambda batch: batch["teacher_scores"], **settings):
+    def of_batch(batch, **reduce):
+        scores = _scores(batch)
+        return loss(scores, targets(batch), where=batch["where"], **settings, **reduce)
+
+    return of_batch
+
+
+def _info_nce(batch, **settings):
+    return losses.info_nce(**batch, temperature=0.05, **settings)
+
+
+def _guided(batch, **settings):
+    """The student's own scores, and a little more, as the guide's."""
+    queries, passages = batch["query_embeddings"], batch["passage_embeddings"]
+    guide = {"guide_query_embeddings": queries, "guide_passage_embeddings": passages}
+    return _info_nce(batch, block_size=4, guide_margin=0.1, **guide, **settings)
+
+
+def _published_wasserstein(batch):
+    names = ("query_embeddings", "passage_embeddings", "list_index", "where")
+    return losses.wasserstein(
+        losses.slot_scores(*(batch[name] for name in names)),
+        losses.slot_labels(_grades(batch)),
+        where=losses.slot_where(jnp.asarray(batch["where"])),
+        temperature=0.2,
+    )
+
+
+def _objective(**section):
+    def of_batch(batch):
+        lists = Lists(
+            batch["list_index"],
+            batch["teacher_scores"],
+            np.full(batch["where"].shape, -1),
+            batch["where"],
+        )
+        return make_objective(section)(
+            batch["query_embeddings"], batch["passage_embeddings"], lists
+        )[0]
+
+    return of_batch
+
+
+PER_LIST = {
+    "listwise_kl": _on_lists(losses.listwise_kl),
+    "listwise_kl of grades": _on_lists(losses.listwise_kl, _grades, teacher_temperature=1.0),
+    "margin_mse": _on_lists(losses.margin_mse, student_temperature=0.5),
+    "rank_net": _on_lists(losses.rank_net, _grades),
+    "list_mle": _on_lists(losses.list_mle),
+    "list_mle of grades": _on_lists(losses.list_mle, _grades),
+    "lambda_loss": _on_lists(losses.lambda_loss, _grades),
+    "approx_ndcg": _on_lists(losses.approx_ndcg, _grades),
+    "info_nce": _info_nce,
+    "info_nce in blocks": functools.partial(_info_nce, block_size=3),
+    "info_nce with a guide": _guided,
+}
+PER_BATCH = {
+    "wasserstein": _published_wasserstein,
+    "list_wasserstein": _on_lists(losses.list_wasserstein, _grades, temperature=0.2),
+    "matryoshka": _objective(
+        listwise_kl={"weight": 1.0},
+        info_nce={"weight": 0.5, "temperature": 0.1},
+        matryoshka={"dims": (DIM, 3), "weights": (1.0, 0.3)},
+    ),
+}
+LOSSES = PER_LIST | PER_BATCH
+
+
+# The programs run once or twice: what counts is how long they take to compile.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@functools.cache
+def compiled(name, **settings):
+    """A loss of `LOSSES`, compiled once for all tests."""
+    return jax.jit(functools.partial(LOSSES[name], **settings), compiler_options=QUICKLY)
+
+
+@functools.cache
+def _compiled_gradient(name):
+    gradient = jax.grad(lambda embeddings, rest: LOSSES[name](rest | embeddings))
+    return jax.jit(gradient, compiler_options=QUICKLY)
+
+
+def gradient(name, batch):
+    """With respect to the embeddings of queries and of passages."""
+    embeddings = {k: jnp.asarray(batch[k]) for k in ("query_embeddings", "passage_embeddings")}
+    return _compiled_gradient(name)(embeddings, batch)

@@ -1,0 +1,154 @@
+"""Studies as they are declared: the cells they span, and what is refused."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from configs.studies import common
+from data_prep.checks import check_config
+from data_prep.settings import PrepConfig
+from ldx.errors import UserError
+from ldx.objective import make_objective
+from ldx.settings import build
+from ldx.studies.declare import expand, read_study
+
+STUDIES = sorted(
+    path.stem
+    for path in Path(common.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "common")
+)
+
+
+def make(axes: common.Axes, **keys) -> ConfigDict:
+    config = common.make_study("toy", "Does it?", base.get_config(), axes)
+    for key, value in keys.items():
+        config.study[key] = value
+    return config
+
+
+def cells_of(config: ConfigDict):
+    return expand(read_study(config.to_dict()))
+
+
+LOSS = {"kl": {"loss.info_nce.weight": 0.0}, "a_sum": {"loss.info_nce.weight": 0.5}}
+TEACHERS = {"hybrid": {}, "given": {"prep.teachers": {"file": {"kind": "run_file", "path": "x"}}}}
+
+
+def test_cells_are_all_combinations_in_the_declared_order():
+    cells = cells_of(make({"loss": LOSS, "teacher": TEACHERS}, seeds=(0, 7)))
+    assert [cell.name for cell in cells] == [
+        "kl--hybrid--seed0",
+        "kl--hybrid--seed7",
+        "kl--given--seed0",
+        "kl--given--seed7",
+        "a_sum--hybrid--seed0",
+        "a_sum--hybrid--seed7",
+        "a_sum--given--seed0",
+        "a_sum--given--seed7",
+    ]
+    first, last = cells[0].config, cells[-1].config
+    assert (first["seed"], last["seed"]) == (0, 7)
+    assert first["loss"]["info_nce"]["weight"] == 0.0
+    assert last["loss"]["info_nce"]["weight"] == 0.5
+    assert list(first["prep"]["teachers"]) == ["hybrid"]
+    assert last["prep"]["teachers"] == {"file": {"kind": "run_file", "path": "x"}}
+    # Cells share nothing that one could change in another.
+    first["prep"]["llm"]["backend"] = "changed"
+    assert cells[1].config["prep"]["llm"]["backend"] == "vllm"
+    # All else is the base experiment.
+    assert last["optim"] == base.get_config().to_dict()["optim"]
+
+
+def test_a_sample_can_be_an_axis():
+    sizes = {"all": {}, "small": {"sample.num_passages": 300}}
+    whole, small = cells_of(make({"size": sizes}))
+    assert whole.sample["num_passages"] is None
+    assert small.sample == whole.sample | {"num_passages": 300}
+    assert "sample" not in small.config
+
+
+@pytest.mark.parametrize(
+    ("axes", "messages"),
+    [
+        (
+            {"loss": {"x": {"loss.info_nce.wieght": 1}, "y": {"los.a": 1}}},
+            ["axes.loss.x: the experiment has no key loss.info_nce.wieght", "no key los.a"],
+        ),
+        (
+            {"loss": {"x": {"loss.info_nce": 3}}},
+            ["axes.loss.x: loss.info_nce is a section, and cannot become 3"],
+        ),
+        ({"a": {"x": {"seed": 3}}}, ["axes.a.x: seed is set by config.study.seeds"]),
+        ({"a": {"x": {"seed.x": 3}}}, ["no key seed.x"]),
+        (
+            {"a": {"x": {"loss.info_nce": {}}}, "b": {"y": {"loss.info_nce.weight": 1}}},
+            ["the axes a and b both set loss.info_nce.weight"],
+        ),
+        ({"a": {"x/y": {}}}, ["the name 'x/y' becomes a folder's"]),
+        ({"a": {"..": {}}}, ["the name '..'"]),
+        ({"a": {"x--y": {}}}, ["the name 'x--y'"]),
+        ({"a": {}}, ["config.study.axes.a has no value"]),
+    ],
+)
+def test_bad_axes(axes, messages):
+    with pytest.raises(UserError) as caught:
+        cells_of(make(axes))
+    for message in messages:
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seeds": ()}, "config.study.seeds=()"),
+        ({"seeds": (1, 1)}, "config.study.seeds=(1, 1)"),
+        ({"seeds": (-1,)}, "config.study.seeds=(-1,)"),
+        ({"baseline": {"loss": "none"}}, "the axes are loss: kl, a_sum"),
+        ({"baseline": {"other": "kl"}}, "config.study.baseline"),
+        ({"max_parallel": 0}, "config.study.max_parallel=0"),
+        ({"memory_per_run": 0.0}, "config.study.memory_per_run=0.0"),
+    ],
+)
+def test_bad_keys(keys, message):
+    with pytest.raises(UserError, match=r"config\.study") as caught:
+        cells_of(make({"loss": LOSS}, **keys))
+    assert message in str(caught.value)
+
+
+def test_what_is_no_study_is_told():
+    with pytest.raises(UserError, match="no section study: it is an experiment"):
+        read_study(base.get_config().to_dict())
+    config = make({"loss": LOSS}).to_dict()
+    config["study"]["sedes"] = (0,)
+    with pytest.raises(UserError, match=r"config\.study\.sedes.*did you mean seeds"):
+        read_study(config)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("arg", ["", "cpu", "smoke"])
+def test_studies_that_come_with_ldx(name, arg):
+    """Every key they set is there, and smoke needs nothing that is not local."""
+    config = importlib.import_module(f"configs.studies.{name}").get_config(arg)
+    study = read_study(config.to_dict())
+    cells = expand(study)
+    assert study.name == name
+    assert study.question.endswith("?")
+    for cell in cells:
+        build(PrepConfig, cell.config["prep"], "prep")
+        check_config(ConfigDict(cell.config))
+        assert make_objective(cell.config["loss"]).terms
+    if arg == "smoke":
+        assert len(cells) == 2
+        assert {cell.config["data"]["root"] for cell in cells} == {""}
+        assert {cell.config["prep"]["collection"] for cell in cells} == {"api_docs"}
+    else:
+        assert {cell.config["data"]["root"] for cell in cells} - {""} == set(study.roots)
+    with pytest.raises(ValueError, match="there are cpu and smoke"):
+        importlib.import_module(f"configs.studies.{name}").get_config("large")
+
+
+def test_there_are_six_studies():
+    assert len(STUDIES) == 6

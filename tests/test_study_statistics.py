@@ -1,0 +1,158 @@
+"""Statistics of studies: Holm's correction, averages over seeds, and tables of hand-made runs."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import base
+from configs.studies import common
+from ldx.studies.declare import expand, read_study
+from ldx.studies.results import CellResult, summarize
+from ldx.studies.statistics import (
+    Gains,
+    compare_gains,
+    gain_against_base,
+    holm,
+    mean_over_datasets,
+)
+from ldx.studies.tables import as_csv, as_text, tables
+
+
+def test_holm_by_hand():
+    """Three tests: 3 x .01, then 2 x .03, then the larger of 1 x .04 and what came before."""
+    np.testing.assert_allclose(holm([0.03, 0.01, 0.04]), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.6]), [1.0, 1.0])
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_holm_rejects_what_the_closed_test_of_bonferroni_rejects():
+    """Holm is the closure of Bonferroni: the largest adjusted p over all subsets with a test."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p = rng.uniform(size=5) ** 3
+        for i, ours in enumerate(holm(p.tolist())):
+            subsets = (
+                [*others, i]
+                for size in range(5)
+                for others in itertools.combinations([j for j in range(5) if j != i], size)
+            )
+            closed = max(min(1.0, len(s) * p[s].min()) for s in subsets)
+            assert ours == pytest.approx(closed)
+
+
+def test_seeds_are_averaged_before_testing():
+    """Two seeds of equal gains tell no more than one."""
+    gains = {f"q{i}": value for i, value in enumerate([0.3, 0.1, -0.1, 0.2, 0.0, 0.4])}
+    once, twice = Gains({0: gains}), Gains({0: gains, 1: gains})
+    assert gain_against_base(once) == gain_against_base(twice)
+    assert once.spread is None
+    assert twice.spread == 0.0
+    shifted = {query: value + 0.1 for query, value in gains.items()}
+    both = Gains({0: gains, 1: shifted})
+    assert both.over_seeds() == pytest.approx({q: v + 0.05 for q, v in gains.items()})
+    assert both.spread == pytest.approx(np.std([0.15, 0.25], ddof=1))
+
+
+def test_gains_are_compared_over_common_seeds_and_queries():
+    ours = Gains({0: {"a": 0.5, "b": 0.1, "c": 9.0}, 1: {"a": 9.0, "b": 9.0}})
+    baseline = Gains({0: {"a": 0.2, "b": 0.2}, 2: {"a": 9.0}})
+    found = compare_gains(ours, baseline)
+    assert found is not None
+    assert found.difference == pytest.approx((0.3 - 0.1) / 2)
+    assert (found.wins, found.losses) == (1, 1)
+    assert compare_gains(Gains({0: {"a": 1.0}}), Gains({1: {"a": 1.0}})) is None
+    assert compare_gains(Gains({0: {"a": 1.0}}), Gains({0: {"b": 1.0}})) is None
+
+
+def test_the_p_value_is_that_of_a_paired_permutation_test():
+    rng = np.random.default_rng(1)
+    gains = {f"q{i}": value for i, value in enumerate(rng.normal(0.3, 0.6, size=11).tolist())}
+    values = np.array(list(gains.values()))
+    theirs = stats.permutation_test(
+        (values, np.zeros(11)),
+        lambda x, y: np.mean(x - y),
+        permutation_type="samples",
+        n_resamples=np.inf,
+    )
+    assert gain_against_base(Gains({0: gains})).p_value == pytest.approx(theirs.pvalue)
+
+
+def test_datasets_count_alike():
+    assert mean_over_datasets({"a": [0.1, 0.1, 0.1], "b": [0.4]}) == pytest.approx(0.25)
+
+
+DATASETS: dict[str, dict] = {"one": {}, "two": {}}
+LOSSES: dict[str, dict] = {"kl": {}, "nce": {}}
+
+
+@pytest.fixture(scope="module")
+def summary():
+    """KL gains 0.1 on every query of both; InfoNCE loses 0.1 on one, gains 0.02 on the other."""
+    config = common.make_study(
+        "toy", "Does it?", base.get_config(), {"dataset": DATASETS, "loss": LOSSES}
+    )
+    config.study.seeds = (0, 1)
+    config.study.baseline = {"loss": "kl"}
+    study = read_study(config.to_dict())
+    expected = {
+        ("one", "kl"): 0.1, ("two", "kl"): 0.1, ("one", "nce"): -0.1, ("two", "nce"): 0.02
+    }  # fmt: skip
+    results = []
+    for cell in expand(study):
+        if cell.name == "two--nce--seed1":
+            continue
+        mean = expected[cell.values["dataset"], cell.values["loss"]]
+        gains = {f"q{i}": mean for i in range(20)}
+        facts = {
+            **cell.values, "seed": cell.seed, "best_step": 8, "last_step": 16,
+            "dev_base": 0.5, "dev_trained": 0.6, "dev_queries": "synthetic",
+            "dev_verdict": "better", "base": 0.4, "trained": 0.4 + mean, "gain": mean,
+            "low": mean, "high": mean, "p_value": 0.001, "folder": cell.name,
+        }  # fmt: skip
+        dev = {"title": {"l0": mean}, "keywords": {"l1": 0.0, "l2": mean}}
+        results.append(CellResult(cell, facts, gains, dev))
+    return summarize(study, results, {"two--nce--seed1": "exit code 2"})
+
+
+def test_a_summary_of_hand_made_runs(summary):
+    configurations = {(row["dataset"], row["loss"]): row for row in summary["configurations"]}
+    assert configurations["one", "nce"]["gain"] == pytest.approx(-0.1)
+    assert configurations["one", "nce"]["num_seeds"] == 2
+    assert configurations["two", "nce"]["num_seeds"] == 1
+    values = {(row["axis"], row["value"]): row for row in summary["values"]}
+    # Dataset two has half the seeds, and counts as much.
+    assert values["loss", "nce"]["gain"] == pytest.approx((-0.1 + 0.02) / 2)
+    assert values["loss", "kl"]["trained"] == pytest.approx(0.5)
+    differences = {(row["dataset"], row["loss"]): row for row in summary["comparisons"]}
+    assert differences.keys() == {("one", "nce"), ("two", "nce")}
+    assert differences["one", "nce"]["difference"] == pytest.approx(-0.2)
+    assert differences["two", "nce"]["difference"] == pytest.approx(-0.08)
+    # Of 10,000 random signs none is as extreme; two comparisons were made.
+    assert differences["one", "nce"]["p_holm"] == pytest.approx(2 / 10_001)
+    types = {
+        (row["dataset"], row["loss"], row["query_type"]): row for row in summary["query_types"]
+    }
+    assert types["one", "kl", "title"]["gain"] == pytest.approx(0.1)
+    assert types["one", "kl", "keywords"]["gain"] == pytest.approx(0.05)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_tables(summary):
+    text = as_text(summary)
+    assert "| one     | kl   | 0.4000 |  0.5000 | +0.1000 [+0.1000, +0.1000] |" in text
+    assert "two--nce--seed1: exit code 2" in text
+    made = {table.title: table for table in tables(summary)}
+    assert list(made) == [
+        "Trained against untrained", "By value", "Against the baseline", "By query type", "Cells"
+    ]  # fmt: skip
+    for table in made.values():
+        assert all(len(row) == len(table.head) for row in table.rows)
+    outcome = {tuple(row[:2]): row[-1] for row in made["Against the baseline"].rows}
+    assert outcome == {("one", "nce"): "worse", ("two", "nce"): "worse"}
+    lines = as_csv(summary).splitlines()
+    assert len(lines) == 1 + 7
+    assert lines[0].startswith("dataset,loss,seed,best_step")

@@ -1,0 +1,44 @@
+"""The verdict on a run, from dev values made by hand."""
+
+import pytest
+from scipy import stats
+
+from ldx.checkpoint import Progress
+from ldx.dev import DevValues, write_dev_values
+from ldx.verdict import BETTER, SAME, WORSE, judge
+
+
+def run_of(folder, *differences, step=4):
+    base = {f"q{i}": 0.5 for i in range(len(differences))}
+    after = {f"q{i}": 0.5 + d for i, d in enumerate(differences)}
+    for number, values in ((0, base), (step, after)):
+        write_dev_values(folder, number, DevValues({}, values, "human"))
+    return judge(folder, Progress(step=8, best_step=step))
+
+
+@pytest.mark.parametrize(
+    ("differences", "status"),
+    [
+        ([0.1] * 8, BETTER),
+        ([-0.1] * 8, WORSE),
+        ([0.1, -0.1] * 4, SAME),
+        ([0.1] * 5, SAME),  # p = 2 / 2^5 = .0625
+        ([0.1] * 6, BETTER),  # p = 2 / 2^6 = .03125
+        ([0.0] * 8, SAME),
+    ],
+)
+def test_significance_decides(tmp_path, differences, status):
+    verdict = run_of(tmp_path, *differences)
+    assert verdict.status == status
+    wins = sum(d > 0 for d in differences)
+    moved = sum(d != 0 for d in differences)
+    if wins in (0, moved) and moved:
+        assert verdict.p_value == pytest.approx(stats.binomtest(wins, moved).pvalue)
+    for part in (f"{len(differences)} human queries", "0.5000 ->", f"p {verdict.p_value:.4f}"):
+        assert part in verdict.text
+
+
+def test_a_run_that_keeps_the_base_model_is_worse(tmp_path):
+    verdict = run_of(tmp_path, 0.0, 0.0, step=0)
+    assert verdict.status == WORSE
+    assert "every step was worse" in verdict.text
