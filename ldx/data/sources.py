@@ -130,7 +130,17 @@ def open_source(
             )
             for kind, (each, key) in texts.items()
         }
-    return Source(name, config, manifest, **tables, query_texts=queries, **opened)
+    return Source(
+        name,
+        config,
+        manifest,
+        train=tables["train"],
+        dev=tables["dev"],
+        judged=tables["judged"],
+        query_texts=queries,
+        passages=opened["passages"],
+        queries=opened["queries"],
+    )
 
 
 def _read_lists(
