@@ -64,7 +64,7 @@ def make(
       judged: the collections with human judgments, by source.
       student: the model; its parameters are the base model's.
       check: called between micro-batches; what it raises ends the work.
-      verdict: whether training helped, for the page.
+      verdict: whether training helped; the last line of the report.
     """
     path = workdir / REPORT_NAME
     progress = read_progress(workdir)
@@ -77,6 +77,8 @@ def make(
         else:
             write_json(workdir / RESULTS_NAME, results(work.outcomes))
             text += "".join(f"\n{x.title}\n{format_table(x)}\n" for x in work.outcomes)
+        if verdict is not None:
+            text += f"\nVerdict: {verdict.text}\n"
         with atomic_write(path) as file:
             file.write(text)
     page = workdir / FOLDER_NAME / PAGE_NAME

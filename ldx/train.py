@@ -120,7 +120,6 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         verdict = judge(workdir, progress)
         with stop:
             final_report.make(workdir, settings.whole, judged, student, stop.check, verdict)
-        print(verdict.text, flush=True)
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:

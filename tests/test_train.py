@@ -94,6 +94,8 @@ def test_what_a_run_leaves(finished):
     report = (finished / "report.txt").read_text()
     assert (finished / "stdout").read_text() == report
     assert "nDCG@10" in report
+    assert report.splitlines()[-1].startswith("Verdict: not distinguishable from the base model: ")
+    assert (finished / "report" / "index.html").is_file()
     assert (finished / "report" / "curves.png").stat().st_size > 10_000
     assert list((finished / "tensorboard").iterdir())
 
