@@ -26,8 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prep.retrievers = ConfigDict({"run": {"kind": "run", "path": ""}})
     config.prep.teachers = ConfigDict(
         {
-            "bert": {"kind": "run_file", "path": ""},
-            "other": {"kind": "run_file", "path": ""},
+            "bert": {"kind": "run_file", "path": "", "scores": "probability"},
+            "other": {"kind": "run_file", "path": "", "scores": "log_probability"},
         }
     )
     config.prep.list_size = 16

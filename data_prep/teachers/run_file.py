@@ -27,6 +27,12 @@ WANTED = (
     "a TREC run line (query-id Q0 passage-id rank score tag), query-id passage-id rank score, or "
     "query-id passage-id score, between tabs or blanks; every pair once"
 )
+RANGES = {
+    "as_they_are": (-math.inf, math.inf),
+    "probability": (0.0, 1.0),
+    "log_probability": (-math.inf, 0.0),
+}
+MAX_LOGIT = 20.0
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -38,22 +44,35 @@ class RunFile:
 
     Args:
       path: the file; gzip where its name ends in .gz.
+      scores: what they are: as_they_are; probability or log_probability (natural) of relevance,
+        which become logits: of probabilities near 1, the best would be nearly equal.
 
     Raises:
-      UserError: there is no such file, or it has bad lines; they are named.
+      UserError: there is no such file, it has bad lines, which are named, or its scores are not
+        what `scores` says.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, scores: str = "as_they_are"):
         self._path = Path(path).expanduser()
         if not self._path.is_file():
             raise UserError(f"{self._path}: no such file of scores")
-        self.fingerprint = fingerprint(VERSION, self._path)
+        if scores not in RANGES:
+            raise UserError(f"scores={scores!r} of {path}: wanted {', '.join(RANGES)}")
+        self.fingerprint = fingerprint(VERSION, self._path, scores)
         self.problems: list[Problem] = []
         self._table = _read(self._path)
+        self._kind = scores
+        least, most = self._table.range
+        low, high = RANGES[scores]
+        if least < low or most > high:
+            raise UserError(
+                f"scores={scores!r} of {path}: they lie from {least:g} to {most:g}; wanted from "
+                f"{low:g} to {high:g}"
+            )
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Scores float32 [N]; see `data_prep.teachers.base.Teacher`."""
-        scores = self._table.look_up(pairs.query_ids, pairs.doc_ids)
+        scores = _as_logits(self._table.look_up(pairs.query_ids, pairs.doc_ids), self._kind)
         self.problems = [
             Problem(pairs.query_ids[i], pairs.doc_ids[i], f"{self._path} has no such pair")
             for i in np.flatnonzero(np.isnan(scores)).tolist()
@@ -68,6 +87,17 @@ class RunFile:
     def of_query(self, query_id: str) -> tuple[np.ndarray, np.ndarray]:
         """What it has for a query: int64 places in `doc_ids`, and their scores float32."""
         return self._table.of_query(query_id)
+
+
+def _as_logits(scores: np.ndarray, kind: str) -> np.ndarray:
+    """The logits of float32 [N] probabilities; those of 0 and 1 are as far as float32 tells."""
+    if kind == "as_they_are":
+        return scores
+    values = scores.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        log = np.log(values) if kind == "probability" else values
+        log_other = np.log(-np.expm1(log))
+    return np.clip(log - log_other, -MAX_LOGIT, MAX_LOGIT).astype(np.float32)
 
 
 class _Table:
@@ -91,6 +121,11 @@ class _Table:
         again = np.zeros(len(keys), bool)
         again[order[1:]] = self._keys[1:] == self._keys[:-1]
         return again
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest score."""
+        return float(self._scores.min()), float(self._scores.max())
 
     def of_query(self, query_id: str) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of a query's passages, int64, and their scores, float32."""

@@ -5,8 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import scipy.special
 
 from data_prep.teachers import Pairs, make_teacher
+from data_prep.teachers.run_file import RunFile
 from ldx.errors import UserError
 from ldx.eval.beir import read_qrels
 from ldx.eval.metrics import read_run, score_run
@@ -122,3 +124,36 @@ def test_real_trec_run(data_dir):
     ids = [(q, d) for q, docs in run.items() for d in docs]
     expected = np.array([run[q][d] for q, d in ids], np.float32)
     np.testing.assert_array_equal(teacher_of(path).score(pairs(*ids)), expected)
+
+
+@pytest.mark.parametrize("kind", ["probability", "log_probability"])
+def test_probabilities_become_logits(tmp_path, kind):
+    logits = np.array([-12.0, -3.0, 0.0, 2.5, 9.0])
+    values = scipy.special.expit(logits)
+    values = values if kind == "probability" else np.log(values)
+    path = tmp_path / "scores.tsv"
+    path.write_text("".join(f"q\td{i}\t{value:.12g}\n" for i, value in enumerate(values)))
+    teacher = RunFile(str(path), scores=kind)
+    wanted = pairs(*[("q", f"d{i}") for i in range(5)], ("q", "none"))
+    found = teacher.score(wanted)
+    np.testing.assert_allclose(found[:5], logits, rtol=1e-4, atol=1e-6)
+    assert np.isnan(found[5])
+    assert teacher.fingerprint != RunFile(str(path)).fingerprint
+
+
+def test_the_ends_of_probability_are_finite(tmp_path):
+    path = tmp_path / "scores.tsv"
+    path.write_text("q\ta\t0\nq\tb\t1\n")
+    scores = RunFile(str(path), scores="probability").score(pairs(("q", "a"), ("q", "b")))
+    assert scores.tolist() == [-20.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [("probability", 1.5, "from 0 to 1"), ("log_probability", 0.5, "to 0"), ("odds", 1, "wanted")],
+)
+def test_scores_that_are_no_probabilities(tmp_path, kind, value, message):
+    path = tmp_path / "scores.tsv"
+    path.write_text(f"q\ta\t{value}\n")
+    with pytest.raises(UserError, match=message):
+        RunFile(str(path), scores=kind)
