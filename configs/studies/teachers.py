@@ -1,7 +1,7 @@
 """Is the teacher the bottleneck? BM25 alone, dense alone, their hybrid, and fused teachers.
 
     python -m ldx.study --config=configs/studies/teachers.py:cpu --workdir=DIR \
-        --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
+        --config.study.roots.scifact=SCIFACT
 
 "hybrid" chooses the dense retriever's weight by dev queries; "fused" is the weighted mean of BM25's
 and the dense retriever's calibrated scores. The full size has cross-encoders too.
@@ -32,7 +32,7 @@ def _teachers(**named: dict[str, Any]) -> dict[str, Any]:
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" has the teachers that need no other model, "smoke" is two cells."""
     config = common.experiment(arg)
-    datasets = {"scifact": common.SCIFACT, "nfcorpus": common.NFCORPUS}
+    datasets = {"scifact": common.SCIFACT, "api_docs": common.API_DOCS}
     teachers = {
         "bm25": _teachers(bm25=BM25),
         "dense": _teachers(dense=DENSE),
@@ -40,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "fused": _teachers(bm25={**BM25, "weight": 0.5}, dense={**DENSE, "weight": 0.5}),
     }
     if arg == "":
+        datasets["nfcorpus"] = common.NFCORPUS
         teachers["bge_reranker"] = _teachers(bge_reranker=RERANKER)
         teachers["rank_t5"] = _teachers(rank_t5=RANK_T5)
         teachers["fused_rerankers"] = _teachers(bge_reranker=RERANKER, rank_t5=RANK_T5)
