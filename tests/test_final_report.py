@@ -18,6 +18,7 @@ import scipy.stats
 
 from ldx import final_report
 from ldx.assemble import source_configs
+from ldx.checkpoint import read_progress
 from ldx.data.records import ListSource, Manifest, records_fingerprint, write_lists
 from ldx.interrupt import Interrupted
 from ldx.models.student import Student, load_student
@@ -25,6 +26,7 @@ from ldx.report import page as page_module
 from ldx.report import plots
 from ldx.report.html import Html
 from ldx.report.html import page as html_page
+from ldx.verdict import judge
 from tests import toy
 
 HOSTILE = """<script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(1)>"'&lt;"""
@@ -136,6 +138,7 @@ def make(workdir: Path, config=None, judged=True, check=lambda: None, **options)
     manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
     found = final_report.judged_datasets(workdir, config, sources, manifests) if judged else {}
     student = student_of(json.dumps(config["model"]))
+    options.setdefault("verdict", judge(workdir, read_progress(workdir)))
     final_report.make(workdir, config, found, student, check, **options)
     return workdir / "report" / "index.html"
 
