@@ -7,7 +7,7 @@ Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from absl import logging
 
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
+from ldx.data.schema import HUMAN_TYPES
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
@@ -26,7 +27,6 @@ from ldx.objective import Objective
 
 METRIC = "nDCG@10"
 FEW_LISTS = 50
-HUMAN, SYNTHETIC = "human", "synthetic"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class DevValues:
     Attributes:
       means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
       per_query: nDCG@10 by the id of the query's list.
-      judged_by: HUMAN or SYNTHETIC: whose queries and judgments nDCG@10 is of.
+      judged_by: "human" (people wrote the queries and judged for them), "synthetic", or how many
+        of both.
     """
 
     means: dict[str, float]
@@ -85,17 +86,18 @@ class DevSet:
             )
         self._table = table
         self._judged = judged if len(judged) else table
-        self.judged_by = HUMAN if len(judged) else SYNTHETIC
         self.searched, self.pool = _choose(self._judged, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
         self._loss = jax.jit(objective)
         self._list_ids = [self._judged.list_ids[i] for i in self.searched]
         self._qrels = {
-            list_id: _relevant(self._judged, i)
+            list_id: relevant_of(self._judged, i)
             for list_id, i in zip(self._list_ids, self.searched, strict=True)
         }
         self._rows = np.union1d(table.rows[table.where], self.pool)
+        types = self._judged.query_type[self.searched]
+        self.judged_by = _judged_by([self._judged.query_types[code] for code in types])
         # Of the lists first, then of the searched.
         searched = self._judged.query[self.searched]
         self._query_ids = planner.query_ids(np.concatenate([table.query, searched]))
@@ -184,7 +186,7 @@ def evaluate_sources(
         for name, of_source in values.items()
         for list_id, value in of_source.per_query.items()
     }
-    judged_by = " and ".join(dict.fromkeys(each.judged_by for each in values.values()))
+    judged_by = " and ".join(sorted({each.judged_by for each in values.values()}))
     return DevValues(means | own, per_query, judged_by)
 
 
@@ -213,8 +215,15 @@ def _values_path(workdir: Path, step: int) -> Path:
     return workdir / "dev" / f"{step:06d}.json"
 
 
-def _relevant(table: ListTable, number: int) -> dict[str, int]:
-    """Entry 0, and what people graded as relevant."""
+def _judged_by(query_types: Sequence[str]) -> str:
+    num_human = sum(name in HUMAN_TYPES for name in query_types)
+    if 0 < num_human < len(query_types):
+        return f"{num_human} human and {len(query_types) - num_human} synthetic"
+    return "human" if num_human else "synthetic"
+
+
+def relevant_of(table: ListTable, number: int) -> dict[str, int]:
+    """Grades by row of what is relevant to a list's query: what is graded so, and entry 0."""
     size = table.sizes[number]
     rows, labels = table.rows[number, :size].tolist(), table.labels[number, :size].tolist()
     relevant = {str(row): label for row, label in zip(rows, labels, strict=True) if label > 0}
@@ -252,3 +261,8 @@ def _choose(
     room = pool_size - len(pool)
     pool.update(int(row) for row in others[~np.isin(others, list(pool))][:room])
     return chosen, np.array(sorted(pool))
+
+
+def evaluated_steps(workdir: Path) -> list[int]:
+    """The steps whose dev values are kept, ascending."""
+    return sorted(int(path.stem) for path in (workdir / "dev").glob("*.json"))

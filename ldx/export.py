@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     params, step = best_params(workdir, student.params)
     progress = read_progress(workdir)
     assert progress is not None  # best_params has seen it
-    verdict = judge(workdir, progress)
+    select_by = config["train"]["select_by"]
+    verdict = judge(workdir, progress, select_by)
     if verdict.status == WORSE and not flags.FLAGS.force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"
@@ -60,7 +61,8 @@ def main(argv: list[str]) -> None:
         "step": step,
         "config": config,
         "results": read_json(results) if results.is_file() else {},
-        "verdict": f"{verdict.text}. The step was chosen on the same queries.",
+        "verdict": f"{verdict.text}."
+        + (" The step was chosen on the same queries." if select_by == "ndcg" else ""),
         "output": str(output),
     }
     export(student, params, output, card_facts=facts, texts=_check_texts(records[0]))

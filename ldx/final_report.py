@@ -170,10 +170,7 @@ def _training_text(workdir: Path, progress: Progress) -> str:
     before, best = values[0], values[progress.best_step]
     lines = [f"training ended at step {progress.step}: {progress.stop_reason}"]
     if progress.best_step == 0:
-        lines.append(
-            f"no step was better than the base model on dev ({DEV_METRIC} {before:.4f}): "
-            "the base model is what is kept"
-        )
+        lines.append(f"the base model is what is kept: dev {DEV_METRIC} {before:.4f}")
     else:
         lines.append(f"best step {progress.best_step}: dev {DEV_METRIC} {before:.4f} -> {best:.4f}")
     return "\n".join(lines) + "\n"

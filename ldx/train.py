@@ -117,7 +117,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     if distributed.is_primary():
         progress = read_progress(workdir)
         assert progress is not None
-        verdict = judge(workdir, progress)
+        verdict = judge(workdir, progress, settings.train.select_by)
         with stop:
             final_report.make(workdir, settings.whole, judged, student, stop.check, verdict)
 

@@ -134,7 +134,8 @@ def test_several_sources_are_weighted_by_their_dev_lists(parts):
 def test_peoples_dev_queries_are_searched_and_have_no_loss(parts):
     student, texts, lists, _, encoder = parts
     record = lists[5]
-    judged = dataclasses.replace(record, labels=np.array([1, 0, 2, -1], np.int32))
+    grades = np.array([1, 0, 2, -1], np.int32)
+    judged = dataclasses.replace(record, labels=grades, query_type="human_dev")
     dev, plain = make_dev(parts, lists[:3], [judged]), make_dev(parts, lists[:3])
     values = dev.evaluate(student.params)
     assert (values.judged_by, plain.evaluate(student.params).judged_by) == ("human", "synthetic")
@@ -157,3 +158,25 @@ def test_values_are_kept_by_step(parts, tmp_path):
     assert read_dev_values(tmp_path, 3) == (values.per_query, "synthetic")
     with pytest.raises(UserError, match="step 4"):
         read_dev_values(tmp_path, 4)
+
+
+def test_whose_queries_dev_lists_are(parts):
+    lists = [dataclasses.replace(record, query_type="human") for record in parts[2]]
+    assert make_dev(parts, lists).judged_by == "human"
+    assert make_dev(parts, lists[:2] + parts[2][2:]).judged_by == "2 human and 4 synthetic"
+
+
+def test_sources_of_people_and_of_none(parts):
+    """nDCG@10 weighs searched queries, losses weigh lists."""
+    student, _, lists, _, _ = parts
+    judged = [dataclasses.replace(lists[5], labels=np.array([1, 0, 2, -1], np.int32))]
+    judged = [dataclasses.replace(judged[0], query_type="human_dev")]
+    sets = {"judged": make_dev(parts, lists[:3], judged), "made": make_dev(parts, lists)}
+    values = evaluate_sources(sets, student.params)
+    own = {name: dev.evaluate(student.params).means for name, dev in sets.items()}
+    ndcg = (1 * own["judged"]["dev/nDCG@10"] + 6 * own["made"]["dev/nDCG@10"]) / 7
+    assert values.means["dev/nDCG@10"] == pytest.approx(ndcg)
+    total = (3 * own["judged"]["dev/total"] + 6 * own["made"]["dev/total"]) / 9
+    assert values.means["dev/total"] == pytest.approx(total)
+    assert values.judged_by == "human and synthetic"
+    assert len(values.per_query) == 7

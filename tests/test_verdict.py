@@ -5,7 +5,7 @@ from scipy import stats
 
 from ldx.checkpoint import Progress
 from ldx.dev import DevValues, write_dev_values
-from ldx.verdict import BETTER, SAME, WORSE, judge
+from ldx.verdict import BETTER, SAME, UNKNOWN, WORSE, judge
 
 
 def run_of(folder, *differences, step=4):
@@ -38,7 +38,19 @@ def test_significance_decides(tmp_path, differences, status):
         assert part in verdict.text
 
 
-def test_a_run_that_keeps_the_base_model_is_worse(tmp_path):
-    verdict = run_of(tmp_path, 0.0, 0.0, step=0)
+@pytest.mark.parametrize(("rule", "told"), [("ndcg", "higher dev nDCG@10"), ("loss", "lower dev")])
+def test_a_run_that_keeps_the_base_model_is_worse(tmp_path, rule, told):
+    write_dev_values(tmp_path, 4, DevValues({}, {"q0": 0.75, "q1": 0.0}, "human"))
+    write_dev_values(
+        tmp_path, 12, DevValues({}, {"q0": 1.0, "q1": 1.0}, "human")
+    )  # of a killed run
+    run_of(tmp_path, 0.0, 0.0, step=0)
+    verdict = judge(tmp_path, Progress(step=8, best_step=0), rule)
     assert verdict.status == WORSE
-    assert "every step was worse" in verdict.text
+    assert f"no step had a {told}" in verdict.text
+    assert "dev nDCG@10 0.5000, at most 0.3750 after training" in verdict.text
+
+
+def test_a_run_that_evaluated_nothing_else_yet_is_not_judged(tmp_path):
+    verdict = run_of(tmp_path, 0.0, 0.0, step=0)
+    assert verdict.status == UNKNOWN

@@ -22,6 +22,9 @@ HUMAN_DEV = "human_dev"
 """The type of queries that people wrote and judged for dev: their lists have no loss, for they may
 be of hundreds of passages; dev nDCG is theirs."""
 
+HUMAN_TYPES = ("human", HUMAN_DEV)
+"""The types of queries that people wrote, and judged passages for."""
+
 PASSAGE_SPLIT = "corpus"
 """The one split of the passage set. TensorFlow Datasets reads it as `all`, its word for every
 split, which cannot be the name of a stored one (it then expands to itself without end)."""
