@@ -18,7 +18,7 @@ BGE_PROMPT = "Represent this sentence for searching relevant passages: "
 def get_config() -> ConfigDict:
     """The shared settings."""
     config = ConfigDict()
-    config.seed = 0  # of everything that is drawn at random
+    config.seed = 0  # of all that is drawn at random but the sample of api_docs
 
     # ---- The student, which is also the dense retriever of data_prep.
     config.model = model = ConfigDict()
@@ -88,7 +88,9 @@ def get_config() -> ConfigDict:
     # and stores no matrix of all queries and passages. None: never.
     loss.info_nce.block_size = config_dict.placeholder(int)
     loss.info_nce.block_size = 16_384
-    loss.info_nce.relevance_level = 1  # entries of such labels are no negatives of their query
+    # The least label that is relevant: such entries are no negatives of their query, and a list
+    # whose first entry was judged to be less has no positive, so no loss.
+    loss.info_nce.relevance_level = 1
     # With a guide (config.guide): a passage whose score by the guide is over the positive's less
     # the margin is no negative. absolute, or relative: the margin times the positive's score.
     loss.info_nce.guide_margin = 0.0

@@ -21,54 +21,30 @@ from data_prep.calibration import (
     normalized_entropy,
     order_scores,
 )
-from data_prep.candidates import Candidates, candidate_paths, pad_last
+from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths, pad_last
+from data_prep.human_dev import human_dev_lists
 from data_prep.lists import (
     Denoising,
     Filters,
+    Lists,
     apply_filters,
-    list_columns,
     own_columns,
     positive_columns,
+    save_lists,
+    scored_lists,
 )
-from data_prep.queries import Query, query_shards
+from data_prep.queries import QUERIES_NAME, Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError
-from ldx.files import atomic_write, read_json, write_json
+from ldx.files import read_json, write_json
 
 RESULT_NAME = "calibration.json"
-UNJUDGED = -1
-DEV_ENTRIES = 20
 MAX_AGREEMENT_QUERIES = 2000  # of each type that agreement is measured on
 NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
 MUCH_FLATTER = 0.25  # targets of so much more entropy than the student's own press it together
-
-
-@dataclass(frozen=True, eq=False)
-class Lists:
-    """The lists of one query type; G lists of at most L entries, T teachers.
-
-    Attributes:
-      numbers: int64 [G], the places of their queries among all.
-      rows: int64 [G, L], entry 0 the positive; -1 is padding, at the end.
-      labels: int32 [G, L], human grades; -1 unjudged.
-      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding. [G, 0]: no teacher.
-      raw_scores: float32 [G, T, L], likewise.
-    """
-
-    numbers: np.ndarray
-    rows: np.ndarray
-    labels: np.ndarray
-    teacher_scores: np.ndarray
-    raw_scores: np.ndarray
-
-
-def load_lists(path: Path) -> Lists:
-    """Read the lists of a type."""
-    with np.load(path) as arrays:
-        return Lists(**{name: arrays[name] for name in arrays.files})
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +115,17 @@ class _TypeMaker:
 
     def make(self, query_type: str) -> tuple[Lists | None, dict[str, Any]]:
         """The lists of a type, None where no query stays, and what is reported of it."""
+        if query_type == HUMAN_DEV:
+            return human_dev_lists(self.workspace)
         scored = _read_type(self.workspace, query_type)
-        human, only_dev = scored.queries[0].is_human, query_type == HUMAN_DEV
+        human = scored.queries[0].is_human
         rows = scored.candidates.rows
         own = np.array([query.row for query in scored.queries])
         keep, yields = apply_filters(
             order_scores(scored.raw, self.weights),
             scored.candidates.fused_rank,
             own_columns(rows, own),
-            Filters(1) if only_dev else self.filters,
+            self.filters,
             human=human,
         )
         facts: dict[str, Any] = {"yields": yields}
@@ -161,21 +139,15 @@ class _TypeMaker:
         grades = grades_of(queries, rows[keep])
         facts["scales"] = {n: s.facts() for n, s in zip(self.teachers, scales, strict=True)}
         facts |= self._agreement(raw)
-        usable = _without_equals(fused, queries, rows[keep])
-        if not only_dev:
-            usable = self._denoise(usable, grades, yields)
-        # Dev nDCG is measured in the passages of its lists: they hold the hardest at least.
-        size = max(self.prep.list_size, DEV_ENTRIES) if only_dev else self.prep.list_size
-        least = 1 if only_dev else size
-        numbers, rows = scored.numbers[keep], rows[keep]
+        usable = self._denoise(_without_equals(fused, queries, rows[keep]), grades, yields)
+        numbers, rows, size = scored.numbers[keep], rows[keep], self.prep.list_size
         others = [*raw] if self.student is None else [*raw, self._student_scores(scored, keep)]
-        lists = _compose(numbers, rows, usable, others, grades, size, least, human, yields)
+        lists = scored_lists(numbers, rows, usable, others, grades, size, yields, human=human)
         if lists is None:
             return None, facts
         student = None if self.student is None else lists.raw_scores[:, -1]
         lists = replace(lists, raw_scores=lists.raw_scores[:, : len(raw)])
-        if not only_dev:
-            facts["entropy"] = self._entropy(query_type, lists, student)
+        facts["entropy"] = self._entropy(query_type, lists, student)
         return lists, facts
 
     def _student_scores(self, scored: _Scored, keep: np.ndarray) -> np.ndarray:
@@ -236,42 +208,6 @@ class _TypeMaker:
         return facts
 
 
-def _compose(
-    numbers: np.ndarray,
-    rows: np.ndarray,
-    scores: np.ndarray,
-    raw: Sequence[np.ndarray],
-    grades: np.ndarray,
-    size: int,
-    least: int,
-    human: bool,
-    yields: dict[str, int],
-) -> Lists | None:
-    """Lists of `size` entries, or of as many as there are from `least` on; None: there is none."""
-    columns = [list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))]
-    yields["a positive with a score"] = sum(len(each) > 0 for each in columns)
-    yields["full list of what is left"] = sum(len(each) >= least for each in columns)
-    chosen = np.array([i for i, each in enumerate(columns) if len(each) >= least], np.int64)
-    if not len(chosen):
-        return None
-    width = max(len(columns[i]) for i in chosen)
-    at = np.stack([pad_last(columns[i], width, -1) for i in chosen])
-
-    def taken(values: np.ndarray, padding: float) -> np.ndarray:
-        found = np.take_along_axis(values[chosen], np.maximum(at, 0), axis=1)
-        return np.where(at >= 0, found, np.asarray(padding, found.dtype))
-
-    is_judged = human & (taken(grades, 0) > 0)
-    # The passage a query was made from is the positive by its place, not by a judgment.
-    return Lists(
-        numbers[chosen],
-        taken(rows, -1).astype(np.int64),
-        np.where(is_judged, taken(grades, 0), UNJUDGED).astype(np.int32),
-        taken(scores, np.nan),
-        np.stack([taken(each, np.nan) for each in raw], axis=1),
-    )
-
-
 def _work(workspace: Workspace) -> dict[str, Any]:
     maker = _TypeMaker(workspace)
     types = dict.fromkeys(part.queries[0].query_type for part in query_shards(workspace))
@@ -283,9 +219,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             continue
         num_lists += len(lists.numbers)
         kept.append(query_type)
-        with atomic_write(folder / f"{query_type}.npz", "wb") as file:
-            np.savez(file, **vars(lists))
-    if not kept:
+        save_lists(folder / f"{query_type}.npz", lists)
+    if not set(kept) - {HUMAN_DEV}:
         yields = {name: each["yields"] for name, each in facts.items()}
         raise UserError(
             f"no lists: of each query type stay {yields}; loosen prep.rank_limit, "
@@ -298,7 +233,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             "method": DESCRIPTIONS[prep.calibration],
             "fusion": "mean of the teachers' calibrated scores by weight",
             "teacher_temperature": maker.loss.teacher_temperature,
-            "scales": {name: each.get("scales", {}) for name, each in facts.items()},
+            "scales": {name: each["scales"] for name, each in facts.items() if "scales" in each},
         },
         "facts": facts,
     }
@@ -348,7 +283,11 @@ STAGE = Stage(
         "loss.listwise_kl.student_temperature",
     ),
     inputs=lambda workspace: file_fingerprints(
-        {"scores": needed(workspace.prep / SCORES_NAME, "score")}
+        {
+            "queries": needed(workspace.prep / QUERIES_NAME, "generate_queries"),
+            "candidates": needed(workspace.prep / CANDIDATES_NAME, "mine"),
+            "scores": needed(workspace.prep / SCORES_NAME, "score"),
+        }
     ),
     outputs=_outputs,
     work=_work,

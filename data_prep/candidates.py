@@ -41,6 +41,12 @@ class Candidates:
         """Those of some queries."""
         return Candidates(*(values[numbers] for values in vars(self).values()))
 
+    def found(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What retrievers found for a query but `never`: rows, best first, and ranks, both [n]."""
+        rows, ranks = self.rows[query], self.fused_rank[query]
+        stays = (ranks > 0) & ~np.isin(rows, never)
+        return rows[stays], ranks[stays]
+
     def to_bytes(self) -> bytes:
         """An .npz file."""
         return arrays_file(**vars(self))

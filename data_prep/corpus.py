@@ -113,7 +113,7 @@ def _inputs(workspace: Workspace) -> Mapping[str, Any]:
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
     config = workspace.config
-    docs = api_docs.collect(config.prep.packages, config.prep.max_passages, config.seed)
+    docs = api_docs.collect(config.prep.packages, config.prep.max_passages)
     corpus = beir.Corpus(
         [doc.name for doc in docs.docstrings],
         [""] * len(docs.docstrings),

@@ -89,7 +89,7 @@ def survey(workspace: Workspace) -> Corpus:
 def _texts(workspace: Workspace) -> Any:
     prep = workspace.config.prep
     if prep.collection == "api_docs":
-        docs = collect(prep.packages, prep.max_passages, workspace.config.seed).docstrings
+        docs = collect(prep.packages, prep.max_passages).docstrings
         return ((doc.name, "", doc.body) for doc in docs)
     source = str(workspace.dataset) if prep.collection == "beir" else prep.collection
     passages = read_passages(source, reject=lambda *_: None)

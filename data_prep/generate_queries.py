@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from data_prep.choice import draw
 from data_prep.corpus import qrels_files
 from data_prep.leaks import TestQueries, normalized
@@ -124,6 +126,12 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
     trained_on = prep.human_split if HUMAN in query_sources(prep.queries) else None
     dev = prep.human_dev_split
     exists = dev in qrels_files(workspace.dataset)
+    if dev and dev == trained_on:
+        logging.warning(
+            "config.prep.human_dev_split=%r is ignored: it is config.prep.human_split too, so its "
+            "queries are trained on, and dev nDCG@10 is that of the dev lists",
+            dev,
+        )
     if dev not in ("", trained_on, workspace.config.eval.split) and (exists or dev != "dev"):
         splits[HUMAN_DEV] = dev
     if trained_on is not None:
@@ -136,7 +144,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     test_texts = test_query_texts(workspace.dataset, config.eval.split)
     queries = choose(_make(workspace, dropped), TestQueries(test_texts), dropped)
     queries = _sample(queries, config.prep.max_queries, config.seed)
-    if not queries:
+    if all(query.query_type == HUMAN_DEV for query in queries):
         raise UserError(
             f"no training queries: {dict(dropped) or 'the collection has no passages for them'}; "
             "change prep.queries or prep.query_types"

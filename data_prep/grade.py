@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data_prep.calibrate import DEV_ENTRIES, UNJUDGED, Lists
 from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.choice import draw
 from data_prep.documents import DOCUMENTS_NAME, load_documents
-from data_prep.graded import Entry, Material, Source, compose, graded_sources, ordered
+from data_prep.graded import Material, Source, compose, graded_sources, ordered
+from data_prep.human_dev import human_dev_lists
+from data_prep.lists import NEW_LIST, Entry, Lists, labelled_lists, save_lists
 from data_prep.passages import passages_inputs
 from data_prep.queries import QUERIES_NAME, QueryShard, query_shards
 from data_prep.settings import MINED, SYNTHETIC, graded_kinds
@@ -25,10 +26,10 @@ from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_
 from ldx.data.records import count_passages
 from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError
-from ldx.files import atomic_write, read_json, write_json
+from ldx.files import read_json, write_json
 
 RESULT_NAME = "graded.json"
-NEW_LIST, ONE_LABEL = "lists", "one label alone"
+ONE_LABEL = "one label alone"
 
 
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
@@ -41,9 +42,7 @@ def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tup
         for place, (number, query) in enumerate(zip(part.numbers, part.queries, strict=True)):
             rows = ranks = np.zeros(0, np.int64)
             if found is not None:
-                ranks = found.fused_rank[place]
-                is_found = (ranks > 0) & ~np.isin(found.rows[place], query.never_negative)
-                rows, ranks = found.rows[place][is_found], ranks[is_found]
+                rows, ranks = found.found(place, query.never_negative)
             yield (
                 number,
                 Material(
@@ -107,16 +106,13 @@ def _lists_of(
     workspace: Workspace, sources: Mapping[str, Source], query_type: str
 ) -> tuple[Lists | None, dict[str, Any]]:
     """The lists of a query type, None where there is none, and what is reported of them."""
+    if query_type == HUMAN_DEV:
+        return human_dev_lists(workspace)
     parts = [p for p in query_shards(workspace) if p.queries[0].query_type == query_type]
     yields = _Yields(sources)
     numbers, lists = [], []
     for number, material in materials(workspace, parts):
         yields.lists["queries"] += 1
-        if query_type == HUMAN_DEV:
-            numbers.append(number)
-            lists.append(_dev_entries(material))
-            yields.lists[NEW_LIST] += 1
-            continue
         given = compose(sources, material)
         entries = ordered(given)
         labels = {label for _, label in entries}
@@ -126,25 +122,7 @@ def _lists_of(
         numbers.append(number)
         lists.append(entries)
         yields.add(given)
-    facts = {"yields": dict(yields.lists)} if query_type == HUMAN_DEV else yields.facts(query_type)
-    return (_stack(numbers, lists) if lists else None), facts
-
-
-def _dev_entries(material: Material) -> list[Entry]:
-    """The list of a query that only measures: all judged passages, and the hardest others."""
-    entries = ordered({"judged": list(material.judged.items())})
-    others = [int(row) for row in material.found if int(row) not in material.judged]
-    return entries + [(row, UNJUDGED) for row in others[: max(0, DEV_ENTRIES - len(entries))]]
-
-
-def _stack(numbers: Sequence[int], lists: Sequence[Sequence[Entry]]) -> Lists:
-    num, width = len(lists), max(map(len, lists))
-    rows = np.full((num, width), -1, np.int64)
-    labels = np.full((num, width), UNJUDGED, np.int32)
-    for place, entries in enumerate(lists):
-        rows[place, : len(entries)], labels[place, : len(entries)] = zip(*entries, strict=True)
-    none = np.zeros((num, 0), np.float32)
-    return Lists(np.array(numbers, np.int64), rows, labels, none, np.zeros((num, 0, width), "f4"))
+    return (labelled_lists(numbers, lists) if lists else None), yields.facts(query_type)
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -159,8 +137,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             continue
         kept.append(query_type)
         num_lists += len(lists.numbers)
-        with atomic_write(workspace.prep / "graded" / f"{query_type}.npz", "wb") as file:
-            np.savez(file, **vars(lists))
+        save_lists(workspace.prep / "graded" / f"{query_type}.npz", lists)
     if not set(kept) - {HUMAN_DEV}:
         yields = {name: each["yields"] for name, each in facts.items()}
         raise UserError(

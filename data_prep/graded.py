@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.lists import Entry
 from data_prep.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
 from ldx.errors import UserError
 from ldx.settings import build
-
-Entry = tuple[int, int]
-"""A row of the passage set and its label."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,10 @@ class Synthetic:
     levels: Sequence[int] = (3, 2, 1, 0)
 
     def __post_init__(self) -> None:
-        is_right = not isinstance(self.levels, str) and all(map(_is_whole, self.levels))
-        _check(is_right, "levels", self.levels, "levels of the prompt, such as (3, 2, 1, 0)")
+        is_right = isinstance(self.levels, list | tuple) and all(map(_is_whole, self.levels))
+        wanted = "levels of the prompt, each once, such as (3, 2, 1, 0)"
+        is_right = is_right and len(set(self.levels)) == len(self.levels)
+        _check(is_right, "levels", self.levels, wanted)
 
     @property
     def most(self) -> int | None:
@@ -95,8 +95,8 @@ class Synthetic:
 
     def choose(self, material: Material, taken: set[int]) -> list[Entry]:
         """The entries of one list."""
-        there = [level for level in self.levels if level in material.written]
-        return [(material.written[level], level) for level in there]
+        there = [(material.written.get(level), level) for level in self.levels]
+        return [(row, level) for row, level in there if row is not None and row not in taken]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from data_prep.dense import DenseModel
 from data_prep.engine import LocalEngine
 from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
 from data_prep.passages import Passages
-from data_prep.queries import Query, QueryShard
+from data_prep.queries import Query, QueryShard, scored_shards
 from data_prep.retrievers import retriever_sections
 from data_prep.shards import (
     Made,
@@ -133,7 +133,7 @@ def score_hybrid(
     parts: Sequence[QueryShard],
     passages: Passages,
 ) -> tuple[list[Shard], dict[str, Any]]:
-    """Score the candidates of all queries; the shards, and what is reported.
+    """Score candidates by the weight that `parts` choose; the shards, and what is reported.
 
     Raises:
       UserError: its section does not fit the retrievers.
@@ -147,7 +147,7 @@ def score_hybrid(
             len(part.queries),
             lambda part=part: {"candidates": paths[part.name]},  # type: ignore[misc]
         )
-        for part in parts
+        for part in scored_shards(parts)
     ]
     make = functools.partial(_HybridScorer, columns, weight)
     folder = ShardFolder(workspace.prep / "scores" / name, ".npz")

@@ -1,11 +1,64 @@
-"""Lists made of scored candidates: the filters that queries must pass, and the entries that stay.
+"""Lists as stages hand them on, and those made of scored candidates: filters, entries that stay.
 
 Q queries, C candidates a query. What was not scored, padding included, is NaN.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from data_prep.candidates import pad_last
+from ldx.files import atomic_write
+
+UNJUDGED = -1
+NEW_LIST = "lists"  # the yield of queries that have one
+
+Entry = tuple[int, int]
+"""A row of the passage set and its label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of one query type; G lists of at most L entries, T teachers.
+
+    Attributes:
+      numbers: int64 [G], the places of their queries among all.
+      rows: int64 [G, L], entry 0 the positive; -1 is padding, at the end.
+      labels: int32 [G, L], grades of people or of prep.graded; -1 unjudged.
+      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding. [G, 0]: no teacher.
+      raw_scores: float32 [G, T, L], likewise.
+    """
+
+    numbers: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    teacher_scores: np.ndarray
+    raw_scores: np.ndarray
+
+
+def save_lists(path: Path, lists: Lists) -> None:
+    """Write the lists of a type atomically."""
+    with atomic_write(path, "wb") as file:
+        np.savez(file, **vars(lists))
+
+
+def load_lists(path: Path) -> Lists:
+    """Read what `save_lists` wrote."""
+    with np.load(path) as arrays:
+        return Lists(**{name: arrays[name] for name in arrays.files})
+
+
+def labelled_lists(numbers: Sequence[int], entries: Sequence[Sequence[Entry]]) -> Lists:
+    """Lists of labels alone, without a teacher: `entries` of each of the queries `numbers`."""
+    num, width = len(entries), max(map(len, entries))
+    rows = np.full((num, width), -1, np.int64)
+    labels = np.full((num, width), UNJUDGED, np.int32)
+    for place, each in enumerate(entries):
+        rows[place, : len(each)], labels[place, : len(each)] = zip(*each, strict=True)
+    none = np.zeros((num, 0), np.float32)
+    return Lists(np.array(numbers, np.int64), rows, labels, none, np.zeros((num, 0, width), "f4"))
 
 
 @dataclass(frozen=True)
@@ -133,6 +186,53 @@ def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bo
         others = others[(grades[others] > 0) | np.isin(others, unjudged)]
         return np.array([positive, *others], np.int64)
     return np.array([positive, *others[: size - 1]], np.int64)
+
+
+def scored_lists(
+    numbers: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    raw: Sequence[np.ndarray],
+    grades: np.ndarray,
+    size: int,
+    yields: dict[str, int],
+    *,
+    human: bool,
+) -> Lists | None:
+    """Lists of `size` entries, of human queries maybe more; None where none is full.
+
+    Args:
+      numbers: [Q], the places of the queries among all.
+      rows: [Q, C], their candidates.
+      scores: [Q, C], calibrated and fused.
+      raw: further scores [Q, C] that are kept beside them.
+      grades: [Q, C], as `list_columns` takes them.
+      size: entries wanted.
+      yields: gets the number of queries that have a positive, and of those that are full.
+      human: whether the grades are human.
+    """
+    columns = [list_columns(scores[i], grades[i], size, human=human) for i in range(len(numbers))]
+    yields["a positive with a score"] = sum(len(each) > 0 for each in columns)
+    yields["full list of what is left"] = sum(len(each) >= size for each in columns)
+    chosen = np.array([i for i, each in enumerate(columns) if len(each) >= size], np.int64)
+    if not len(chosen):
+        return None
+    width = max(len(columns[i]) for i in chosen)
+    at = np.stack([pad_last(columns[i], width, -1) for i in chosen])
+
+    def taken(values: np.ndarray, padding: float) -> np.ndarray:
+        found = np.take_along_axis(values[chosen], np.maximum(at, 0), axis=1)
+        return np.where(at >= 0, found, np.asarray(padding, found.dtype))
+
+    is_judged = human & (taken(grades, 0) > 0)
+    # The passage a query was made from is the positive by its place, not by a judgment.
+    return Lists(
+        numbers[chosen],
+        taken(rows, -1).astype(np.int64),
+        np.where(is_judged, taken(grades, 0), UNJUDGED).astype(np.int32),
+        taken(scores, np.nan),
+        np.stack([taken(each, np.nan) for each in raw], axis=1),
+    )
 
 
 def positive_columns(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:

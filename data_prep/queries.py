@@ -112,6 +112,11 @@ def query_shards(workspace: Workspace) -> list[QueryShard]:
     return cut_into_shards(load_queries(workspace), workspace.config.prep.shard_size)
 
 
+def scored_shards(parts: Sequence[QueryShard]) -> list[QueryShard]:
+    """Those that teachers score: all but people's dev queries, which teach nothing."""
+    return [part for part in parts if part.queries[0].query_type != HUMAN_DEV]
+
+
 def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:
     """Shards of at most `size` queries of one type; queries stand type by type."""
     shards: list[QueryShard] = []

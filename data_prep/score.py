@@ -1,4 +1,4 @@
-"""Stage 4: every teacher's raw score of every candidate.
+"""Stage 4: every teacher's raw score of every candidate, but those of people's dev queries.
 
 Leaves WORKDIR/prep/scores/TEACHER/*.npz and scores.json.
 """
@@ -15,7 +15,7 @@ from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.choice import draw
 from data_prep.hybrid_teacher import score_hybrid
 from data_prep.passages import Passages, load_passages, passages_inputs
-from data_prep.queries import Query, QueryShard, query_shards
+from data_prep.queries import Query, QueryShard, query_shards, scored_shards
 from data_prep.settings import HYBRID
 from data_prep.shards import (
     Made,
@@ -99,7 +99,8 @@ def _score_model(
     parts: Sequence[QueryShard],
     passages: Passages,
 ) -> tuple[list[Shard], dict[str, Any]]:
-    paths = candidate_paths(workspace)
+    every = candidate_paths(workspace)
+    paths = {part.name: every[part.name] for part in parts}
     source = PassageSource(workspace.corpus_records)
     settings = _without_weight(section)
     teacher_key = make_teacher(name, settings).fingerprint
@@ -187,6 +188,7 @@ def load_weight(workspace: Workspace) -> float | None:
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     parts, passages = query_shards(workspace), load_passages(workspace)
+    scored = scored_shards(parts)
     index: dict[str, dict[str, str]] = {}
     facts: dict[str, dict[str, Any]] = {}
     paths: list[Path] = []
@@ -194,13 +196,14 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         if section["kind"] == HYBRID:
             shards, facts[name] = score_hybrid(workspace, name, section, parts, passages)
         else:
-            shards, facts[name] = _score_model(workspace, name, section, parts, passages)
+            shards, facts[name] = _score_model(workspace, name, section, scored, passages)
         found = ShardFolder(workspace.prep / "scores" / name, ".npz").find(shards)
         index[name] = {shard: path.name for shard, path in found.items()}
         paths += found.values()
     value = {"shards": index, "facts": facts, "content": fingerprint(*paths)}
     write_json(workspace.prep / INDEX_NAME, value)
-    rows = (Candidates.load(path).rows for path in candidate_paths(workspace).values())
+    candidates = candidate_paths(workspace)
+    rows = (Candidates.load(candidates[part.name]).rows for part in scored)
     return {"pairs": sum(int((each >= 0).sum()) for each in rows), **facts}
 
 

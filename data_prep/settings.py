@@ -157,7 +157,7 @@ def graded_kinds(prep: Any) -> set[str]:
     return {
         section["kind"]
         for section in prep.graded.values()
-        if section.get("num") != 0 and section.get("levels") != ()
+        if section.get("num") != 0 and section.get("levels") not in ((), [])
     }
 
 

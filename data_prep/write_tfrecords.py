@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.calibrate import RESULT_NAME as CALIBRATION_NAME
-from data_prep.calibrate import Lists, list_paths, load_lists, read_result
+from data_prep.calibrate import list_paths, read_result
 from data_prep.corpus import PASSAGES_PER_FILE
 from data_prep.documents import DOCUMENTS_NAME, join_passages, load_documents
 from data_prep.grade import RESULT_NAME as GRADED_NAME
 from data_prep.grade import graded_paths
+from data_prep.lists import Lists, load_lists
 from data_prep.mine import load_order
 from data_prep.passages import passages_inputs
 from data_prep.queries import QUERIES_NAME, Query, load_queries
@@ -40,7 +41,7 @@ from ldx.data.records import (
     write_lists,
     write_passages,
 )
-from ldx.data.schema import ListRecord
+from ldx.data.schema import HUMAN_DEV, ListRecord
 from ldx.data.tfds_layout import record_files
 from ldx.errors import UserError
 from ldx.progress import progress_bar
@@ -88,15 +89,17 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     order = load_order(workspace) if is_mined else np.arange(len(queries))
     paths = _list_paths(workspace)
     counts: Counter[str] = Counter()
-    for path in paths.values():
-        numbers = load_lists(path).numbers
-        counts.update(queries[n].split(prep.dev_fraction, seed) for n in numbers.tolist())
+    for query_type, path in paths.items():
+        if query_type != HUMAN_DEV:  # losses need dev lists of the others
+            numbers = load_lists(path).numbers
+            counts.update(queries[n].split(prep.dev_fraction, seed) for n in numbers.tolist())
     for split in ("train", "dev"):
         if not counts[split]:
             raise UserError(
-                f"no {split} lists: there are {sum(counts.values())} lists, and prep.dev_fraction="
-                f"{prep.dev_fraction} splits them by their passages; change it, or loosen the "
-                f"filters that {_made_by(workspace)} reports"
+                f"no {split} lists: there are {sum(counts.values())} lists, without those of "
+                f"prep.human_dev_split, and prep.dev_fraction={prep.dev_fraction} splits them by "
+                f"their passages; change it, or loosen the filters that {_made_by(workspace)} "
+                "reports"
             )
 
     def of_split(split: str) -> Iterator[ListRecord]:
@@ -116,7 +119,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     num_lists = write_lists(workspace.records, splits, shard_size=LISTS_PER_FILE)
     _verify(workspace.records, num_lists)
     _manifest(workspace, num_lists).write(workspace.records)
-    return {split: counts[split] for split in ("train", "dev")} | {"by type": num_lists}
+    return {split: sum(num_lists[split].values()) for split in splits} | {"by type": num_lists}
 
 
 def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:

@@ -2,9 +2,12 @@
 
 import pytest
 
+from configs import base
+from configs.studies import common
 from ldx.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset, read_corpus, read_qrels, write_dataset
-from ldx.studies.collections import find_root, sample_collection
+from ldx.studies.collections import check_samples, find_root, sample_collection
+from ldx.studies.declare import expand, read_study
 
 SAMPLE = {"num_passages": None, "num_queries": None, "from_split": "", "seed": 0}
 
@@ -63,6 +66,62 @@ def test_the_whole_is_the_collection_itself(collection, tmp_path):
     assert sample_collection(collection, "test", SAMPLE, tmp_path / "s") == collection
     assert sample_collection("", "test", SAMPLE | {"num_passages": 5}, tmp_path / "s") == ""
     assert not (tmp_path / "s").exists()
+
+
+def test_queries_alone_are_sampled(collection, tmp_path):
+    whole = load_dataset(collection, "test")
+    sample = SAMPLE | {"num_queries": 5}
+    part = load_dataset(sample_collection(collection, "test", sample, tmp_path / "s"), "test")
+    assert part.corpus == whole.corpus
+    assert len(part.queries) == 5
+    assert part.qrels == {query: whole.qrels[query] for query in part.queries}
+    # They are those of a smaller corpus, too.
+    small = sample_collection(collection, "test", sample | {"num_passages": 30}, tmp_path / "s")
+    assert load_dataset(small, "test").queries == part.queries
+
+
+def cells(sample: dict, axes: dict | None = None):
+    config = common.make_study("toy", "Does it?", base.get_config(), axes or {"x": {"y": {}}})
+    config.study.sample.update(sample)
+    return expand(read_study(config.to_dict()))
+
+
+BOTH = {"dataset": {"api_docs": common.API_DOCS, "scifact": common.SCIFACT}}
+
+
+@pytest.mark.parametrize("key", ["num_passages", "num_queries", "from_split", "seed"])
+def test_a_sample_of_what_data_prep_makes_is_refused(key):
+    value = "train" if key == "from_split" else 100
+    with pytest.raises(UserError, match="change nothing in this study") as caught:
+        check_samples(cells({key: value}))
+    assert f"config.study.sample.{key}={value!r}" in str(caught.value)
+    assert "prep.max_passages" in str(caught.value)
+
+
+def test_a_sample_that_some_cells_ignore_is_told(caplog):
+    with caplog.at_level("WARNING"):
+        check_samples(cells({}, BOTH))
+        assert not caplog.messages
+        check_samples(cells({"num_queries": 100, "seed": 3}, BOTH))
+    assert caplog.messages == [
+        "config.study.sample is ignored for api_docs: data_prep makes this collection"
+    ]
+
+
+def test_a_seed_alone_samples_nothing():
+    with pytest.raises(UserError, match=r"config\.study\.sample\.seed=3"):
+        check_samples(cells({"seed": 3}, BOTH))
+    # A key that acts elsewhere does not hide one that does not act.
+    axes = {"dataset": {"a": common.API_DOCS | {"sample.num_passages": 5}, "b": common.SCIFACT}}
+    with pytest.raises(UserError, match=r"nothing in this study:\n.*num_passages=5\nSampled"):
+        check_samples(cells({"num_queries": 100}, axes))
+
+
+@pytest.mark.parametrize("key", ["num_passages", "num_queries"])
+def test_bad_numbers_of_a_sample(key):
+    axes = {"size": {"none": {f"sample.{key}": 0}}}
+    with pytest.raises(UserError, match=rf"config\.study\.sample\.{key}=0: wanted at least 1"):
+        check_samples(cells({}, axes))
 
 
 def test_a_test_split_out_of_training_queries(collection, tmp_path):

@@ -11,8 +11,10 @@ from configs.studies import common
 from data_prep.checks import check_config
 from data_prep.settings import PrepConfig
 from ldx.errors import UserError
+from ldx.eval.metrics import score_run
 from ldx.objective import make_objective
 from ldx.settings import build
+from ldx.studies.collections import check_samples
 from ldx.studies.declare import expand, read_study
 
 STUDIES = sorted(
@@ -110,12 +112,25 @@ def test_bad_axes(axes, messages):
         ({"baseline": {"other": "kl"}}, "config.study.baseline"),
         ({"max_parallel": 0}, "config.study.max_parallel=0"),
         ({"memory_per_run": 0.0}, "config.study.memory_per_run=0.0"),
+        ({"metric": "ndcg@10"}, "config.study.metric='ndcg@10': wanted nDCG, R, RR, AP, P or"),
+        ({"metric": "nDCG"}, "config.study.metric='nDCG'"),
+        ({"metric": "R@0"}, "config.study.metric='R@0'"),
     ],
 )
 def test_bad_keys(keys, message):
     with pytest.raises(UserError, match=r"config\.study") as caught:
         cells_of(make({"loss": LOSS}, **keys))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nDCG@1", "R@100", "RR@10", "AP@100", "P@5", "Success@9999"])
+def test_metrics_that_are_taken_can_be_scored(name):
+    study = read_study(make({"loss": LOSS}, metric=name).to_dict())
+    scores = score_run(
+        {"q": {"d": 1, "e": 0}}, {"q": {"e": 2.0, "d": 1.0}}, metrics=(study.metric,)
+    )
+    worst = {"nDCG@1": 0.0, "RR@10": 0.5, "AP@100": 0.5, "P@5": 0.2}
+    assert scores.mean[name] == pytest.approx(worst.get(name, 1.0))
 
 
 def test_what_is_no_study_is_told():
@@ -134,6 +149,7 @@ def test_studies_that_come_with_ldx(name, arg):
     config = importlib.import_module(f"configs.studies.{name}").get_config(arg)
     study = read_study(config.to_dict())
     cells = expand(study)
+    check_samples(cells)
     assert study.name == name
     assert study.question.endswith("?")
     for cell in cells:

@@ -43,12 +43,14 @@ def make_study(
     # {AXIS: VALUE}: the report compares every cell with the one that has these values instead of
     # its own; {}: with the untrained model alone, which is always compared with.
     study.baseline = dict(baseline or {})
-    study.metric = "nDCG@10"  # of the test judgments
+    study.metric = "nDCG@10"  # of the test judgments: nDCG, R, RR, AP, P or Success, at a cut-off
     # A smaller collection instead of the whole of data.root; its keys can be set by axes, as
-    # sample.num_passages.
+    # sample.num_passages. A collection that data_prep makes, such as API docs, is not sampled:
+    # prep.max_passages limits it.
     study.sample = sample = ConfigDict()
     sample.num_passages = config_dict.placeholder(int)  # relevant ones and random ones; None: all
-    sample.num_queries = config_dict.placeholder(int)  # of eval.split, at random; None: all
+    # Of eval.split, at random; None: all. Alone, it leaves the passages as they are.
+    sample.num_queries = config_dict.placeholder(int)
     # The split whose queries become eval.split, of a collection that judges none for testing: those
     # sampled are taken out of it. "": eval.split is there.
     sample.from_split = ""
@@ -58,7 +60,8 @@ def make_study(
     datasets = study.axes.get("dataset", {}).values()
     roots = {experiment.data.root, *(values.get("data.root", "") for values in datasets)}
     study.roots = ConfigDict({root: "" for root in sorted(roots) if root and "/" not in root})
-    # Whether queries and lists are made anew for each seed, or once, with the first of them.
+    # Whether queries and lists are made anew for each seed, or once, with the first of them. The
+    # collection and its test queries are the same for all seeds in either case.
     study.prepare_each_seed = True
     # Processes at once. auto: one on an accelerator; else one for 4 cores, as memory allows.
     study.max_parallel = config_dict.placeholder(object)

@@ -3,8 +3,9 @@
     python -m ldx.study --config=configs/studies/corpus_size.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT
 
-Smaller corpora hold the passages relevant to 100 test queries and random others; they are nested,
-and compared on the queries that both have.
+Smaller corpora of SciFact hold the passages relevant to 100 of its test queries, the same in all
+sizes, and random others. Those of API docs are random docstrings, and all their summaries are test
+queries. Either are nested, and compared on the queries that both have.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from configs.studies import common
 
 
 def _size(num_passages: int) -> dict[str, Any]:
+    """Of a collection that data.root names, and of API docs."""
     return {"sample.num_passages": num_passages, "prep.max_passages": num_passages}
 
 
@@ -22,10 +24,10 @@ def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" needs no other model, "smoke" is two cells on local data."""
     config = common.experiment(arg)
     datasets = {"scifact": common.SCIFACT, "api_docs": common.API_DOCS}
-    sizes = {str(number): _size(number) for number in (4000, 1200, 400)}
+    sizes: dict[str, dict[str, Any]] = {str(n): _size(n) for n in (4000, 1200, 400)}
     if arg == "smoke":
         datasets = {"api_docs": common.API_DOCS}
-        sizes = {str(number): _size(number) for number in (200, 100)}
+        sizes = {str(number): {"prep.max_passages": number} for number in (200, 100)}
     study = common.make_study(
         "corpus_size",
         "How does the gain change as the corpus shrinks to a few hundred passages?",
@@ -35,5 +37,6 @@ def get_config(arg: str = "") -> ConfigDict:
         caveat="Fewer passages are easier to search, so the base model is better on them: gains "
         "are compared, not levels. Fewer passages also give fewer training lists.",
     )
-    study.study.sample.num_queries = 100
+    if arg != "smoke":
+        study.study.sample.num_queries = 100
     return common.full_size(study) if arg == "" else study

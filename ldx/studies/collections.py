@@ -1,16 +1,16 @@
 """Test collections of a study: where they are, what is in them, and samples of them."""
 
+import dataclasses
 import functools
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError
+from ldx.errors import UserError, listing
 from ldx.eval.beir import (
     Corpus,
     Qrels,
@@ -22,11 +22,13 @@ from ldx.eval.beir import (
     write_dataset,
 )
 from ldx.files import fingerprint, locked
+from ldx.settings import build
+from ldx.studies.declare import Cell
 
 DATA_DIR = "LDX_DATA_DIR"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """The section `config.study.sample`; configs/studies/common.py explains its keys."""
 
@@ -34,6 +36,23 @@ class Sample:
     num_queries: int | None
     from_split: str
     seed: int
+
+    def __post_init__(self) -> None:
+        for key in ("num_passages", "num_queries"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"config.study.sample.{key}={value!r}: wanted at least 1, or None")
+
+    @property
+    def keys_set(self) -> list[str]:
+        """The keys that ask for something."""
+        values = dataclasses.asdict(self)
+        return [key for key, value in values.items() if value not in (None, "", 0)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is sampled; a seed alone samples nothing."""
+        return set(self.keys_set) <= {"seed"}
 
 
 def find_root(root: str, roots: Mapping[str, str]) -> str:
@@ -86,29 +105,62 @@ def read_judgments(root: str | Path, split: str) -> Qrels:
     return {q: grades for q, grades in read_qrels(find_qrels(root, split)).items() if q in queries}
 
 
+def check_samples(cells: Sequence[Cell]) -> None:
+    """Tell where `study.sample` has no effect, before anything is done.
+
+    Cells without a data.root are not sampled: data_prep makes their collection. Where other cells
+    of the study are, that is a warning.
+
+    Raises:
+      UserError: a value that cannot be, or keys that change no cell at all.
+    """
+    asked = [(cell, build(Sample, cell.sample, "study.sample")) for cell in cells]
+    used = {
+        key
+        for cell, sample in asked
+        if cell.config["data"]["root"] and not sample.is_whole
+        for key in sample.keys_set
+    }
+    given = {key: getattr(sample, key) for _, sample in asked for key in sample.keys_set}
+    useless = [f"config.study.sample.{key}={given[key]!r}" for key in sorted(given.keys() - used)]
+    if useless:
+        raise UserError(
+            f"these change nothing in this study:\n{listing(useless)}\n"
+            "Sampled is a collection that data.root names, by num_passages, num_queries or "
+            "from_split. Leave them out; passages of API docs are limited by prep.max_passages"
+        )
+    whole = [cell for cell, sample in asked if sample.keys_set and not cell.config["data"]["root"]]
+    if whole:
+        names = dict.fromkeys(cell.dataset or cell.config["prep"]["collection"] for cell in whole)
+        logging.warning(
+            "config.study.sample is ignored for %s: data_prep makes this collection",
+            ", ".join(names),
+        )
+
+
 def sample_collection(root: str, split: str, sample: Mapping[str, Any], folder: Path) -> str:
     """A smaller collection in BEIR layout, made where it is missing.
 
     It holds every passage that is relevant to a random sample of the split's queries, and as many
     others, at random, as make up `num_passages`. Samples of one seed are nested: a larger one has
     the passages of a smaller one, and the same queries. Judgments of other splits stay as far as
-    their passages do.
+    their passages do. What data_prep makes is not sampled.
 
     Args:
-      root: the whole collection.
+      root: the whole collection; "" where data_prep makes one.
       split: whose queries are sampled.
       sample: num_passages, None for all; num_queries, None for all; seed; from_split, whose
         queries become those of `split`, and are taken out of it; "": `split` itself.
       folder: where samples are kept.
 
     Returns:
-      The folder of the sample, or `root` where nothing is left out.
+      The folder of the sample, or `root` where none is asked for.
 
     Raises:
       UserError: the relevant passages alone are more.
     """
-    asked = Sample(**sample)
-    if not root or (asked.num_passages is None and not asked.from_split):
+    asked = build(Sample, sample, "study.sample")
+    if not root or asked.is_whole:
         return root
     key = fingerprint(collection_fingerprint(root), split, repr(asked))
     target = folder / f"{Path(root).name}-{asked.num_passages or 'all'}-{key[:8]}"

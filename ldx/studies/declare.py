@@ -16,6 +16,7 @@ SAMPLE = "sample"
 """Overrides that begin with it change `config.study.sample`, all others the experiment."""
 AUTO = "auto"
 _NAME = re.compile(r"[\w+][\w+.-]*")
+_METRIC = re.compile(r"(nDCG|R|RR|AP|P|Success)@[1-9][0-9]{0,3}")
 
 Overrides = Mapping[str, Any]
 
@@ -57,6 +58,7 @@ class Study:
                     + "; ".join(f"{name}: {', '.join(axis)}" for name, axis in self.axes.items())
                 )
         _check_seeds(self.seeds)
+        _check_metric(self.metric)
         self._check_work()
 
     def _check_work(self) -> None:
@@ -67,10 +69,6 @@ class Study:
             raise UserError(
                 f"config.study.memory_per_run={self.memory_per_run!r}: wanted GiB, over 0"
             )
-        for key in ("num_passages", "num_queries"):
-            value = self.sample.get(key)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"config.study.sample.{key}={value!r}: wanted at least 1, or None")
         if self.base["data"]["sources"]:
             raise UserError(
                 "config.study.base.data.sources: a study has one corpus a cell; make each a value "
@@ -185,6 +183,15 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
     if not seeds or not good or len(set(seeds)) < len(seeds):
         raise UserError(
             f"config.study.seeds={seeds!r}: wanted different whole numbers of at least 0"
+        )
+
+
+def _check_metric(metric: str) -> None:
+    # Found by ir_measures only when cells are scored, which is after all of them were trained.
+    if not isinstance(metric, str) or not _METRIC.fullmatch(metric):
+        raise UserError(
+            f"config.study.metric={metric!r}: wanted nDCG, R, RR, AP, P or Success, with a cut-off "
+            "from 1 to 9999, such as nDCG@10; case counts"
         )
 
 

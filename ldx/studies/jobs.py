@@ -105,8 +105,7 @@ class JobRunner:
             raise
         finally:
             for running in self._running:  # nothing outlives an error of our own
-                running.process.kill()
-                running.process.wait()
+                _kill(running.process)
 
     def _start_what_can(self) -> None:
         for job in list(self._waiting):
@@ -212,6 +211,13 @@ def _stop_with_parent() -> None:
     """In a new process, before its program begins: SIGTERM comes when the study dies (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """End a job at once, and with it what it started: its session is a group of its own."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def auto_max_parallel(memory_per_run: float) -> int:

@@ -92,6 +92,7 @@ def _what_is_read(config: Mapping[str, Any]) -> dict[str, Any]:
         "data": {key: data[key] for key in ("passage_template", "max_chars")},
         "split": config["eval"]["split"],
         "teacher_temperature": kl.get("teacher_temperature"),
+        "student_temperature": kl.get("student_temperature"),
         "prep": {key: value for key, value in config["prep"].items() if key != "python"},
     }
 

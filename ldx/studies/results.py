@@ -12,7 +12,8 @@ from typing import Any
 
 from ldx.checkpoint import read_progress
 from ldx.data.records import ListSource
-from ldx.dev import SYNTHETIC, read_dev_values
+from ldx.data.schema import HUMAN_DEV
+from ldx.dev import read_dev_values
 from ldx.errors import UserError
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
@@ -35,7 +36,8 @@ class CellResult:
       cell: what it is.
       facts: its numbers, flat.
       gains: of each test query, trained less base.
-      dev_gains: of each dev query, by query type; none where people's queries chose the step.
+      dev_gains: of each query of the dev lists, by query type; none where people's dev queries
+        were searched instead.
     """
 
     cell: Cell
@@ -69,7 +71,7 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
         scores = score_run(qrels, run, metrics=(metric,), relevance_level=level)
         per_query[system] = scores.per_query[metric]
     found = compare(per_query["trained"], per_query["base"])
-    verdict = judge(folder, progress)
+    verdict = judge(folder, progress, cell.config["train"]["select_by"])
     facts = {
         **cell.values,
         "seed": cell.seed,
@@ -104,14 +106,13 @@ def _told(found: Comparison) -> dict[str, Any]:
 
 def _dev_gains(folder: Path, records: Path, best_step: int) -> dict[str, dict[str, float]]:
     """dev nDCG@10 of each dev query at the best step less that before training, by query type."""
-    before, judged_by = read_dev_values(folder, 0)
+    before, _ = read_dev_values(folder, 0)
     after, _ = read_dev_values(folder, best_step)
     gains: dict[str, dict[str, float]] = {}
-    if judged_by == SYNTHETIC:
-        for record in ListSource(records, "dev"):
-            if record.list_id in before:
-                of_type = gains.setdefault(record.query_type, {})
-                of_type[record.list_id] = after[record.list_id] - before[record.list_id]
+    for record in ListSource(records, "dev"):
+        if record.list_id in before and record.query_type != HUMAN_DEV:
+            of_type = gains.setdefault(record.query_type, {})
+            of_type[record.list_id] = after[record.list_id] - before[record.list_id]
     return gains
 
 

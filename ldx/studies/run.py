@@ -26,6 +26,7 @@ from ldx.files import atomic_write, fingerprint, write_json
 from ldx.interrupt import StopRequest
 from ldx.settings import MAY_DIFFER, flatten
 from ldx.studies.collections import (
+    check_samples,
     collection_fingerprint,
     find_root,
     read_judgments,
@@ -98,6 +99,7 @@ def run_study(
     """
     study = read_study(config)
     cells = expand(study)
+    check_samples(cells)
     roots = {root: find_root(root, study.roots) for root in _roots_of(cells)}
     workdir = workdir.absolute()
     stop = StopRequest()

@@ -192,7 +192,7 @@ def _query_types(study: Summary) -> Table:
     ]
     note = (
         "Dev nDCG@10 at the kept step less that before training, by the type of the dev queries; "
-        "their judgments are the teacher's, and the step was chosen on them."
+        "judged by the teacher (type human: by people), and the step was chosen on the same lists."
     )
     head = [*axes, "query type", "dev gain [95%]", "p Holm", "queries", "against base"]
     return Table("By query type", note, head, rows, len(axes) + 1)

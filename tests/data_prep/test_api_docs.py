@@ -1,11 +1,15 @@
 """Tests of data_prep/api_docs.py."""
 
+import hashlib
 import sys
 import types
 
 import pytest
 
-from data_prep import api_docs
+from configs import base
+from data_prep import api_docs, corpus
+from data_prep.passages import ROLES_NAME, Roles
+from data_prep.stage import Workspace
 from ldx.errors import UserError
 
 DOC = """Solve a banded linear system.
@@ -67,7 +71,7 @@ def test_collect_reports_what_it_drops(package):
         echo="This summary is repeated.\n\nIndeed. This Summary is\nrepeated. " + BODY.format(3),
         _private="A private one here.\n\n" + BODY.format(4),
     )
-    docs = api_docs.collect(["fakepkg"], None, 0)
+    docs = api_docs.collect(["fakepkg"], None)
     assert [doc.name for doc in docs.docstrings] == ["fakepkg.good"]
     assert docs.dropped == {
         "equal body": 1,
@@ -82,7 +86,7 @@ def test_equal_summaries_are_one_query(package):
         a="Sum of all elements.\n\n" + BODY.format(1),
         b="Sum of all  Elements\n\n" + BODY.format(2),
     )
-    queries, qrels = api_docs.collect(["fakepkg"], None, 0).queries()
+    queries, qrels = api_docs.collect(["fakepkg"], None).queries()
     assert queries == {"summary-fakepkg.a": "Sum of all elements."}
     assert qrels == {"summary-fakepkg.a": {"fakepkg.a": 1, "fakepkg.b": 1}}
 
@@ -90,28 +94,47 @@ def test_equal_summaries_are_one_query(package):
 def test_an_object_under_two_names_is_one_passage(package):
     module = package(a="Sum of all elements.\n\n" + BODY.format(1))
     module.z = module.a
-    assert len(api_docs.collect(["fakepkg"], None, 0).docstrings) == 1
+    assert len(api_docs.collect(["fakepkg"], None).docstrings) == 1
 
 
-def test_the_sample_depends_on_names_and_seed_alone(package):
+def test_the_sample_depends_on_names_alone(package):
     docs = {f"f{i}": f"Summary of function {i}.\n\n{BODY.format(i)}" for i in range(30)}
     package(**docs)
-    first = api_docs.collect(["fakepkg"], 10, 0)
+    first = api_docs.collect(["fakepkg"], 10)
     package(**dict(reversed(docs.items())))
-    assert api_docs.collect(["fakepkg"], 10, 0) == first
-    assert api_docs.collect(["fakepkg"], 10, 1) != first
+    assert api_docs.collect(["fakepkg"], 10) == first
+    names = [f"fakepkg.{name}" for name in docs]
+    drawn = sorted(names, key=lambda name: hashlib.sha256(f"0:{name}".encode()).digest())[:10]
+    assert [doc.name for doc in first.docstrings] == sorted(drawn)
     # A smaller sample is part of a larger one.
-    fewer = {doc.name for doc in api_docs.collect(["fakepkg"], 5, 0).docstrings}
+    fewer = {doc.name for doc in api_docs.collect(["fakepkg"], 5).docstrings}
     assert fewer < {doc.name for doc in first.docstrings}
+
+
+def test_every_seed_of_a_run_has_the_same_collection(package, tmp_path):
+    """Else seeds of a study would have different test queries."""
+    package(**{f"f{i}": f"Summary of function {i}.\n\n{BODY.format(i)}" for i in range(30)})
+    made, held_out = [], []
+    for seed in (0, 1):
+        config = base.get_config()
+        config.seed = seed
+        config.prep.update({"collection": "api_docs", "packages": ("fakepkg",), "max_passages": 20})
+        workspace = Workspace(config, tmp_path / str(seed))
+        corpus.STAGE.run(workspace)
+        files = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+        made.append([(workspace.dataset / name).read_bytes() for name in files])
+        held_out.append(Roles.load(workspace.prep / ROLES_NAME).held_out.tolist())
+    assert made[0] == made[1]
+    assert held_out[0] != held_out[1]
 
 
 def test_a_missing_package_is_named():
     with pytest.raises(UserError, match="not installed: no-such-package"):
-        api_docs.collect(["numpy", "no-such-package"], None, 0)
+        api_docs.collect(["numpy", "no-such-package"], None)
 
 
 def test_numpy_is_a_corpus():
-    docs = api_docs.collect(["numpy"], None, 0)
+    docs = api_docs.collect(["numpy"], None)
     by_name = {doc.name: doc for doc in docs.docstrings}
     assert len(by_name) > 500
     assert by_name["numpy.add"].summary == "Add arguments element-wise."

@@ -7,8 +7,9 @@ import pytest
 import scipy
 from ml_collections import ConfigDict
 
-from data_prep.calibrate import list_paths, load_lists, read_result
+from data_prep.calibrate import list_paths, read_result
 from data_prep.candidates import Candidates, candidate_paths
+from data_prep.lists import load_lists
 from data_prep.passages import load_passages
 from data_prep.queries import load_queries, query_shards
 from data_prep.score import load_scores, score_paths

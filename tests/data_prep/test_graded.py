@@ -9,11 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import mediqa2019, sycl
-from data_prep.calibrate import load_lists
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.checks import check_config
 from data_prep.grade import graded_paths
 from data_prep.graded import Material, compose, graded_sources, ordered
+from data_prep.lists import load_lists
 from data_prep.queries import Query, load_queries
 from data_prep.settings import PrepConfig, graded_kinds, has_documents
 from data_prep.stages import stages_of
@@ -78,6 +78,14 @@ def test_no_row_stands_twice():
     assert entries(sections) == [(7, 1), (8, 1), (9, 0), (6, 0)]
 
 
+def test_no_written_passage_stands_twice():
+    sections = {
+        "first": {"kind": "synthetic", "levels": (3, 0)},
+        "second": {"kind": "synthetic", "levels": (2, 3)},
+    }
+    assert entries(sections) == [(103, 3), (102, 2), (100, 0)]
+
+
 def test_what_is_not_there_is_not_filled_up():
     nothing = Material()
     sections = {"a": {"kind": "synthetic"}, "b": {"kind": "mined", "num": 3}, "c": JUDGED_ALL}
@@ -96,6 +104,9 @@ JUDGED_ALL = {"kind": "judged"}
         ({"kind": "judged", "relabel": {"1": -3}}, r"graded\.one\.relabel=.*such as"),
         ({"kind": "judged", "relabels": {}}, r"graded\.one\.relabels: there is no such key"),
         ({"kind": "synthetic", "levels": "321"}, r"graded\.one\.levels='321'"),
+        ({"kind": "synthetic", "levels": 3}, r"graded\.one\.levels=3: wanted levels of the"),
+        ({"kind": "synthetic", "levels": (3, 3)}, r"graded\.one\.levels=\(3, 3\): .* each once"),
+        ({"kind": "synthetic", "levels": (3, True)}, r"graded\.one\.levels=\(3, True\)"),
         ({"kind": "mined", "num": 3, "range_min": 2, "range_max": 4}, r"room for num=3"),
         ({"kind": "mined", "label": True}, r"graded\.one\.label=True"),
     ],
@@ -130,8 +141,10 @@ def test_stages_are_those_that_the_sources_need():
     assert stages_of(prep) == (*before, "generate_documents", *after)
     prep.graded.mined.num = 2
     assert stages_of(prep) == (*before, "generate_documents", "mine", *after)
-    prep.graded.written.levels = ()
-    assert stages_of(prep) == (*before, "mine", *after)
+    for none in ((), []):
+        with prep.unlocked():
+            prep.graded.written.levels = none
+        assert stages_of(prep) == (*before, "mine", *after)
     assert stages_of(sycl.get_config("smoke").prep) == (*before, "mine", *after)
     assert stages_of(mediqa2019.get_config().prep) == (*before, *after)
     prep.list_source = "teacher"

@@ -1,0 +1,80 @@
+"""What a study reads of a finished cell."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import base
+from configs.studies import common
+from ldx.data.records import write_lists, write_passages
+from ldx.data.schema import HUMAN_DEV, Passage
+from ldx.studies.declare import expand, read_study
+from ldx.studies.results import read_cell
+from tests import toy
+
+TYPES = ["title", "keywords", "human", HUMAN_DEV, HUMAN_DEV]
+QRELS = {"q0": {"d0": 1}, "q1": {"d1": 1}}
+
+
+def make_run(folder, searched, best_step=5):
+    """A run of ten steps, with dev values of some lists; the trained model swaps q0's passages."""
+    lists = [
+        dataclasses.replace(
+            toy.make_list(np.random.default_rng(i), i, ["x " * 9] * 9, 4), query_type=t
+        )
+        for i, t in enumerate(TYPES)
+    ]
+    write_passages(folder / "records", [Passage(f"d{i}", "", "x") for i in range(9)])
+    write_lists(folder / "records", {"train": [], "dev": lists})
+    for system, order in (("base", ("d9", "d0")), ("trained", ("d0", "d9"))):
+        lines = [f"q0 Q0 {doc} 0 {2 - i} x\n" for i, doc in enumerate(order)]
+        (folder / "report").mkdir(exist_ok=True)
+        path = folder / "report" / f"{system}.trec"
+        path.write_text("".join(lines) + "q1 Q0 d1 0 1 x\n")
+    (folder / "dev").mkdir()
+    for step in (0, 5, 10):
+        values = {f"list-{i}": 0.5 - 0.01 * step * (i + 1) for i in searched}
+        told = {"metric": "nDCG@10", "judged_by": "synthetic", "per_query": values}
+        (folder / "dev" / f"{step:06d}.json").write_text(json.dumps(told))
+    progress = {"step": 10, "best_step": best_step, "best_ndcg": 0.5, "stop_reason": "done"}
+    (folder / "progress.json").write_text(json.dumps(progress))
+
+
+@pytest.fixture
+def cell():
+    config = common.make_study("toy", "Does it?", base.get_config(), {"x": {"y": {}}})
+    (cell,) = expand(read_study(config.to_dict()))
+    return cell
+
+
+def read(cell, folder, metric="nDCG@10"):
+    return read_cell(cell, folder, folder / "records", QRELS, metric)
+
+
+def test_a_cell(cell, tmp_path):
+    make_run(tmp_path, searched=range(3))
+    found = read(cell, tmp_path, "RR@10")
+    assert found.gains == {"q0": 0.5, "q1": 0.0}
+    assert found.facts["base"] == 0.75
+    assert found.facts["trained"] == 1.0
+    assert found.facts["dev_base"] == 0.5
+    assert {name: list(gains) for name, gains in found.dev_gains.items()} == {
+        "title": ["list-0"], "keywords": ["list-1"], "human": ["list-2"]
+    }  # fmt: skip
+    assert found.dev_gains["keywords"]["list-1"] == pytest.approx(-0.1)
+
+
+def test_searched_dev_queries_of_people_have_no_gains_by_type(cell, tmp_path):
+    make_run(tmp_path, searched=(3, 4))
+    assert read(cell, tmp_path).dev_gains == {}
+
+
+@pytest.mark.parametrize("select_by", ["ndcg", "loss"])
+def test_a_kept_base_model_gains_nothing(cell, tmp_path, select_by):
+    make_run(tmp_path, searched=range(3), best_step=0)
+    cell.config["train"]["select_by"] = select_by
+    found = read(cell, tmp_path)
+    assert found.gains == {"q0": 0.0, "q1": 0.0}
+    assert found.facts["dev_verdict"] == "worse"
