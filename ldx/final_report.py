@@ -29,8 +29,9 @@ from ldx.models.student import Student
 from ldx.report.dev_scores import with_prompts
 from ldx.report.judged import NO_JUDGMENTS
 from ldx.report.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs
-from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, Verdict, make_page
+from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, make_page
 from ldx.summaries import read_metrics
+from ldx.verdict import Verdict
 
 REPORT_NAME = "report.txt"
 RESULTS_NAME = "results.json"

@@ -27,10 +27,9 @@ from ldx.data.plan import BatchPlan
 from ldx.data.sources import Source
 from ldx.dev import METRIC, evaluate_sources, write_dev_values
 from ldx.errors import UserError
-from ldx.files import write_json
 from ldx.guide import add_guide, load_guide
 from ldx.interrupt import Interrupted, StopRequest
-from ldx.leakage import find_leakage
+from ldx.leakage import report_leakage
 from ldx.models.student import load_student
 from ldx.objective import make_objective
 from ldx.optim import make_schedule
@@ -102,7 +101,8 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         mesh = check_cut(settings, student)
         sources = open_sources(workdir, settings, configs, manifests, student, objective)
         if distributed.is_primary():
-            _report_leakage(workdir, sources, judged)
+            datasets = {name: each.dataset for name, each in judged.items()}
+            report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
         if guide:
             sources, guide = add_guide(sources, guide, workdir), None  # its parameters are freed
         parts = make_parts(settings, student, objective, sources, mesh)
@@ -134,17 +134,6 @@ def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> 
                 f"config.data.{key}={data[key]!r}, but the records were made with "
                 f"{getattr(manifest, key)!r}; set it so, or run data_prep again"
             )
-
-
-def _report_leakage(
-    workdir: Path, sources: Mapping[str, Source], judged: Mapping[str, final_report.Judged]
-) -> None:
-    """Say, before training, what the training lists share with the test; WORKDIR/leakage.json."""
-    found = {name: find_leakage(sources[name], each.dataset) for name, each in judged.items()}
-    for name, leakage in found.items():
-        log = logging.warning if leakage.lists_with_test_query else logging.info
-        log("%s", f"{name}: {leakage.text}" if name else leakage.text)
-    write_json(workdir / "leakage.json", {name: vars(each) for name, each in found.items()})
 
 
 def _fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:

@@ -80,12 +80,13 @@ def hostile_collection(root: Path) -> Path:
     return root
 
 
-def hostile_records(folder: Path) -> Path:
-    """Lists of two query types, one of which is markup."""
+def hostile_records(folder: Path, test_query: str) -> Path:
+    """Lists of two query types, one of which is markup; the first list's query is the test's."""
     manifest = Manifest.read(toy.make_records(folder))
     lists = {split: list(ListSource(folder, split)) for split in ("train", "dev")}
     for each in lists.values():
         each[::2] = [dataclasses.replace(x, query_type=f"$x_1$ {HOSTILE}") for x in each[::2]]
+    lists["train"][0] = dataclasses.replace(lists["train"][0], query=test_query)
     counts = write_lists(folder, lists)
     fingerprints = {s: records_fingerprint(folder, s) for s in ("passages", "lists")}
     yields = {"queries": 9, f"kept {HOSTILE}": 3, "entries over max_score": 7}
@@ -110,7 +111,9 @@ def hostile_records(folder: Path) -> Path:
 def finished(tiny_bert, tmp_path_factory) -> Path:
     """The workdir of a run that trained and made its report."""
     folder = tmp_path_factory.mktemp("hostile")
-    root, records = hostile_collection(folder / "collection"), hostile_records(folder / "records")
+    root = hostile_collection(folder / "collection")
+    query = json.loads((root / "queries.jsonl").read_text().splitlines()[0])["text"]
+    records = hostile_records(folder / "records", query.upper())
     rows = {int(row) for record in ListSource(records, "dev") for row in record.rows}
     text = CONFIG.format(
         model=str(tiny_bert), root=str(root), records=str(records), dev_pool=len(rows)
@@ -122,6 +125,7 @@ def finished(tiny_bert, tmp_path_factory) -> Path:
     )
     assert result.returncode == 0, result.stderr
     assert "could not be" not in result.stderr
+    (folder / "run" / "stderr").write_text(result.stderr)
     return folder / "run"
 
 
@@ -193,7 +197,6 @@ def test_every_section_has_its_content(finished):
     assert [title for title in page.titles if title] == SECTIONS
     assert "could not be" not in page.text
     assert len([1 for tag, _ in page.tags if tag == "svg"]) == 6
-    assert "Kendall's tau-b of student and teacher" in page.text
     assert "3 (33%)" in page.text  # the yield of a filter
     assert f"$x_1$ {HOSTILE}" in page.text
     won = read_csv(finished / "report" / "per_query.csv")
@@ -247,6 +250,43 @@ def test_dev_lists_have_the_losses_that_training_saw(finished):
         assert ndcg == pytest.approx(dev[step]["dev/nDCG@10"], abs=1e-6)
     steps = read_csv(finished / "report" / "steps.csv")
     assert [int(row["step"]) for row in steps] == list(range(1, 7))
+
+
+def test_what_is_shared_with_the_test_is_told(finished):
+    """The first list has the words of the first test query, and the passage judged for it."""
+    told = json.loads((finished / "leakage.json").read_text())
+    counts = {k: v for k, v in told[""].items() if k != "fingerprint"}
+    assert list(told) == [""]
+    assert (counts["lists_with_test_query"], counts["judgments_in_lists"]) == (1, 1)
+    assert (counts["num_lists"], counts["num_queries"], counts["judged_passages"]) == (48, 20, 20)
+    (line,) = [x for x in (finished / "stderr").read_text().splitlines() if "test queries" in x]
+    assert "1 of 48 training lists have the words of one of 20 test queries" in line
+    assert json.loads((finished / "report" / "data.json").read_text())["leakage"] == {"": counts}
+    text = Page(finished / "report" / "index.html").text
+    assert "What training lists and test share" in text
+    for name, count in counts.items():
+        assert f"{name.replace('_', ' ')}{count}" in text  # cells of a row
+
+
+def test_how_far_the_order_moved_towards_the_teachers(finished):
+    """By numbers of every list; on the page, and in the data."""
+    rows = read_csv(finished / "report" / "dev_lists.csv")
+    data = json.loads((finished / "report" / "data.json").read_text())["dev_lists"]["toy"]
+    text = Page(finished / "report" / "index.html").text
+    shown = {
+        "teacher_ndcg": "nDCG@10 against the teacher's ten best",
+        "kendall_tau": "Kendall's tau-b",
+    }
+    for key, name in shown.items():
+        base, trained = (
+            np.array([float(row[f"{key}_{system}"]) for row in rows])
+            for system in ("base", "trained")
+        )
+        assert np.any(base != trained)
+        assert data["all"]["base"][key] == pytest.approx(base.mean())
+        assert data["all"]["trained"][key] == pytest.approx(trained.mean())
+        assert f"{name}{base.mean():.3f}{trained.mean():.3f}" in text
+        assert f"{(trained - base).mean():+.4f}" in text
 
 
 def test_a_finished_page_is_left_alone_and_a_missing_one_is_made(finished, tmp_path, capsys):

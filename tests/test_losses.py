@@ -16,13 +16,13 @@ from tests.loss_batches import make_batch
 
 
 def info_nce_by_slots(batch, temperature, ratio, labels=None):
-    """InfoNCE over slots, by the words of the definition; one loss a query with a valid entry 0."""
+    """InfoNCE over slots, by the words of the definition; one loss a query with a positive."""
     q, p = batch["query_embeddings"].astype(np.float64), batch["passage_embeddings"]
     index, where, scores = batch["list_index"], batch["where"], batch["teacher_scores"]
     slots = [index[j, k] for j in range(len(q)) for k in range(index.shape[1]) if where[j, k]]
     losses = []
     for i in range(len(q)):
-        if not where[i, 0]:
+        if not where[i, 0] or (labels is not None and labels[i, 0] == 0):
             losses.append(0.0)
             continue
         positive = index[i, 0]
@@ -147,6 +147,7 @@ def test_info_nce_equals_slots(case, ratio, x64):
         batch["teacher_scores"] = rng.uniform(size=(6, 5))
     if case == "labels":
         labels = rng.integers(-1, 3, size=(6, 5))
+        labels[:3, 0] = -1, 0, 1
         batch["where"][0, 2:] = False
     losses = info_nce(
         **batch, temperature=0.1, false_negative_ratio=ratio, labels=labels, reduce_fn=None
@@ -169,6 +170,30 @@ def test_info_nce_without_teacher_scores_masks_rows_only(x64):
     batch = make_batch(dtype=np.float64)
     without = info_nce(**(batch | {"teacher_scores": None}))
     np.testing.assert_allclose(without, info_nce(**batch, false_negative_ratio=None))
+
+
+@pytest.mark.parametrize(
+    ("first", "level", "has_loss"),
+    [(-1, 1, True), (0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True), (-1, 2, True)],
+)
+def test_a_first_entry_that_is_not_relevant_is_no_positive(first, level, has_loss, x64):
+    """Two lists of the passages (1, 0) and (0, 1); the query of both is (1, 0)."""
+    queries, passages = np.array([[1.0, 0.0], [1.0, 0.0]]), np.eye(2)
+    index, labels = np.array([[0, 1], [1, 0]]), np.array([[3, 0], [first, 0]])
+
+    def loss(queries, reduce_fn=jnp.mean):
+        return info_nce(
+            queries, passages, index, None, temperature=1.0, labels=labels, relevance_level=level,
+            reduce_fn=reduce_fn,
+        )  # fmt: skip
+
+    # Both slots of the other passage stand in each denominator, also those of a list without loss.
+    expected = [np.log(np.e + 2) - 1, np.log(1 + 2 * np.e) if has_loss else 0.0]
+    np.testing.assert_allclose(loss(queries, reduce_fn=None), expected, rtol=1e-12)
+    np.testing.assert_allclose(loss(queries), sum(expected) / (2 if has_loss else 1), rtol=1e-12)
+    gradient = np.asarray(jax.grad(loss)(jnp.asarray(queries)))
+    assert gradient[0].any()
+    assert gradient[1].any() == has_loss
 
 
 def test_examples_in_docstrings():

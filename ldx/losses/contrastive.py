@@ -42,6 +42,9 @@ def info_nce(
     least `relevance_level`. Sources: van den Oord et al. (arXiv 1807.03748), equation 4; the mask
     is CADET's (arXiv 2505.19274), over the whole batch.
 
+    Entry 0 is a positive unless its label says that it is not: a list whose entry 0 has a label
+    from 0 to under `relevance_level` has no loss, and its passages are negatives of the others.
+
     A guide model, if there is one, takes out what it finds better than the positive, wherever in
     the batch it stands: $w_{ip} = 0$ where $g_{ip} > g_{ii^+} - m$ (m the margin; with the relative
     strategy, $m |g_{ii^+}|$), g the guide's dot products. Source: GISTEmbed (arXiv 2402.16829); it
@@ -60,7 +63,8 @@ def info_nce(
       temperature: divides the dot products.
       false_negative_ratio: the threshold of the mask; None masks by row and label only.
       where: true at real entries; None means all are.
-      labels: human grades, -1 unjudged; relevant entries are no negatives of their query.
+      labels: human grades, -1 unjudged; relevant entries are no negatives of their query, and an
+        entry 0 that was judged is a positive only if it is relevant.
       relevance_level: the least label that is relevant.
       guide_query_embeddings: the guide's, of unit norm if it compares cosines; None: no guide.
       guide_passage_embeddings: the guide's, of the rows of `passage_embeddings`.
@@ -68,7 +72,7 @@ def info_nce(
       guide_margin_strategy: absolute, or relative to the positive's score.
       block_size: passages that are compared with the queries at once, forwards and backwards: the
         same loss in memory for [Q, block_size] numbers instead of [Q, P]. None means all P.
-      reduce_fn: reduces the losses of the lists with a real entry 0; None returns all of them.
+      reduce_fn: reduces the losses of the lists with a positive; None returns all of them.
 
     Returns:
       The reduced loss, or [Q] losses.
@@ -102,7 +106,7 @@ def info_nce(
         passage_embeddings[list_index[:, 0]],
         precision=jax.lax.Precision.HIGHEST,
     )
-    return reduce(log_sum - positives, where[:, 0], reduce_fn)
+    return reduce(log_sum - positives, _has_positive(labels, relevance_level, where), reduce_fn)
 
 
 def _log_denominator(
@@ -186,6 +190,13 @@ def _false_negatives(
     if labels is not None:
         dropped |= labels >= relevance_level
     return dropped
+
+
+def _has_positive(labels: Array | None, relevance_level: int, where: Array) -> Array:
+    """bool [Q]: entry 0 is real, and nobody judged it to be less than relevant."""
+    if labels is None:
+        return where[:, 0]
+    return where[:, 0] & ((labels[:, 0] < 0) | (labels[:, 0] >= relevance_level))
 
 
 class _Guide(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldx.data.manifest import Manifest
+from ldx.leakage import Leakage
 from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
 from ldx.report.parts import NoData
 
@@ -15,23 +16,26 @@ SPLITS = ("train", "dev")
 Facts = Mapping[str, Any]
 
 
-def data_section(manifests: Mapping[str, Manifest], leakage: Facts) -> Html:
-    """Counts, the yield of every filter, teachers' agreement and calibration, by source.
+def data_section(manifests: Mapping[str, Manifest], leakage: Mapping[str, Leakage]) -> Html:
+    """What is shared with the test, counts, yields of filters, agreement, calibration, by source.
 
     Args:
       manifests: of the sources' records.
-      leakage: what training lists and test share, counts by source.
+      leakage: what training lists and test share, by source; none where there was no test.
     """
     if not manifests:
         raise NoData("The records' manifests could not be read.")
-    parts = [subsection(name, *_source_parts(manifest)) for name, manifest in manifests.items()]
+    parts = [
+        subsection(name, *_source_parts(manifest, leakage.get(name)))
+        for name, manifest in manifests.items()
+    ]
     return join(parts)
 
 
-def _source_parts(manifest: Manifest) -> list[Html]:
-    told = _dict(_dict(manifest.yields.get("calibrate")).get("facts"))
-    by_type = {name: each for name, each in told.items() if isinstance(each, dict)}
-    parts = [_lists_table(manifest)]
+def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
+    by_type, graded = (_facts(manifest, stage) for stage in ("calibrate", "grade"))
+    parts = [_lists_table(manifest), *_leakage_parts(leakage)]
+    parts += _graded_tables(graded)
     parts += _filter_tables(by_type)
     parts += _agreement_table(by_type)
     parts += _calibration_parts(manifest, by_type)
@@ -46,6 +50,12 @@ def _source_parts(manifest: Manifest) -> list[Html]:
         if value:
             parts.append(folded_json(title, value))
     return parts
+
+
+def _facts(manifest: Manifest, stage: str) -> dict[str, dict[str, Any]]:
+    """What a stage of data_prep told for reports, by query type."""
+    told = _dict(_dict(manifest.yields.get(stage)).get("facts"))
+    return {name: each for name, each in told.items() if isinstance(each, dict)}
 
 
 def _lists_table(manifest: Manifest) -> Html:
@@ -75,6 +85,35 @@ def _filter_tables(by_type: Facts) -> list[Html]:
     return [table(["filter", *yields], rows, caption=caption)]
 
 
+def _graded_tables(by_type: Facts) -> list[Html]:
+    """Lists of graded labels: the queries that have one, and the labels that each source gave."""
+    if not by_type:
+        return []
+    yields = {query_type: _dict(each.get("yields")) for query_type, each in by_type.items()}
+    names = list(dict.fromkeys(name for counts in yields.values() for name in counts))
+    rows = [[t, *(counts.get(name, 0) for name in names)] for t, counts in yields.items()]
+    caption = "Queries with graded lists, and why the others have none"
+    parts = [table(["query type", *names], rows, caption=caption)]
+    given = {
+        (query_type, source): _dict(counts)
+        for query_type, each in by_type.items()
+        for source, counts in _dict(each.get("sources")).items()
+    }
+    if given:
+        kinds = list(dict.fromkeys(kind for counts in given.values() for kind in counts))
+        labels = sorted((k for k in kinds if k.startswith("label ")), key=_level, reverse=True)
+        kinds = labels + [kind for kind in kinds if kind not in labels]
+        rows = [[*key, *(counts.get(kind, 0) for kind in kinds)] for key, counts in given.items()]
+        head = ["query type", "source", *kinds]
+        caption = "Entries that the sources of graded lists gave, by label"
+        parts.append(table(head, rows, caption=caption, num_text_columns=2))
+    return parts
+
+
+def _level(kind: str) -> int:
+    return int(kind.removeprefix("label "))
+
+
 def _share(count: int | None, first: int, name: str) -> str:
     if count is None or name.startswith("entries ") or not first:
         return "" if count is None else str(count)
@@ -93,10 +132,16 @@ def _agreement_table(by_type: Facts) -> list[Html]:
     return [table(head, rows, caption="Agreement of teachers", num_text_columns=2)]
 
 
-def _leakage_table(counts: Facts) -> list[Html]:
-    rows = [[name.replace("_", " "), count] for name, count in counts.items()]
+def _leakage_parts(leakage: Leakage | None) -> list[Html]:
     caption = "What training lists and test share"
-    return [table(["", "number"], rows, caption=caption)] if rows else []
+    if leakage is None:
+        return [note(f"{caption} is not known: the run had no test of this collection.")]
+    rows = [[name.replace("_", " "), count] for name, count in vars(leakage).items()]
+    about = (
+        "A list with the words of a test query is a leak where it holds judgments of the test; "
+        "judged passages alone are none, for the corpus is given."
+    )
+    return [table(["", "number"], rows, caption=caption), note(about)]
 
 
 def _calibration_parts(manifest: Manifest, by_type: Facts) -> list[Html]:

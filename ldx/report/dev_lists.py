@@ -10,15 +10,28 @@ from typing import Any
 
 import numpy as np
 
+from ldx.dev import METRIC
 from ldx.eval.metrics import Comparison, compare
 from ldx.losses import listwise_kl
 from ldx.report import plots
-from ldx.report.dev_scores import METRIC, SYSTEMS, DevScores
+from ldx.report.dev_scores import SYSTEMS, DevScores
 from ldx.report.html import Html, element, figure, join, note, subsection, table
-from ldx.report.list_stats import divergence, entropy, kendall_tau, same_best
+from ldx.report.list_stats import (
+    divergence,
+    entropy,
+    kendall_tau,
+    ndcg_against_best,
+    same_best,
+)
 from ldx.report.parts import interval, mean_or_dash, p_value, signed
 
 ALL = "all"
+NUMBERS = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")
+AGREEMENT = {
+    "teacher_ndcg": f"{METRIC} against the teacher's ten best",
+    "kendall_tau": "Kendall's tau-b",
+    "same_best": "the same entry first",
+}
 NO_TEACHER = "The dev lists have no teacher scores."
 
 
@@ -30,8 +43,8 @@ class DevLists:
       title: of the source.
       dev: the lists and the student's scores.
       temperatures: of student and teacher, those of listwise_kl.
-      by_system: float64 [N] by system, then by number: METRIC, listwise_kl, kendall_tau,
-        same_best, entropy; NaN where a list has none, such as without teacher scores.
+      by_system: float64 [N] by system, then by name, the `NUMBERS`; NaN where a list has none,
+        such as without teacher scores.
       teacher_entropy: float64 [N], likewise.
     """
 
@@ -80,6 +93,7 @@ def measure(title: str, dev: DevScores, loss: Mapping[str, Any]) -> DevLists:
                 scores, table.teacher_scores, where_teacher,
                 student_temperature=student_temperature, teacher_temperature=teacher_temperature,
             ),
+            "teacher_ndcg": ndcg_against_best(scores, table.teacher_scores, where_teacher),
             "kendall_tau": kendall_tau(scores, table.teacher_scores, where_teacher),
             "same_best": same_best(scores, table.teacher_scores, where_teacher),
             "entropy": entropy(scores, where, student_temperature),
@@ -147,12 +161,17 @@ def types_section(sources: Sequence[DevLists]) -> Html:
 
 def _type_cells(lists: DevLists, group: np.ndarray, change: Comparison) -> list[object]:
     base, trained = (lists.by_system[system] for system in SYSTEMS)
-    ends = element("span", interval((change.low, change.high), "+"), class_="interval")
     cells: list[object] = [int(group.sum())]
     cells += [mean_or_dash(_nan_mean(values[METRIC][group])) for values in (base, trained)]
-    cells += [join([signed(change.difference), ends]), p_value(change.p_value)]
+    cells += _change_cells(change)
     cells += [mean_or_dash(_nan_mean(values["listwise_kl"][group])) for values in (base, trained)]
     return cells
+
+
+def _change_cells(change: Comparison) -> list[object]:
+    """The difference with its interval, and p."""
+    ends = element("span", interval((change.low, change.high), "+"), class_="interval")
+    return [join([signed(change.difference), ends]), p_value(change.p_value)]
 
 
 def _nan_mean(values: np.ndarray) -> float:
@@ -168,15 +187,9 @@ def scores_section(sources: Sequence[DevLists]) -> Html:
         if not where.any():
             parts.append(subsection(_shown(lists, sources), note(NO_TEACHER)))
             continue
-        taus, tops = (
-            [_nan_mean(lists.by_system[system][key]) for system in SYSTEMS]
-            for key in ("kendall_tau", "same_best")
-        )
         told = (
-            f"Kendall's tau-b of student and teacher, mean over lists: {taus[0]:.3f} before "
-            f"training, {taus[1]:.3f} after. Both put the same entry first in {tops[0]:.0%} of "
-            f"the lists before, {tops[1]:.0%} after. {int(where.sum())} entries of "
-            f"{int(where.any(axis=1).sum())} lists."
+            f"{int(where.sum())} entries of {int(where.any(axis=1).sum())} lists, by the scores of "
+            "student and teacher."
         )
         students = {system: lists.dev.scores[system][where] for system in SYSTEMS}
         teacher = table_.teacher_scores[where]
@@ -185,8 +198,24 @@ def scores_section(sources: Sequence[DevLists]) -> Html:
             f"scores{number}",
             told,
         )
-        parts.append(subsection(_shown(lists, sources), figure(image, told)))
-    return join(parts)
+        parts.append(subsection(_shown(lists, sources), _agreement(lists), figure(image, told)))
+    about = note(
+        "How far student and teacher agree on the order of a list's entries, mean over lists. For "
+        f"{METRIC} the teacher's ten best of the list have grades 10 to 1; short lists are near 1 "
+        "in any order. Intervals and p (paired randomisation) are over lists."
+    )
+    return join([*parts, about])
+
+
+def _agreement(lists: DevLists) -> Html:
+    """Whether the student's order of the lists moved towards the teacher's."""
+    everything = np.ones(len(lists.dev.table), bool)
+    rows = []
+    for key, name in AGREEMENT.items():
+        change = comparison(lists, key, everything)
+        means = [mean_or_dash(_nan_mean(lists.by_system[system][key])) for system in SYSTEMS]
+        rows.append([name, *means, *_change_cells(change)])
+    return table(["of student and teacher", "base", "trained", "difference", "p"], rows)
 
 
 def entropy_section(sources: Sequence[DevLists]) -> Html:

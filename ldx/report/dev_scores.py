@@ -16,6 +16,7 @@ from ldx.data.lists import ListTable
 from ldx.data.manifest import Manifest
 from ldx.data.records import ListSource, PassageSource, PassageTexts
 from ldx.data.schema import HUMAN_DEV
+from ldx.dev import METRIC, relevant_of
 from ldx.embedder import Params
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Encoder, get_encoder
@@ -26,7 +27,6 @@ from ldx.models.student import Student
 
 NAME = "dev_scores.npz"
 CACHE_NAME = ".dev_embeddings"
-METRIC = "nDCG@10"
 SYSTEMS = ("base", "trained")
 ENTRIES_AT_ONCE = 65_536
 
@@ -168,19 +168,9 @@ class _Maker:
             }
             for i, list_id in enumerate(self.table.list_ids)
         }
-        values = score_run(_qrels(self.table), run, metrics=(METRIC,)).per_query[METRIC]
+        qrels = {list_id: relevant_of(self.table, i) for i, list_id in enumerate(run)}
+        values = score_run(qrels, run, metrics=(METRIC,)).per_query[METRIC]
         return np.array([values[list_id] for list_id in self.table.list_ids])
-
-
-def _qrels(table: ListTable) -> dict[str, dict[str, int]]:
-    """Of every list: its first entry, and what people graded as relevant."""
-    qrels = {}
-    for i, list_id in enumerate(table.list_ids):
-        size = table.sizes[i]
-        pairs = zip(table.rows[i, :size].tolist(), table.labels[i, :size].tolist(), strict=True)
-        qrels[list_id] = {str(row): label for row, label in pairs if label > 0}
-        qrels[list_id].setdefault(str(table.rows[i, 0]), 1)
-    return qrels
 
 
 class _Selected:

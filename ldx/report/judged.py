@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ldx.dev import METRIC
 from ldx.eval.metrics import METRICS, rank
 from ldx.report import plots
 from ldx.report.html import (
@@ -19,7 +20,7 @@ from ldx.report.html import (
     subsection,
     table,
 )
-from ldx.report.outcome import BASE, METRIC, TRAINED, Outcome
+from ldx.report.outcome import BASE, TRAINED, Outcome
 from ldx.report.parts import NoData, cut, interval, p_value, signed
 
 NUM_CHANGES = 5  # queries shown that won most, and as many that lost most

@@ -70,3 +70,28 @@ def same_best(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.nd
     """Whether both scorers put the same entry first, as 0 or 1, [N]; NaN for no entry."""
     best = [np.where(where, scores, -np.inf).argmax(axis=1) for scores in (first, second)]
     return np.where(where.any(axis=1), (best[0] == best[1]).astype(float), np.nan)
+
+
+def ndcg_against_best(
+    student: np.ndarray, teacher: np.ndarray, where: np.ndarray, num_best: int = 10
+) -> np.ndarray:
+    """nDCG of the student's order of every list, the teacher's best as its relevant ones, [N].
+
+    The teacher's first of `num_best` has grade `num_best`, its last of them 1, all others 0; gains
+    are linear, and the ranking is cut at `num_best`. Among equal scores of the teacher the earlier
+    entry is better, among the student's the later comes first: a scorer that tells nothing apart is
+    not helped by lists that stand in the teacher's order. NaN for fewer than two entries.
+    """
+    num, length = where.shape
+    lists = np.arange(num)[:, None]
+    grades = np.zeros((num, length))
+    best = np.where(where, -teacher, np.inf).argsort(axis=1, kind="stable")[:, :num_best]
+    grades[lists, best] = np.arange(num_best, 0, -1)[: best.shape[1]]
+    grades = np.where(where, grades, 0.0)
+    backwards = np.where(where, -student, np.inf)[:, ::-1].argsort(axis=1, kind="stable")
+    order = length - 1 - backwards[:, :num_best]
+    discounts = 1 / np.log2(np.arange(2, 2 + order.shape[1]))
+    ideal = -np.sort(-grades, axis=1)[:, :num_best] @ discounts
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (grades[lists, order] @ discounts) / ideal
+    return np.where(where.sum(axis=1) > 1, values, np.nan)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ldx.dev import METRIC
 from ldx.eval.beir import Dataset
 from ldx.eval.metrics import METRICS, Run, Scores, compare, confidence_interval, score_run
 
 BASE = "base"
 TRAINED = "trained"
-SHOWN = ("nDCG@10", "R@100")  # on the screen
-METRIC = SHOWN[0]  # what queries are compared by
+SHOWN = (METRIC, "R@100")  # on the screen; queries are compared by the first
 
 
 @dataclass(frozen=True)

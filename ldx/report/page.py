@@ -8,7 +8,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -16,16 +16,18 @@ from absl import logging
 from ldx.checkpoint import Progress
 from ldx.data.manifest import Manifest
 from ldx.data.sources import SourceConfig
-from ldx.dev import read_dev_values
+from ldx.dev import METRIC, read_dev_values
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.eval.metrics import METRICS
-from ldx.files import atomic_write, read_json, write_json
+from ldx.files import atomic_write, write_json
+from ldx.leakage import read_leakage
 from ldx.models.card import base_name
 from ldx.models.student import Student
 from ldx.report import judged, plots, training
 from ldx.report.data import data_section, settings_section, versions
 from ldx.report.dev_lists import (
+    NUMBERS,
     DevLists,
     entropy_section,
     measure,
@@ -33,26 +35,15 @@ from ldx.report.dev_lists import (
     summary,
     types_section,
 )
-from ldx.report.dev_scores import METRIC, SYSTEMS, make_dev_scores, with_prompts
+from ldx.report.dev_scores import SYSTEMS, make_dev_scores, with_prompts
 from ldx.report.html import Html, Section, element, join, note, page, paragraph
 from ldx.report.outcome import Outcome, results
 from ldx.report.parts import NoData, attempt
 from ldx.summaries import read_metrics
+from ldx.verdict import Verdict
 
 PAGE_NAME = "index.html"
 FOLDER_NAME = "report"
-
-
-class Verdict(Protocol):
-    """Whether training helped, as the dev set says."""
-
-    @property
-    def status(self) -> str:
-        """One of better, not distinguishable, worse."""
-
-    @property
-    def text(self) -> str:
-        """A sentence with the numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +99,7 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
         attempt("Student and teacher", lambda: _of_dev(scores_section, dev, problems)),
         attempt("Entropy of the lists", lambda: _of_dev(entropy_section, dev, problems)),
         attempt("Distinct passages and time", lambda: training.work_section(lines, run.workdir)),
-        attempt("Training data", lambda: data_section(run.manifests, _leakage(run))),
+        attempt("Training data", lambda: data_section(run.manifests, read_leakage(run.workdir))),
         attempt("Settings and versions", lambda: settings_section(run.config, run.manifests)),
     ]
     attempt("curves.png", lambda: _write_curves(run, lines))
@@ -127,12 +118,6 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     except UserError:
         return body
     return join([body, note(f"Dev {METRIC} is of {judged_by} queries and judgments.")])
-
-
-def _leakage(run: FinishedRun) -> dict[str, Any]:
-    """What was found before training; nothing of runs that did not look."""
-    path = run.workdir / "leakage.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def _numbered(sections: Sequence[Section]) -> list[Section]:
@@ -215,7 +200,7 @@ def _write_data(
         "results": results(run.outcomes),
         "dev_lists": {lists.title: summary(lists) for lists in dev},
         "versions": versions(),
-        "leakage": _leakage(run),
+        "leakage": {name: vars(each) for name, each in read_leakage(run.workdir).items()},
         "records": {name or m.collection: m.provenance() for name, m in run.manifests.items()},
     }
     write_json(run.folder / "data.json", value)
@@ -261,12 +246,11 @@ def _query_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:
 
 
 def _list_rows(dev: Sequence[DevLists]) -> Iterable[Sequence[object]]:
-    keys = [METRIC, "listwise_kl", "kendall_tau", "same_best", "entropy"]
-    columns = [f"{key}_{system}" for key in keys for system in SYSTEMS]
+    columns = [f"{key}_{system}" for key in NUMBERS for system in SYSTEMS]
     yield ["source", "list_id", "query_type", "list_size", *columns, "entropy_teacher"]
     for lists in dev:
         table = lists.dev.table
-        values = [lists.by_system[system][key] for key in keys for system in SYSTEMS]
+        values = [lists.by_system[system][key] for key in NUMBERS for system in SYSTEMS]
         numbers = np.stack([*values, lists.teacher_entropy], axis=1).tolist()
         for i, list_id in enumerate(table.list_ids):
             kind = table.query_types[table.query_type[i]]

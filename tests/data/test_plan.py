@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from ldx.data.tokens import TokensInMemory
 from tests.step_problems import (
@@ -61,3 +62,15 @@ def test_plans_of_different_batches_have_different_digests():
     # The same structure over other passages.
     moved = dataclasses.replace(table, rows=(table.rows + 1) % len(problem.passages))
     assert planner(moved, np.array([0])).digest().tolist() != digests[0]
+
+
+@pytest.mark.parametrize("name", ["list_index", "teacher_scores", "labels", "where"])
+def test_a_digest_is_of_the_lists_but_for_the_guide(name):
+    problem = Problem.make()
+    plan = make_plan(problem, make_planner(problem))
+    changed = getattr(plan.lists, name).copy()
+    changed[0, 0] = not changed[0, 0] if changed.dtype == bool else changed[0, 0] + 1
+    other = dataclasses.replace(plan, lists=dataclasses.replace(plan.lists, **{name: changed}))
+    assert other.digest().tolist() != plan.digest().tolist()
+    guided = dataclasses.replace(plan.lists, guide_queries=changed, guide_passages=changed)
+    assert dataclasses.replace(plan, lists=guided).digest().tolist() == plan.digest().tolist()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ldx.eval.metrics import score_run
 from ldx.losses import listwise_kl
 from ldx.report import list_stats
 
@@ -64,3 +65,35 @@ def test_same_best_looks_at_real_entries_alone():
     where = np.array([[True, True, False], [True, True, True], [False, False, False]])
     got = list_stats.same_best(first, second, where)
     np.testing.assert_array_equal(got, [1.0, 0.0, np.nan])
+
+
+def test_ndcg_against_the_teachers_best_is_trec_evals(lists):
+    student, teacher, where = lists
+    student = np.round(student, 0)  # with ties
+    # Long lists, of which the teacher's best are a part; the first is in the teacher's order.
+    rng = np.random.default_rng(1)
+    long = rng.normal(size=(2, 12, 25))
+    long[0, 0] = long[1, 0]
+    for pair in ((student, teacher, where), (*long.astype("f"), np.ones((12, 25), bool))):
+        qrels, run = {}, {}
+        for i, (scores, targets, here) in enumerate(zip(*pair, strict=True)):
+            entries = np.flatnonzero(here)
+            best = entries[np.argsort(-targets[here], kind="stable")][:10]
+            # Equal scores are in the descending order of names, so the later entry is the first.
+            qrels[str(i)] = {f"{entry:02}": 10 - place for place, entry in enumerate(best)}
+            run[str(i)] = {f"{entry:02}": float(scores[entry]) for entry in entries}
+        values = score_run(qrels, run, metrics=("nDCG@10",)).per_query["nDCG@10"]
+        expected = [values[str(i)] if h.sum() > 1 else np.nan for i, h in enumerate(pair[2])]
+        got = list_stats.ndcg_against_best(*pair)
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+        assert len(set(got.round(6))) > 8
+    assert got[0] == 1.0
+
+
+def test_ndcg_against_the_teachers_best_by_hand():
+    """Grades 10, 9, 8: the student's order is the third, the first, the second."""
+    where = np.array([[True, True, True, False]])
+    student, teacher = np.array([[0.5, 0.1, 0.9, 7.0]]), np.array([[3.0, 2.0, 1.0, 9.0]])
+    discounts = 1 / np.log2([2, 3, 4])
+    expected = (discounts @ [8, 10, 9]) / (discounts @ [10, 9, 8])
+    np.testing.assert_allclose(list_stats.ndcg_against_best(student, teacher, where), [expected])

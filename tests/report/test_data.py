@@ -1,0 +1,93 @@
+"""What the page says of training data: lists of graded labels, and what is shared with the test."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from ldx.data.manifest import Manifest
+from ldx.leakage import Leakage
+from ldx.report.data import data_section
+
+# What data_prep.grade tells of people's lists.
+GRADED = {
+    "human_dev": {"yields": {"queries": 25, "lists": 25}},
+    "human": {
+        "yields": {"queries": 30, "lists": 26, "one label alone": 3, "no entries": 1},
+        "sources": {
+            "people": {"label 3": 26, "label 1": 7, "lists with fewer than wanted": 0},
+            "far": {"label 0": 50, "label 10": 2, "lists with fewer than wanted": 4},
+        },
+    },
+}
+
+
+class Tables(HTMLParser):
+    """Rows of cells of every table, by its caption, and the text around them."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.text = ""
+        self._tag = self._caption = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self._tag = tag
+        if tag == "table":
+            self._caption = ""
+        if tag == "tr":
+            self.rows.setdefault(self._caption, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self._caption][-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self._tag == "caption" and data.strip():
+            self._caption = data
+        if self._tag in ("td", "th") and data.strip():
+            self.rows[self._caption][-1][-1] += data
+
+
+def make_manifest(**options):
+    return Manifest(
+        collection="c", num_passages=9, num_lists={"train": {"human": 20}, "dev": {"human": 6}},
+        fingerprints={}, passage_template="{text}", max_chars=None, teachers=[], seed=0, **options,
+    )  # fmt: skip
+
+
+def test_graded_lists():
+    yields = {"grade": {"lists": 51, "human": "26 of 30", "facts": GRADED}}
+    shown = Tables(data_section({"": make_manifest(yields=yields)}, {}))
+    assert shown.rows["Queries with graded lists, and why the others have none"] == [
+        ["query type", "queries", "lists", "one label alone", "no entries"],
+        ["human_dev", "25", "25", "0", "0"],
+        ["human", "30", "26", "3", "1"],
+    ]
+    head = ["query type", "source", "label 10", "label 3", "label 1", "label 0"]
+    assert shown.rows["Entries that the sources of graded lists gave, by label"] == [
+        [*head, "lists with fewer than wanted"],
+        ["human", "people", "0", "26", "7", "0", "0"],
+        ["human", "far", "2", "0", "0", "50", "4"],
+    ]
+    # What every stage counted is told too, without the facts.
+    assert ["grade", "human", "26 of 30"] in shown.rows[""]
+    assert len([row for row in shown.rows[""] if row[0] == "grade"]) == 2
+
+
+@pytest.mark.parametrize("facts", [{}, {"human": {}}, {"human": 3}, None, "none"])
+def test_records_of_others_may_tell_what_they_like(facts):
+    section = data_section({"": make_manifest(yields={"grade": {"facts": facts}})}, {})
+    assert "Entries that the sources" not in section
+
+
+def test_what_is_shared_with_the_test_by_source():
+    leakage = {name: Leakage(100, 20, first, 3, 40, 30, 7) for name, first in (("", 5), ("b", 6))}
+    for name, found in leakage.items():
+        rows = Tables(data_section({name: make_manifest()}, leakage)).rows
+        assert rows["What training lists and test share"] == [
+            ["", "number"],
+            *([key.replace("_", " "), str(value)] for key, value in vars(found).items()),
+        ]
+    both = Tables(data_section({"a": make_manifest(), "b": make_manifest()}, leakage))
+    assert ["lists with test query", "6"] in both.rows["What training lists and test share"]
+    assert both.text.count("What training lists and test share is not known") == 1
