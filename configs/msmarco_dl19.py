@@ -6,9 +6,9 @@
         --config.prep.retrievers.run.path=ROOT/teacher_runs/idst_bert_p1.tsv.gz
     python -m ldx.train --config=configs/msmarco_dl19.py --workdir=DIR --config.data.root=ROOT
 
-ROOT is a folder in BEIR layout whose judged queries are split: qrels/train.tsv, two in five of which
-are dev, and qrels/test.tsv to measure (none: --config.eval.split=). A run of BERT names the
-candidates; two runs score them, fused by mean.
+ROOT is a folder in BEIR layout whose judged queries are split: qrels/train.tsv, two in five of it
+dev, and qrels/test.tsv to measure (none: --config.eval.split=). A run of BERT names the candidates;
+two runs score them, fused by mean.
 """
 
 from ml_collections import ConfigDict
