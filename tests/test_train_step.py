@@ -55,23 +55,24 @@ def plain_arrays(problem, num_lists=8, list_size=6):
     queries = np.tile(np.array(tokens([], 20), np.int32), (num_lists, 1))
     slots = np.tile(np.array(tokens([], 20), np.int32), (*shape, 1))
     teacher, is_slot = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    negative = np.zeros((num_lists, *shape), bool)
+    negative, has_positive = np.zeros((num_lists, *shape), bool), np.zeros(num_lists, bool)
     for i, record in enumerate(problem.records):
         queries[i] = tokens(problem.queries[int(record.query)], 16)
         for j, row in enumerate(record.rows):
             slots[i, j] = tokens(problem.passages[row], 20)
         teacher[i, : len(record.rows)] = record.teacher_scores
         is_slot[i, : len(record.rows)] = True
+        has_positive[i] = record.labels[0] != 0  # judged, and not relevant
         relevant = record.teacher_scores > np.float32(0.6) * record.teacher_scores[0]
         dropped = {record.rows[0], *record.rows[relevant | (record.labels > 0)]}
         for k, other in enumerate(problem.records):
             for j, row in enumerate(other.rows):
                 negative[i, k, j] = row not in dropped
-    return queries, slots, teacher, is_slot, negative
+    return queries, slots, teacher, is_slot, negative, has_positive
 
 
 @jax.jit
-def plain_loss(params, queries, slots, teacher, is_slot, negative):
+def plain_loss(params, queries, slots, teacher, is_slot, negative, has_positive):
     """Every slot embedded on its own, in one micro-batch, and the losses over slots."""
     q = embed(params, queries, queries != 0)
     p = embed(params, slots.reshape(-1, 20), slots.reshape(-1, 20) != 0)
@@ -85,7 +86,8 @@ def plain_loss(params, queries, slots, teacher, is_slot, negative):
     others = jnp.where(negative, logits, -1e9).reshape(len(q), -1)
     together = jnp.concatenate([own[:, None], others], axis=1)
     contrastive = jax.nn.logsumexp(together, axis=1) - own
-    return jnp.mean(kl + 0.5 * contrastive, where=is_slot[:, 0])
+    contrastive = jnp.sum(contrastive, where=has_positive) / jnp.maximum(has_positive.sum(), 1)
+    return jnp.mean(kl, where=is_slot[:, 0]) + 0.5 * contrastive
 
 
 def check_equals_plain(problem, dtype, tolerance, **settings):

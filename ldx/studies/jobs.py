@@ -5,7 +5,6 @@ FOLDER/log.txt. Processes hold the study's lock as long as they live, so that a 
 killed and started again waits for what it left behind; and they are asked to stop when it dies.
 """
 
-import ctypes
 import dataclasses
 import datetime
 import os
@@ -27,7 +26,6 @@ FINISHED_NAME = "finished.json"
 LOG_NAME = "log.txt"
 POLL_SECONDS = 0.1
 NUM_LAST_LINES = 3
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass
@@ -127,14 +125,13 @@ class JobRunner:
             job.folder.mkdir(parents=True, exist_ok=True)
             with open(job.folder / LOG_NAME, "ab") as log:
                 process = subprocess.Popen(
-                    job.command,
+                    [sys.executable, "-m", "ldx.studies.child", *job.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     # The terminal's Ctrl-C reaches this process alone, which passes it on once.
                     start_new_session=True,
                     pass_fds=(self._keep_open,),
-                    preexec_fn=_stop_with_parent,
                 )
         except UserError as error:
             self.failed[job.name] = str(error)
@@ -205,12 +202,6 @@ def last_lines(path: Path) -> str:
     """The lines a log ends with, without blank ones."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(f"  {line}" for line in [x for x in lines if x.strip()][-NUM_LAST_LINES:])
-
-
-def _stop_with_parent() -> None:
-    """In a new process, before its program begins: SIGTERM comes when the study dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _kill(process: subprocess.Popen) -> None:
