@@ -144,7 +144,13 @@ def check_same(ours: list[dict], theirs: list[dict]) -> None:
             np.testing.assert_allclose(value, other[name], rtol=1e-3, err_msg=f"{name} {mine}")
 
 
-@pytest.mark.parametrize(("num_processes", "flags"), [(2, ["--config.train.fsdp=2"]), (4, [])])
+SLOW = pytest.mark.slow  # a minute each on two cores; what they vary is tested in short besides
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "flags"),
+    [(2, ["--config.train.fsdp=2"]), pytest.param(4, [], marks=SLOW)],
+)
 def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, num_processes, flags):
     job = start(config, tmp_path / "run", num_processes, *flags)
     codes = job.ended()
@@ -153,7 +159,7 @@ def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, nu
     assert f"in {num_processes} process(es)" in job.log(0)
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [pytest.param(2, marks=SLOW), 3])
 def test_a_stopped_run_goes_on_exactly(config, alone, start, tmp_path, num_processes):
     """SIGTERM to one of two processes in the middle of training, then as many, or more."""
     job = start(config, tmp_path / "run", 2)

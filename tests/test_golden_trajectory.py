@@ -18,7 +18,13 @@ from tests.step_problems import PLENTY
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("activation_bytes", [0, PLENTY], ids=["computed again", "kept"])
+@pytest.mark.parametrize(
+    "activation_bytes",
+    [
+        pytest.param(0, id="computed again"),
+        pytest.param(PLENTY, id="kept", marks=pytest.mark.slow),
+    ],
+)
 def test_golden_trajectory(golden_dir, minilm, activation_bytes):
     """Four AdamW steps of CADET's trainer on real text, through micro-batches and embed-once."""
     from ldx.eval.encode import Encoder
