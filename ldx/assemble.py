@@ -140,6 +140,13 @@ class _ListCheck:
                 "learn from them"
                 for i in np.flatnonzero((table.labels < 0).all(axis=1))
             ]
+        level = self._objective.relevance_level
+        first = table.labels[:, 0]
+        if level is not None and len(table) and not ((first < 0) | (first >= level)).any():
+            raise UserError(
+                f"config.loss.info_nce.relevance_level={level}: no {where} list has a positive, "
+                f"as the greatest label is {table.labels.max()}; lower it"
+            )
         if self._objective.needs_unit_scores:
             low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
             problems += [

@@ -89,7 +89,9 @@ class DevSet:
         self.searched, self.pool = _choose(self._judged, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
-        self._loss = jax.jit(objective)
+        self._objective = objective
+        self._losses_of = jax.jit(lambda q, p, lists: objective(q, p, lists)[1])
+        self._num_lists_of = jax.jit(objective.num_lists)
         self._list_ids = [self._judged.list_ids[i] for i in self.searched]
         self._qrels = {
             list_id: relevant_of(self._judged, i)
@@ -132,16 +134,19 @@ class DevSet:
         size = self._planner.size
         num_batches = -(-len(self) // size.num_queries)
         sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for part in np.array_split(np.arange(len(self)), num_batches):
             lists, rows = take_lists(self._table, part, size)
             batch_queries = np.zeros((size.num_queries, queries.shape[1]), queries.dtype)
             batch_queries[: len(part)] = queries[part]
             batch_passages = np.zeros((size.num_passages, queries.shape[1]), queries.dtype)
             batch_passages[: len(rows)] = passages[np.searchsorted(self._rows, rows)]
-            _, losses = self._loss(batch_queries, batch_passages, lists)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(part)
-        return {name: value / len(self) for name, value in sums.items()}
+            losses = self._losses_of(batch_queries, batch_passages, lists)
+            for name, count in self._num_lists_of(lists).items():
+                sums[name] = sums.get(name, 0.0) + float(losses[name]) * int(count)
+                counts[name] = counts.get(name, 0) + int(count)
+        values = {name: value / max(counts[name], 1) for name, value in sums.items()}
+        return values | {"total": self._objective.total(values)}
 
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         """nDCG@10 of each searched query."""

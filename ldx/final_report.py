@@ -86,7 +86,8 @@ def make(
     if not page.exists():
         _make_page(work, verdict)
     for each in (path, page):
-        logging.info("%s", each)
+        if each.exists():
+            logging.info("%s", each)
     print(path.read_text(encoding="utf-8"), end="", flush=True)
 
 
@@ -108,6 +109,7 @@ def _make_page(work: "_Work", verdict: Verdict | None) -> None:
         logging.warning(
             "%s could not be made; the same command tries again: %s: %s",
             *(workdir / FOLDER_NAME / PAGE_NAME, type(error).__name__, error),
+            exc_info=True,  # no user's mistake: whoever mends it wants to know where
         )
 
 

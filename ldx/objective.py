@@ -155,8 +155,23 @@ class Objective:
             for name, _, settings in self.terms:
                 value = factor * LOSSES[name][1](q, p, lists, **settings)
                 values[name] = values[name] + value if name in values else value
-        total = jnp.asarray(sum(weight * values[name] for name, weight, _ in self.terms))
+        total = jnp.asarray(self.total(values))
         return total, values | {"total": total}
+
+    def total(self, values: Mapping[str, Any]) -> Any:
+        """What is minimised, of the value of each loss."""
+        return sum(weight * values[name] for name, weight, _ in self.terms)
+
+    def num_lists(self, lists: Lists) -> dict[str, jax.Array]:
+        """How many lists each loss is the mean of."""
+        return {
+            name: jnp.sum(
+                losses.has_positive(lists.labels, settings.get("relevance_level", 1), lists.where)
+                if name == "info_nce"
+                else jnp.any(lists.where, axis=1)
+            )
+            for name, _, settings in self.terms
+        }
 
     def _cuts(
         self, queries: jax.Array, passages: jax.Array, lists: Lists
@@ -193,6 +208,12 @@ class Objective:
     def learn_from(self, targets: str) -> list[str]:
         """The names of the losses that learn from "teacher_scores", or from "labels"."""
         return [name for name, _, settings in self.terms if _targets(name, settings) == targets]
+
+    @property
+    def relevance_level(self) -> int | None:
+        """The least label of a positive of info_nce; None where that loss is not used."""
+        levels = [s.get("relevance_level", 1) for name, _, s in self.terms if name == "info_nce"]
+        return levels[0] if levels else None
 
     @property
     def uses_guide(self) -> bool:

@@ -29,21 +29,27 @@ def parts(tiny_bert):
     lists = [toy.make_list(rng, i, texts, 4) for i in range(6)]
     student = load_student(str(tiny_bert))
     queries = [record.query for record in lists]
-    planner = BatchPlanner(
+    planner = make_planner(student, texts, queries)
+    encoder = Encoder(student, mesh=make_mesh(1), microbatch_tokens=256)
+    return student, texts, lists, planner, encoder
+
+
+def make_planner(student, texts, queries, num_queries=8):
+    return BatchPlanner(
         TokensInMemory(student.tokenizer.encode(texts)),
         TokensInMemory(student.tokenizer.encode(queries)),
         student.tokenizer,
         query_max_length=32,
         passage_max_length=32,
         shapes=Shapes.make(32, 256),
-        size=BatchSize(8, 4, NUM_PASSAGES),
+        size=BatchSize(num_queries, 4, NUM_PASSAGES),
     )
-    encoder = Encoder(student, mesh=make_mesh(1), microbatch_tokens=256)
-    return student, texts, lists, planner, encoder
 
 
-def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0):
-    _, _, all_lists, planner, encoder = parts
+def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0, num_queries=8):
+    student, texts, all_lists, planner, encoder = parts
+    if num_queries != 8:
+        planner = make_planner(student, texts, [x.query for x in all_lists], num_queries)
     queries = {record.query: i for i, record in enumerate(all_lists)}
     return DevSet(
         ListTable.read(all_lists if lists is None else lists, queries),
@@ -78,6 +84,23 @@ def test_values_equal_the_definition(parts):
     np.testing.assert_allclose(values["dev/nDCG@10"], np.mean(gains), rtol=1e-6)
     total = values["dev/listwise_kl"] + 0.1 * values["dev/info_nce"]
     np.testing.assert_allclose(values["dev/total"], total, rtol=1e-5)
+
+
+def test_a_loss_is_the_mean_of_the_lists_that_have_it_however_they_are_cut(parts):
+    """Lists whose first entry was judged and is not relevant have no info_nce."""
+    grades = [[0, 1, -1, -1]] * 2 + [[1, 0, -1, -1]] + [[-1] * 4] * 3
+    lists = [
+        dataclasses.replace(record, labels=np.array(labels, np.int32))
+        for record, labels in zip(parts[2], grades, strict=True)
+    ]
+    # The denominators differ between cuts, so a lone list in each part is compared with itself.
+    alone = [make_dev(parts, [x]).evaluate(parts[0].params).means for x in lists]
+    means = make_dev(parts, lists, num_queries=1).evaluate(parts[0].params).means
+    for name, with_loss in (("listwise_kl", alone), ("info_nce", alone[2:])):
+        expected = np.mean([each[f"dev/{name}"] for each in with_loss])
+        assert means[f"dev/{name}"] == pytest.approx(expected, rel=1e-5)
+    total = means["dev/listwise_kl"] + 0.1 * means["dev/info_nce"]
+    assert means["dev/total"] == pytest.approx(total, rel=1e-6)
 
 
 def test_pool_is_the_union_filled_up_by_seed(parts):

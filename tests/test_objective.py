@@ -177,6 +177,21 @@ def test_lists_without_targets_are_refused(loss, message):
         check("toy train", table)
 
 
+def test_a_relevance_level_that_no_list_reaches_is_refused():
+    table = Problem.make(labels=True).table()
+    table.labels[:, 0] = 1
+    for level, is_refused in ((1, False), (2, True)):
+        info_nce = {"weight": 1.0, "relevance_level": level}
+        check = _ListCheck(make_objective({"info_nce": info_nce}))
+        if not is_refused:
+            check("toy train", table)
+            continue
+        with pytest.raises(UserError, match=r"relevance_level=2: no toy train list has a positive"):
+            check("toy train", table)
+    table.labels[3, 0] = -1  # a teacher's
+    check("toy train", table)
+
+
 def test_without_rax_its_losses_are_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     make_objective(KL)

@@ -19,7 +19,7 @@ compare all lists of a batch at once and are one number.
 """
 
 from ldx.losses.common import Array, ReduceFn, dot, list_scores, slot_counts
-from ldx.losses.contrastive import info_nce
+from ldx.losses.contrastive import has_positive, info_nce
 from ldx.losses.listwise import approx_ndcg, list_mle, listwise_kl
 from ldx.losses.optimal_transport import (
     list_wasserstein,
@@ -35,6 +35,7 @@ __all__ = [
     "ReduceFn",
     "approx_ndcg",
     "dot",
+    "has_positive",
     "info_nce",
     "lambda_loss",
     "list_mle",

@@ -106,7 +106,7 @@ def info_nce(
         passage_embeddings[list_index[:, 0]],
         precision=jax.lax.Precision.HIGHEST,
     )
-    return reduce(log_sum - positives, _has_positive(labels, relevance_level, where), reduce_fn)
+    return reduce(log_sum - positives, has_positive(labels, relevance_level, where), reduce_fn)
 
 
 def _log_denominator(
@@ -192,7 +192,7 @@ def _false_negatives(
     return dropped
 
 
-def _has_positive(labels: Array | None, relevance_level: int, where: Array) -> Array:
+def has_positive(labels: Array | None, relevance_level: int, where: Array) -> Array:
     """bool [Q]: entry 0 is real, and nobody judged it to be less than relevant."""
     if labels is None:
         return where[:, 0]
