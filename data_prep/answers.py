@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from data_prep.prompts import AnswerRules, Prompt
+from data_prep.words import copies, has_words, num_words, split_words
 
 EMPTY = "empty"
 NO_QUERY = "no query"  # only talk around one, or it speaks of the passage
@@ -48,17 +49,7 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
         return ("", reason) if reason else (query, "")
     if was_cut:
         return "", CUT_OFF
-    return "", NO_QUERY if _has_words(text) else EMPTY
-
-
-def num_words(text: str) -> float:
-    """How many words a text has, whatever its script.
-
-    What stands between spaces is a word if it has a letter or a digit. Of scripts without spaces,
-    two characters of Chinese or Japanese, or four letters of Thai, Lao, Burmese or Khmer, count as
-    one.
-    """
-    return sum(_weight(piece) for piece in _pieces(text))
+    return "", NO_QUERY if has_words(text) else EMPTY
 
 
 def is_refusal(text: str, refusals: Sequence[str] = ()) -> bool:
@@ -81,61 +72,12 @@ def _reason(query: str, prompt: Prompt, passage: str) -> str:
         return TOO_SHORT
     if num_words(query) > rules.max_words or len(query) > rules.max_chars:
         return TOO_LONG
-    if rules.max_copied_words and _copies(query, passage, rules.max_copied_words):
+    if rules.max_copied_words and copies(query, passage, rules.max_copied_words):
         return COPIED
-    pieces = _pieces(query)
-    if any(pieces == _pieces(e.query) and passage != e.passage for e in prompt.examples):
+    words = split_words(query)
+    if any(words == split_words(e.query) and passage != e.passage for e in prompt.examples):
         return COPIED_EXAMPLE
     return ""
-
-
-# ---- Words, in any script.
-
-_TWO_A_WORD = (
-    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_FOUR_A_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_PIECE = re.compile(f"[{_TWO_A_WORD}{_FOUR_A_WORD}]|[^\\s{_TWO_A_WORD}{_FOUR_A_WORD}]+")
-
-
-def _has_words(text: str) -> bool:
-    return any(character.isalnum() for character in text)
-
-
-def _pieces(text: str) -> list[str]:
-    """Words, or single characters where a script has no spaces; without punctuation around."""
-    pieces = (_bare(piece) for piece in _PIECE.findall(text.casefold()))
-    return [piece for piece in pieces if piece]
-
-
-def _bare(piece: str) -> str:
-    start, end = 0, len(piece)
-    while start < end and not piece[start].isalnum():
-        start += 1
-    while end > start and not piece[end - 1].isalnum():
-        end -= 1
-    return piece[start:end]
-
-
-def _weight(piece: str) -> float:
-    if re.match(f"[{_TWO_A_WORD}]", piece):
-        return 0.5
-    return 0.25 if re.match(f"[{_FOUR_A_WORD}]", piece) else 1.0
-
-
-def _copies(query: str, passage: str, max_copied_words: int) -> bool:
-    """Whether a run of more than so many words stands in both, letter case and commas aside."""
-    pieces = _pieces(query)
-    within = f" {' '.join(_pieces(passage))} "
-    for start in range(len(pieces)):
-        weight = 0.0
-        for end, piece in enumerate(pieces[start:], start + 1):
-            weight += _weight(piece)
-            if weight > max_copied_words:
-                if f" {' '.join(pieces[start:end])} " in within:
-                    return True
-                break
-    return False
 
 
 # ---- What is no query.
@@ -218,7 +160,7 @@ def visible(answer: str) -> str:
 
 def _whole_lines(text: str) -> tuple[str, bool]:
     """What the end of the tokens did not hit, and whether it hit something."""
-    lines = [line.strip() for line in text.splitlines() if _has_words(line)]
+    lines = [line.strip() for line in text.splitlines() if has_words(line)]
     if lines and lines[-1].rstrip(_CLOSERS).endswith(_END):
         return "\n".join(lines), False
     return "\n".join(lines[:-1]), True
@@ -329,7 +271,7 @@ def _line(line: str, rules: AnswerRules) -> str:
         line = _NOTE.sub("", line).strip(" ,;")
     if rules.is_list:
         line = ", ".join(_unquoted(item) for item in line.split(", "))
-    return "" if line.endswith((":", "：")) or not _has_words(line) else line
+    return "" if line.endswith((":", "：")) or not has_words(line) else line
 
 
 @functools.lru_cache

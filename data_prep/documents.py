@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.answers import EMPTY, REFUSED, is_refusal, num_words, visible
+from data_prep.answers import EMPTY, REFUSED, is_refusal, visible
 from data_prep.document_prompts import DocumentPrompt, DocumentRules
 from data_prep.llm import Answer, Request
 from data_prep.shards import Made, Payload, json_lines, read_json_lines
 from data_prep.stage import Workspace, needed
+from data_prep.words import num_words
 from ldx.data.schema import Passage
 from ldx.errors import UserError
 from ldx.files import atomic_write

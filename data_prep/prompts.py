@@ -53,7 +53,7 @@ class Sampling:
 class AnswerRules:
     """What `data_prep.answers.clean` takes for a query.
 
-    Words are counted so that languages without spaces fit: see `data_prep.answers.num_words`.
+    Words are counted so that languages without spaces fit: see `data_prep.words.num_words`.
 
     Attributes:
       labels: what the model may put before its answer, such as `Question` in `Question: …`.

@@ -5,9 +5,7 @@ nDCG@10 or by dev loss (the untouched model is a candidate too), and ends with a
 judgments. Killed at any moment, the same command goes on; a finished run prints its report again.
 """
 
-import collections
 import dataclasses
-import datetime
 import json
 import math
 import time
@@ -32,7 +30,6 @@ from ldx.interrupt import Interrupted, StopRequest
 from ldx.leakage import report_leakage
 from ldx.models.student import load_student
 from ldx.objective import make_objective
-from ldx.optim import make_schedule
 from ldx.settings import (
     Settings,
     build,
@@ -41,6 +38,7 @@ from ldx.settings import (
     resolve,
     save_run,
 )
+from ldx.step_log import StepLog
 from ldx.summaries import MetricsWriter
 from ldx.train_step import StepResult
 from ldx.verdict import judge
@@ -191,7 +189,6 @@ class _Run:
         self.checkpoints = checkpoints
         self.progress = progress
         self.stop = stop
-        self.schedule = make_schedule(settings.optim, settings.train.num_steps)
         self.state = parts.state
         self.saved_step = -1
         self.saved_at = time.monotonic()
@@ -214,6 +211,7 @@ class _Run:
             config=settings.whole,
             silent=not distributed.is_primary(),
         )
+        self.log = StepLog(self.writer, settings, parts.batches)
 
     def train(self) -> None:
         """Train to the end; a stop saves the last completed step."""
@@ -267,81 +265,7 @@ class _Run:
         metrics = result.metrics()
         seconds = time.monotonic() - self.written_at
         self.written_at = time.monotonic()
-        self._write_step(self.progress.step, result.plan, metrics, seconds, self.waited)
-
-    def _write_step(
-        self,
-        step: int,
-        plan: BatchPlan,
-        metrics: Mapping[str, float],
-        seconds: float,
-        waited: float,
-    ) -> None:
-        """Numbers of step `step`, the first of which is 1."""
-        train = self.settings.train
-        rate = float(self.schedule(step - 1))
-        counts = {
-            "num_distinct_passages": plan.num_distinct_passages,
-            "num_slots": plan.num_slots,
-            "num_tokens": plan.num_tokens,
-        }
-        several = len(self.parts.dev) > 1
-        source = {"source": plan.source} if several else {}
-        self.writer.write(step, {**source, **metrics, "learning_rate": rate, **counts})
-        if several:
-            self.writer.write_extra(step, {f"{plan.source}/{k}": v for k, v in metrics.items()})
-        work = {
-            "seconds_per_step": seconds,
-            "input_wait_seconds": waited,
-            "num_padded_tokens": plan.num_padded_tokens,
-        }
-        self.writer.write_extra(step, work)
-        if step % self.settings.logging.every_steps == 0 or step == train.num_steps:
-            self._log_step(step, plan, metrics, seconds, waited)
-        if step % self.parts.batches.steps_per_epoch == 0:
-            self._write_mix(step)
-
-    def _log_step(
-        self,
-        step: int,
-        plan: BatchPlan,
-        metrics: Mapping[str, float],
-        seconds: float,
-        waited: float,
-    ) -> None:
-        num_steps = self.settings.train.num_steps
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        left = datetime.timedelta(seconds=round(seconds * (num_steps - step)))
-        logging.info(
-            "step %d/%d%s  epoch %.2f  %s  lr %.2e  passages %d of %d slots (%.2f)  "
-            "%.1f s  input wait %.3f s  left %s",
-            step,
-            num_steps,
-            f"  {plan.source}" if len(self.parts.dev) > 1 else "",
-            step / self.parts.batches.steps_per_epoch,
-            losses,
-            float(self.schedule(step - 1)),
-            plan.num_distinct_passages,
-            plan.num_slots,
-            plan.num_distinct_passages / max(plan.num_slots, 1),
-            seconds,
-            waited,
-            left,
-        )
-
-    def _write_mix(self, step: int) -> None:
-        """Query types drawn in the epoch that ended with a step."""
-        length = self.parts.batches.steps_per_epoch
-        drawn: collections.Counter[str] = collections.Counter()
-        for number in range(step - length, step):
-            source, numbers = self.parts.batches.lists_of_step(number)
-            types = source.table.query_types
-            drawn.update(
-                f"{source.name}/{types[code]}" for code in source.table.query_type[numbers]
-            )
-        whole = sum(drawn.values())
-        shown = ", ".join(f"{name} {count} ({count / whole:.0%})" for name, count in drawn.items())
-        logging.info("epoch %d drew %d lists: %s", step // length, whole, shown)
+        self.log.step(self.progress.step, result.plan, metrics, seconds, self.waited)
 
     def _evaluate(self, is_last: bool) -> None:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""

@@ -111,7 +111,7 @@ class BatchSource:
         num_steps: int,
         block_size: int = 1,
     ):
-        self._sources = sources
+        self.sources = sources
         self._batch_size = batch_size
         self._seed = seed
         self._num_steps = num_steps
@@ -133,7 +133,7 @@ class BatchSource:
         """The source of a step's batch, and the numbers of its lists."""
         epoch, turn = divmod(int(step), len(self._turns))
         source, batch = self._turns[turn]
-        return self._sources[source], self._epoch(epoch)[source][batch]
+        return self.sources[source], self._epoch(epoch)[source][batch]
 
     def __getitem__(self, step: int) -> BatchPlan:
         """The planned batch of a step."""
@@ -142,10 +142,10 @@ class BatchSource:
 
     def _cut_epoch(self, epoch: int) -> list[list[np.ndarray]]:
         """The lists of every batch of an epoch, by source."""
-        return [self._cut(number, epoch) for number in range(len(self._sources))]
+        return [self._cut(number, epoch) for number in range(len(self.sources))]
 
     def _cut(self, number: int, epoch: int) -> list[np.ndarray]:
-        source, rng = self._sources[number], np.random.default_rng([self._seed, epoch, number])
+        source, rng = self.sources[number], np.random.default_rng([self._seed, epoch, number])
         drawn = source.draw(rng)
         order = shuffle_blocks(source.table.order_key[drawn], self._block_size, rng)
         parts = max(1, num_batches(len(drawn), self._batch_size))

@@ -11,8 +11,9 @@ import hypothesis.strategies as st
 import pytest
 
 from data_prep import answers
-from data_prep.answers import clean, num_words
+from data_prep.answers import clean
 from data_prep.prompts import load_prompts, shipped_prompts
+from data_prep.words import num_words
 
 PROMPTS = {prompt.query_type: prompt for prompt in load_prompts(shipped_prompts())}
 PASSAGE = (

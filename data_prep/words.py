@@ -1,0 +1,60 @@
+"""Words in any script: counting them, and finding runs of them that two texts share."""
+
+import re
+
+_TWO_A_WORD = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_FOUR_A_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_PIECE = re.compile(f"[{_TWO_A_WORD}{_FOUR_A_WORD}]|[^\\s{_TWO_A_WORD}{_FOUR_A_WORD}]+")
+
+
+def num_words(text: str) -> float:
+    """How many words a text has, whatever its script.
+
+    What stands between spaces is a word if it has a letter or a digit. Of scripts without spaces,
+    two characters of Chinese or Japanese, or four letters of Thai, Lao, Burmese or Khmer, count as
+    one.
+    """
+    return sum(_weight(piece) for piece in split_words(text))
+
+
+def has_words(text: str) -> bool:
+    """Whether a letter or a digit is in it."""
+    return any(character.isalnum() for character in text)
+
+
+def split_words(text: str) -> list[str]:
+    """Words, or single characters where a script has no spaces; without punctuation around."""
+    pieces = (_bare(piece) for piece in _PIECE.findall(text.casefold()))
+    return [piece for piece in pieces if piece]
+
+
+def _bare(piece: str) -> str:
+    start, end = 0, len(piece)
+    while start < end and not piece[start].isalnum():
+        start += 1
+    while end > start and not piece[end - 1].isalnum():
+        end -= 1
+    return piece[start:end]
+
+
+def _weight(piece: str) -> float:
+    if re.match(f"[{_TWO_A_WORD}]", piece):
+        return 0.5
+    return 0.25 if re.match(f"[{_FOUR_A_WORD}]", piece) else 1.0
+
+
+def copies(query: str, passage: str, max_copied_words: int) -> bool:
+    """Whether a run of more than so many words stands in both, letter case and commas aside."""
+    pieces = split_words(query)
+    within = f" {' '.join(split_words(passage))} "
+    for start in range(len(pieces)):
+        weight = 0.0
+        for end, piece in enumerate(pieces[start:], start + 1):
+            weight += _weight(piece)
+            if weight > max_copied_words:
+                if f" {' '.join(pieces[start:end])} " in within:
+                    return True
+                break
+    return False
