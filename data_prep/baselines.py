@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.bm25 import Bm25
 from data_prep.candidates import top_rows
-from data_prep.corpus import qrels_files
+from data_prep.corpus import judged_queries, qrels_files
 from data_prep.dense import DenseModel, model_fingerprint
 from data_prep.hybrid import hybrid_scores
 from data_prep.hybrid_teacher import hybrid_columns
@@ -29,13 +29,13 @@ from data_prep.stage import (
     run_as_command,
     stage_counts,
 )
-from ldx.data.tokens import Texts
-from ldx.eval import beir
+from ldx.data.records import PassageSource, PassageTexts
 from ldx.eval.metrics import Run, write_run
 from ldx.progress import progress_bar
 
 DEPTH = 100
-QUERIES_AT_ONCE = 16
+MAX_QUERIES_AT_ONCE = 16
+SCORES_AT_ONCE = 2**24  # queries times passages
 
 
 def _z(scores: np.ndarray) -> np.ndarray:
@@ -48,60 +48,53 @@ def _z(scores: np.ndarray) -> np.ndarray:
 
 def find_runs(
     queries: Mapping[str, str],
-    doc_ids: list[str],
+    passages: PassageSource,
     bm25: Bm25,
     query_embeddings: np.ndarray,
     passage_embeddings: np.ndarray,
     weight: float,
 ) -> dict[str, Run]:
-    """The first DEPTH passages of BM25 and of the hybrid for each query."""
+    """The first DEPTH passages of BM25 and of the hybrid for each query, in bounded memory."""
     runs: dict[str, Run] = {"bm25": {}, "teacher": {}}
     query_ids, texts = list(queries), list(queries.values())
-    rows = np.arange(len(doc_ids))
+    rows = np.arange(len(passages))
+    at_once = max(1, min(MAX_QUERIES_AT_ONCE, SCORES_AT_ONCE // len(passages)))
     with progress_bar(total=len(texts), desc="baselines", unit=" queries") as bar:
-        for start in range(0, len(texts), QUERIES_AT_ONCE):
-            stop = min(start + QUERIES_AT_ONCE, len(texts))
-            lexical = np.zeros((stop - start, len(doc_ids)), np.float32)
+        for start in range(0, len(texts), at_once):
+            stop = min(start + at_once, len(texts))
+            lexical = np.zeros((stop - start, len(passages)), np.float32)
             for i, matches in enumerate(bm25.match_all(texts[start:stop])):
                 lexical[i, matches.rows] = matches.scores
             dense = query_embeddings[start:stop] @ passage_embeddings.T
             hybrid = hybrid_scores(_z(lexical), _z(dense), weight)
             for name, scores in (("bm25", lexical), ("teacher", hybrid)):
                 for query_id, values in zip(query_ids[start:stop], scores, strict=True):
-                    best = top_rows(rows, values, DEPTH)
-                    runs[name][query_id] = {doc_ids[row]: float(values[row]) for row in best}
+                    best = top_rows(rows, values, DEPTH).tolist()
+                    runs[name][query_id] = {passages[i].doc_id: float(values[i]) for i in best}
             bar.update(stop - start)
     return runs
-
-
-def _is_mined(workspace: Workspace) -> bool:
-    """Whether the passages that were mined are those evaluated: none was set aside, or cut."""
-    counts = stage_counts(workspace, ("corpus",))["corpus"]
-    return not counts["rejected"] and not counts["cut"]
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     config, split = workspace.config, workspace.config.eval.split
     hybrid = _hybrid(workspace)
-    if hybrid is None or split not in qrels_files(workspace.dataset):
+    queries = judged_queries(workspace.dataset, split)
+    if hybrid is None or not queries:
         for path in _run_files(workspace):
             path.unlink(missing_ok=True)
         return {"test queries": 0}
     name, section = hybrid
-    dataset = beir.load_dataset(workspace.dataset, split, max_bad=config.prep.max_rejects)
-    passages = load_passages(workspace)
-    texts: Texts = beir.CorpusTexts(dataset.corpus, config.data.passage_template)
-    what, key, folder = "passages", passages.key, "bm25"
-    if not _is_mined(workspace):
-        what, folder = "evaluated passages", "bm25_evaluated"
-        key = beir.CorpusTexts(dataset.corpus, config.data.passage_template).fingerprint
+    passages, key = PassageSource(workspace.corpus_records), load_passages(workspace).key
+    texts = PassageTexts(passages, template=config.data.passage_template)
+    what, folder = "passages", "bm25"
+    if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # those mined are not those evaluated
+        what, folder, key = "evaluated passages", "bm25_evaluated", f"{key} not cut"
     sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
     dense = list(sections)[hybrid_columns(config, name, section)[1]]
     model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
-    queries = dict(dataset.queries)
     runs = find_runs(
         queries,
-        dataset.corpus.doc_ids,
+        passages,
         Bm25.open_or_build(workspace.prep / folder, texts, key=key, description=what),
         model.embed(list(queries.values()), "query"),
         model.embed_to_file(workspace.prep, what, texts, "passage", key),
@@ -132,7 +125,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
-    is_judged = workspace.config.eval.split in qrels_files(workspace.dataset)
+    is_judged = bool(judged_queries(workspace.dataset, workspace.config.eval.split))
     return _run_files(workspace) if is_judged and _hybrid(workspace) else []
 
 

@@ -71,6 +71,14 @@ def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray
     return chosen
 
 
+def judged_queries(root: Path, split: str) -> dict[str, str]:
+    """The texts of the queries that a split judges, by id; none where it has no qrels."""
+    if split not in qrels_files(root):
+        return {}
+    judged = beir.read_qrels(beir.find_qrels(root, split))
+    return {q: text for q, text in beir.read_queries(root).items() if q in judged}
+
+
 def qrels_files(root: Path) -> dict[str, Path]:
     """The judgments of a collection by split."""
     paths = sorted((root / "qrels").glob("*.tsv*"))

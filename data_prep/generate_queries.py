@@ -7,13 +7,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from data_prep.choice import draw
-from data_prep.corpus import qrels_files
+from data_prep.corpus import judged_queries, qrels_files
 from data_prep.leaks import TestQueries, normalized
 from data_prep.llm import LlmConfig, llm_fingerprint
 from data_prep.passages import load_passages, passages_inputs
@@ -29,21 +28,12 @@ from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
 from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError
-from ldx.eval import beir
 from ldx.settings import build
 
 MIN_QUERY_CHARS = 8
 MIN_QUERY_WORDS = 2
 EQUAL_SAME_PASSAGE = "equal to another of its passage"
 EQUAL_OTHER_PASSAGE = "equal to one of another passage"
-
-
-def test_query_texts(root: Path, split: str) -> list[str]:
-    """The texts of the queries of `split`, config.eval.split; none where it has no qrels."""
-    if split not in qrels_files(root):
-        return []
-    judged = beir.read_qrels(beir.find_qrels(root, split))
-    return [text for query_id, text in beir.read_queries(root).items() if query_id in judged]
 
 
 def choose(
@@ -141,8 +131,8 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     config, dropped = workspace.config, Counter[str]()
-    test_texts = test_query_texts(workspace.dataset, config.eval.split)
-    queries = choose(_make(workspace, dropped), TestQueries(test_texts), dropped)
+    test_queries = TestQueries(judged_queries(workspace.dataset, config.eval.split).values())
+    queries = choose(_make(workspace, dropped), test_queries, dropped)
     queries = _sample(queries, config.prep.max_queries, config.seed)
     if all(query.query_type == HUMAN_DEV for query in queries):
         raise UserError(

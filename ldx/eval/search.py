@@ -18,6 +18,7 @@ from ldx.errors import UserError
 Index = Literal["auto", "exact", "scann"]
 
 MIN_SCANN_PASSAGES = 20_000
+SCANN_MEMORY_SHARE = 0.25
 MIN_TREE_PASSAGES = 100_000
 PASSAGES_AT_ONCE = 65_536
 QUERIES_AT_ONCE = 512
@@ -67,8 +68,9 @@ class Searcher:
       passage_embeddings: float32 or float16 [N, D]; may be memory-mapped. Scores are computed in
         float32; ScaNN holds a float32 copy.
       k: results a query, or all passages, if there are fewer.
-      index: "exact", "scann", or "auto": ScaNN from 20,000 passages where it is installed and
-        finds 95% of what exact search finds, else exact.
+      index: "exact", "scann", or "auto": ScaNN from 20,000 passages where it is installed, its
+        copy takes at most a quarter of the machine's memory, and it finds 95% of what exact search
+        finds; else exact.
       sample_queries: float32 [S, D]; ScaNN's recall is measured on at most 200 of them.
       excluded: bool [N], passages that are never found; None: every passage may be.
 
@@ -95,7 +97,12 @@ class Searcher:
         self._passages, self._excluded = passage_embeddings, excluded
         self._scann: _Scann | None = None
         if len(sample_queries) and (
-            index == "scann" or (index == "auto" and num_kept >= MIN_SCANN_PASSAGES)
+            index == "scann"
+            or (
+                index == "auto"
+                and num_kept >= MIN_SCANN_PASSAGES
+                and _copy_fits(passage_embeddings)
+            )
         ):
             library = _import_scann(required=index == "scann")
             if library is not None:
@@ -112,6 +119,18 @@ class Searcher:
             return SearchResult(*found, "scann", self._scann.recall)
         found = _search_exact(query_embeddings, self._passages, self.k, self._excluded)
         return SearchResult(*found, "exact", None)
+
+
+def _copy_fits(embeddings: np.ndarray) -> bool:
+    """Whether ScaNN's float32 copy leaves the machine most of its memory."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * embeddings.size <= SCANN_MEMORY_SHARE * machine:
+        return True
+    logging.info(
+        "searching exactly: ScaNN's copy of %d embeddings would take over %d%% of the memory",
+        *(len(embeddings), round(100 * SCANN_MEMORY_SHARE)),
+    )
+    return False
 
 
 @functools.partial(jax.jit, static_argnames="k")

@@ -220,6 +220,34 @@ def test_the_baselines_are_of_the_split_that_is_reported(prepared, collection, t
     run_stages(prepared.config, prepared.workdir, ["baselines"])
 
 
+def test_baselines_do_not_depend_on_how_many_queries_are_scored_at_once(prepared, monkeypatch):
+    paths = [prepared.baselines / f"{name}.trec" for name in ("bm25", "teacher")]
+    before = [metrics.read_run(path) for path in paths]
+    paths[0].unlink()
+    monkeypatch.setattr("data_prep.baselines.SCORES_AT_ONCE", 1)
+    run_stages(prepared.config, prepared.workdir, ["baselines"])
+    for path, expected in zip(paths, before, strict=True):
+        run = metrics.read_run(path)
+        assert run.keys() == expected.keys()
+        for query_id, scores in run.items():
+            # z-scores of a random model, whose scores lie within 1e-3: float32 sees 1e-7 of that.
+            assert scores == pytest.approx(expected[query_id], abs=1e-3)
+
+
+def test_baselines_search_passages_whole(collection, tiny_bert, tmp_path):
+    """What is cut for training is not cut for them: the last words of a passage find it."""
+    config = make_config(collection, tiny_bert)
+    config.data.max_chars = 120
+    workspace = run_stages(config, tmp_path)
+    whole = tmp_path / "whole"
+    config.data.max_chars = None
+    expected = run_stages(config, whole)
+    # The hybrid's weight is chosen on what is cut.
+    assert (workspace.baselines / "bm25.trec").read_bytes() == (
+        expected.baselines / "bm25.trec"
+    ).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -130,6 +130,15 @@ def test_auto_goes_back_to_exact_where_recall_is_low(monkeypatch: pytest.MonkeyP
     assert (result.index, result.recall) == ("scann", 0.5)
 
 
+def test_auto_is_exact_where_a_copy_would_take_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scann")
+    monkeypatch.setattr(module, "MIN_SCANN_PASSAGES", 1000)
+    monkeypatch.setattr(module, "SCANN_MEMORY_SHARE", 1e-9)
+    vectors = clustered(1100, 16)
+    assert search(vectors[:9], vectors, 5).index == "exact"
+    assert search(vectors[:9], vectors, 5, index="scann").index == "scann"
+
+
 def test_without_scann(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scann", None)
     monkeypatch.setattr(module, "MIN_SCANN_PASSAGES", 100)
