@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_prep.document_prompts import load_document_prompt
-from data_prep.graded import Source, Synthetic, graded_sources
+from data_prep.graded_sources import Source, Synthetic, graded_sources
 from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.llm import LlmConfig
 from data_prep.prompts import load_prompts

@@ -16,7 +16,7 @@ from absl import logging
 from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.choice import draw
 from data_prep.documents import DOCUMENTS_NAME, load_documents
-from data_prep.graded import Material, Source, compose, graded_sources, ordered
+from data_prep.graded_sources import Material, Source, compose, graded_sources, ordered
 from data_prep.human_dev import human_dev_lists
 from data_prep.lists import NEW_LIST, Entry, Lists, labelled_lists, save_lists
 from data_prep.passages import passages_inputs

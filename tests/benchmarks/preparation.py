@@ -24,6 +24,7 @@ from data_prep.run import STAGES
 from tests.tiny_bert import write_bert
 
 NUM_WORDS = 200_000
+NUM_TEST_QUERIES = 50
 MEAN_LENGTH = 80
 CONFIG = """
 from configs import base
@@ -41,15 +42,16 @@ def get_config():
 """
 
 
-def write_corpus(path: Path, num_passages: int) -> None:
-    """Passages of random words; every hundredth repeats the one before."""
+def write_corpus(root: Path, num_passages: int) -> None:
+    """Passages of random words, every hundredth repeats the one before; and some test queries."""
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = np.array(["".join(rng.choice(letters, rng.integers(3, 10))) for _ in range(NUM_WORDS)])
     weights = 1 / np.arange(1, NUM_WORDS + 1)
     bounds = np.cumsum(weights / weights.sum())
     text = ""
-    with open(path, "w", encoding="utf-8") as file:
+    queries, qrels = [], ["query-id\tcorpus-id\tscore"]
+    with open(root / "corpus.jsonl", "w", encoding="utf-8") as file:
         for row in range(num_passages):
             if row % 100 != 99:
                 size = rng.integers(20, 2 * MEAN_LENGTH - 20)
@@ -57,6 +59,13 @@ def write_corpus(path: Path, num_passages: int) -> None:
                 sentences = np.array_split(chosen, max(1, size // 12))
                 text = " ".join(" ".join(each).capitalize() + "." for each in sentences)
             file.write(json.dumps({"_id": f"d{row}", "title": "", "text": text}) + "\n")
+            if row < NUM_TEST_QUERIES:
+                words_of_query = rng.choice(text.split(), 5, replace=False)
+                queries.append(json.dumps({"_id": f"q{row}", "text": " ".join(words_of_query)}))
+                qrels.append(f"q{row}\td{row}\t1")
+    (root / "queries.jsonl").write_text("\n".join(queries) + "\n", encoding="utf-8")
+    (root / "qrels").mkdir()
+    (root / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
 
 
 class Peak:
@@ -104,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root, model, config = folder / "corpus", folder / "model", folder / "config.py"
         if not config.is_file():
             root.mkdir(parents=True)
-            write_corpus(root / "corpus.jsonl", arguments.passages)
+            write_corpus(root, arguments.passages)
             sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
             write_bert(model, ["."], **sizes)
             values = {"root": str(root), "model": str(model), "sources": arguments.sources}

@@ -1,4 +1,4 @@
-"""Tests of data_prep/graded.py and grade.py: lists worked out by hand, and MEDIQA's own counts."""
+"""Tests of data_prep/graded_sources.py and grade.py: lists worked out by hand, and MEDIQA's own counts."""
 
 import csv
 from collections import Counter
@@ -12,7 +12,7 @@ from configs import mediqa2019, sycl
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.checks import check_config
 from data_prep.grade import graded_paths
-from data_prep.graded import Material, compose, graded_sources, ordered
+from data_prep.graded_sources import Material, compose, graded_sources, ordered
 from data_prep.lists import load_lists
 from data_prep.queries import Query, load_queries
 from data_prep.settings import PrepConfig, graded_kinds, has_documents
