@@ -1,4 +1,4 @@
-"""Tests of data_prep/graded_sources.py and grade.py: lists worked out by hand, and MEDIQA's own counts."""
+"""Tests of data_prep/graded_sources.py and grade.py: lists by hand, and the counts of MEDIQA."""
 
 import csv
 from collections import Counter
