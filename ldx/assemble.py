@@ -25,7 +25,8 @@ from ldx.objective import Objective
 from ldx.optim import make_optimizer
 from ldx.settings import Settings, build
 from ldx.sharding import local_blocks, make_mesh
-from ldx.train_step import TrainState, TrainStep
+from ldx.train_state import TrainState
+from ldx.train_step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from absl import logging
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.files import read_json, write_json
-from ldx.train_step import TrainState
+from ldx.train_state import TrainState
 
 PROGRESS_NAME = "progress.json"
 NUM_LAST = 2

@@ -29,38 +29,14 @@ from ldx.data.plan import BatchPlan, TokenBatch
 from ldx.embedder import Embedder, Params, compile_together
 from ldx.errors import UserError, listing
 from ldx.objective import Objective
-from ldx.sharding import (
-    DATA_AXIS,
-    FSDP_AXIS,
-    ROWS,
-    put,
-    replicated,
-    split_rows,
-    split_state,
-    to_host,
-)
+from ldx.sharding import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state, to_host
+from ldx.train_state import TrainState, apply_gradient, init_state, sum_over_devices
 
 Metrics = dict[str, float]
 
 NUM_UNDER_WAY = 2
 """Micro-batches given to the device before the first of them is done: it is never idle, and a stop
 is prompt."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that changes in training."""
-
-    step: jax.Array
-    params: Params
-    opt_state: Any
-
-
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the parameters are copied, for updates donate them."""
-    params = jax.tree.map(jnp.array, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,38 +316,8 @@ class TrainStep:
     def _apply_gradients(
         self, state: TrainState, gradients: Params, losses: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """The state after the devices' gradients, unless something is not finite."""
-        gradient = self._sum_gradients(gradients)
-        values = losses | {"gradient_norm": optax.tree.norm(gradient)}
-        finite = jnp.all(jnp.isfinite(jnp.stack(list(values.values()))))
-        updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.params)
-        after = optax.apply_updates(state.params, updates), opt_state
-        before = state.params, state.opt_state
-        params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
-        return TrainState(state.step + 1, params, opt_state), values
-
-    def _sum_gradients(self, gradients: Params) -> Params:
-        """The devices' gradients [devices, ...] summed, split like the parameters.
-
-        The one time that gradients cross devices.
-        """
-        shapes = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), gradients)
-        specs = jax.tree.map(lambda s: s.spec, split_state(self._mesh, shapes))
-
-        def add_up(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
-            if FSDP_AXIS not in spec:
-                return jax.lax.psum(gradient[0], (DATA_AXIS, FSDP_AXIS))
-            axis = list(spec).index(FSDP_AXIS)
-            part = jax.lax.psum_scatter(gradient[0], FSDP_AXIS, scatter_dimension=axis, tiled=True)
-            return jax.lax.psum(part, DATA_AXIS)
-
-        return jax.shard_map(
-            lambda g: jax.tree.map(add_up, g, specs),
-            mesh=self._mesh,
-            in_specs=ROWS,
-            out_specs=specs,
-            check_vma=False,
-        )(gradients)
+        gradient = sum_over_devices(self._mesh, gradients)
+        return apply_gradient(state, gradient, losses, self._optimizer)
 
 
 def _place(buffer: jax.Array, embeddings: jax.Array, start: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from configs import base
 from ldx.checkpoint import Checkpoints, Progress
 from ldx.dev import DevValues, write_dev_values
 from ldx.models.student import load_student
-from ldx.train_step import init_state
+from ldx.train_state import init_state
 from tests import toy
 
 BETTER = "Better than the base model: dev nDCG@10 0.5000 -> 0.8000"

@@ -12,7 +12,7 @@ from ldx.checkpoint import Checkpoints, Progress
 from ldx.errors import UserError
 from ldx.eval.model import load_model
 from ldx.models.student import load_student
-from ldx.train_step import TrainState
+from ldx.train_state import TrainState
 
 
 def test_a_folder_with_other_lengths(tiny_bert: Path) -> None:
