@@ -1,14 +1,17 @@
 """What all commands share: flags, logging, and how a mistake is told to the user."""
 
 import errno
+import functools
 import itertools
 import logging as std_logging
+import operator
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -27,8 +30,28 @@ Lower one of these and run the same command again:
   --config.data.batch_size           lists in a step"""
 
 
+class _OrNone(flags.ArgumentParser):
+    """Of a key that may be None: the word itself, or what another parser takes."""
+
+    def __init__(self, parse: Callable[[Any], Any]):
+        self._parse = parse
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument in (None, "None") else self._parse(argument)
+
+
+_PARSERS = {
+    int: flags.IntegerParser().parse,
+    float: flags.FloatParser().parse,
+    bool: flags.BooleanParser().parse,
+    str: flags.ArgumentParser().parse,
+}
+
+
 def define_config() -> None:
     """Define --config=FILE.py[:arg], with --config.section.key=value for every key of it."""
+    for field_type, parse in _PARSERS.items():
+        config_flags.register_flag_parser_for_type(field_type, _OrNone(parse))
     config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/demo.py[:smoke]")
 
 
@@ -70,12 +93,29 @@ def _unknown_config_key(argv: list[str], error: Exception) -> str | None:
     return None
 
 
+def _check_nones() -> None:
+    """Refuse None for a key that always has a value."""
+    if "config" not in flags.FLAGS or flags.FLAGS.config is None:
+        return
+    config = flags.FLAGS.config
+    for key, value in config_flags.get_override_values(flags.FLAGS["config"]).items():
+        *sections, name = key.split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        if value == (None,):  # what the flag of a tuple makes of None
+            section[name] = value = None
+        # A key that may be None is a placeholder, and keeps its type.
+        if value is None and section.get_type(name) is type(None):
+            raise UserError(f"--config.{key}=None: this key cannot be None; give it a value")
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     if problem := _missing_config_file(argv):
         raise UserError(problem)
     app.define_help_flags()
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        _check_nones()
+        return rest
     except (flags.Error, TypeError, ValueError) as error:
         # An error inside a config file comes with its traceback; its last line says what is wrong.
         raise UserError(str(error).strip().splitlines()[-1]) from None

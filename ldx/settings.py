@@ -197,8 +197,6 @@ def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
     _replace_auto(data, "batch_size", lambda: auto_batch_size(sum(num_lists)))
     batch_size = _positive(data, "batch_size", "data")
     steps_per_epoch = sum(num_batches(number, batch_size) for number in num_lists)
-    if train.get("stop_on") == "None":  # what the command line makes of None
-        train["stop_on"] = None
     if train.get("num_steps") is None:
         train["num_steps"] = steps_per_epoch * _positive(train, "max_epochs", "train")
     if train.get("eval_every") is None:

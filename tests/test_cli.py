@@ -29,6 +29,20 @@ cli.run(main)
 """
 
 
+OPTIONAL = """
+from ml_collections import ConfigDict, config_dict
+def get_config(arg=""):
+    keys = {"n": int, "x": float, "on": bool, "name": str, "many": tuple}
+    return ConfigDict({"seed": 1, "a": {k: config_dict.placeholder(t) for k, t in keys.items()}})
+"""
+
+SHOW = """
+from ldx import cli
+cli.define_config()
+cli.run(lambda argv: print(sorted(cli.get_config().a.items())))
+"""
+
+
 @pytest.fixture
 def call(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
@@ -58,6 +72,7 @@ def test_an_override_arrives(call):
             "mean config.optim.learning_rate?",
         ),
         (["--config=config.py", "--config.optim.learning_rate=fast"], "learning_rate"),
+        (["--config=config.py", "--config.optim.learning_rate=None"], "cannot be None"),
         (["--config=config.py", "--konfig=1"], "konfig"),
         (["--config=config.py", "--config.optim.learning_rate=2.0"], "disk is full (file.bin)"),
         (["--config=config.py", "--config.optim.learning_rate=3.0"], "microbatch_tokens"),
@@ -69,6 +84,28 @@ def test_a_mistake_is_one_message_and_exit_code_2(call, flags, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"n": "3", "x": ".5", "on": "true", "name": "None of it", "many": "(1,2)"},
+            {"n": 3, "x": 0.5, "on": True, "name": "None of it", "many": (1, 2)},
+        ),
+        (
+            dict.fromkeys(("n", "x", "on", "name", "many"), "None"),
+            dict.fromkeys(("n", "x", "on", "name", "many")),
+        ),
+    ],
+)
+def test_a_key_that_may_be_none_takes_none(tmp_path, values, expected):
+    (tmp_path / "config.py").write_text(OPTIONAL)
+    flags = [f"--config.a.{key}={value}" for key, value in values.items()]
+    (tmp_path / "show.py").write_text(SHOW)
+    command = [sys.executable, "show.py", "--config=config.py", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == f"{sorted(expected.items())}\n", result.stderr
 
 
 def test_ctrl_c_is_130(call):

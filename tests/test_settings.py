@@ -103,9 +103,3 @@ def test_numbers_out_of_range_are_named(key, value):
     config[section][key] = value
     with pytest.raises(UserError, match=f"config.{section}.{key}={value}"):
         resolve(config, 100)
-
-
-def test_none_of_the_command_line_is_none():
-    config = base.get_config()
-    config.train.stop_on = "None"
-    assert resolve(config.to_dict(), 100).train.stop_on is None
