@@ -89,8 +89,7 @@ DATASETS: dict[str, dict] = {"one": {}, "two": {}}
 LOSSES: dict[str, dict] = {"kl": {}, "nce": {}}
 
 
-@pytest.fixture(scope="module")
-def summary():
+def make_summary(missing):
     """KL gains 0.1 on every query of both; InfoNCE loses 0.1 on one, gains 0.02 on the other."""
     config = common.make_study(
         "toy", "Does it?", base.get_config(), {"dataset": DATASETS, "loss": LOSSES}
@@ -103,7 +102,7 @@ def summary():
     }  # fmt: skip
     results = []
     for cell in expand(study):
-        if cell.name == "two--nce--seed1":
+        if cell.name in missing:
             continue
         mean = expected[cell.values["dataset"], cell.values["loss"]]
         gains = {f"q{i}": mean for i in range(20)}
@@ -115,7 +114,12 @@ def summary():
         }  # fmt: skip
         dev = {"title": {"l0": mean}, "keywords": {"l1": 0.0, "l2": mean}}
         results.append(CellResult(cell, facts, gains, dev))
-    return summarize(study, results, {"two--nce--seed1": "exit code 2"})
+    return summarize(study, results, dict.fromkeys(missing, "exit code 2"))
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return make_summary(["two--nce--seed1"])
 
 
 def test_a_summary_of_hand_made_runs(summary):
@@ -139,6 +143,17 @@ def test_a_summary_of_hand_made_runs(summary):
     assert types["one", "kl", "title"]["gain"] == pytest.approx(0.1)
     assert types["one", "kl", "keywords"]["gain"] == pytest.approx(0.05)
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_values_are_compared_where_all_else_is_equal():
+    """Two has no InfoNCE, so its KL says nothing of the losses; one has both seeds of either."""
+    found = make_summary(["two--nce--seed0", "two--nce--seed1"])["values"]
+    values = {(row["axis"], row["value"]): row for row in found}
+    assert [values["loss", name]["num_cells"] for name in LOSSES] == [2, 2]
+    assert values["loss", "nce"]["gain"] == pytest.approx(-0.1)
+    assert values["dataset", "one"]["gain"] == pytest.approx(0.1)  # KL's, as of two
+    alone = make_summary([f"{d}--nce--seed{s}" for d in DATASETS for s in (0, 1)])["values"]
+    assert [row["value"] for row in alone if row["axis"] == "loss"] == ["kl"]
 
 
 def test_tables(summary):

@@ -162,21 +162,29 @@ def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _of_values(study: Study, results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """The mean gain of every value of every axis over datasets and seeds, datasets alike."""
+    """The mean gain of every value of every axis over datasets and seeds, datasets alike.
+
+    Values are compared where all else is equal: what is missing of one, for its cell failed, is
+    left out of the others, too. A value without any cell has no row.
+    """
     rows = []
     for axis, values in study.axes.items():
-        for value in values if len(values) > 1 else ():
+        blocks: dict[tuple[Any, ...], dict[str, CellResult]] = {}
+        for result in results:
+            others = {**result.cell.values, axis: ""}
+            block = blocks.setdefault((*others.values(), result.cell.seed), {})
+            block[result.cell.values[axis]] = result
+        present = [v for v in values if any(v in block for block in blocks.values())]
+        whole = [block for block in blocks.values() if len(block) == len(present)]
+        for value in present if len(values) > 1 and whole else ():
             gains: dict[str, list[float]] = {}
             bases: dict[str, list[float]] = {}
-            for result in results:
-                if result.cell.values[axis] == value:
-                    gains.setdefault(result.cell.dataset, []).append(result.facts["gain"])
-                    bases.setdefault(result.cell.dataset, []).append(result.facts["base"])
-            if gains:
-                base, gain = mean_over_datasets(bases), mean_over_datasets(gains)
-                num_cells = sum(map(len, gains.values()))
-                row = {"axis": axis, "value": value, "num_cells": num_cells}
-                rows.append(row | {"base": base, "trained": base + gain, "gain": gain})
+            for result in (block[value] for block in whole):
+                gains.setdefault(result.cell.dataset, []).append(result.facts["gain"])
+                bases.setdefault(result.cell.dataset, []).append(result.facts["base"])
+            base, gain = mean_over_datasets(bases), mean_over_datasets(gains)
+            row = {"axis": axis, "value": value, "num_cells": len(whole)}
+            rows.append(row | {"base": base, "trained": base + gain, "gain": gain})
     return rows
 
 
