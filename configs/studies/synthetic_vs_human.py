@@ -3,8 +3,8 @@
     python -m ldx.study --config=configs/studies/synthetic_vs_human.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
 
-The third claim of CADET (arXiv 2505.19274). "both" joins the two. Lists are cut to
-one size for all.
+The third claim of CADET (arXiv 2505.19274). "both" joins the two. Lists have one size
+for all.
 """
 
 from typing import Any

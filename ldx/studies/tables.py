@@ -151,8 +151,8 @@ def _values(study: Summary) -> Table:
         for row in study["values"]
     ]
     note = (
-        f"Mean test {study['metric']} over datasets (each counts alike), other axes and seeds; where "
-        "cells are missing, over what all values of the axis have."
+        f"Mean test {study['metric']} over datasets (each counts alike), other axes and seeds; "
+        "where cells are missing, over what all values of the axis have."
     )
     head = ["axis", "value", "base", "trained", "gain", "cells"]
     return Table("By value", note, head, rows, 2)
