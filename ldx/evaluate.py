@@ -50,7 +50,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("k", DEPTH, "Results a query, in run.trec", lower_bound=DEPTH)
     flags.DEFINE_bool("exclude_self", False, "Remove passages that have their query's own id")
     flags.DEFINE_string(
-        "passage_template", None, f"Joins title and text; {DEFAULT_TEMPLATE}, or a workdir's own"
+        "passage_template",
+        None,
+        f"Joins title and text; as the model was trained: {DEFAULT_TEMPLATE}",
     )
     flags.DEFINE_integer("microbatch_tokens", None, "Tokens in work at once", lower_bound=1)
     flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
@@ -103,7 +105,7 @@ def _retrieve(dataset: Dataset, template: str, cache: Path) -> tuple[Run, Metric
         microbatch_tokens=FLAGS.microbatch_tokens,
         cache=cache,
     )
-    return run, {"model": FLAGS.model, **facts}
+    return run, {"model": FLAGS.model, "passage_template": template, **facts}
 
 
 def _read_run(path: str, dataset: Dataset) -> Run:

@@ -20,7 +20,7 @@ from ldx.files import read_json
 from ldx.models.card import model_card
 from ldx.models.export import check_output, save_student
 from ldx.models.student import Student, load_student
-from ldx.verdict import WORSE, judge
+from ldx.verdict import UNKNOWN, WORSE, judge
 
 NUM_CHECK_TEXTS = 100
 
@@ -48,6 +48,11 @@ def main(argv: list[str]) -> None:
     assert progress is not None  # best_params has seen it
     select_by = config["train"]["select_by"]
     verdict = judge(workdir, progress, select_by)
+    if verdict.status == UNKNOWN:
+        raise UserError(
+            f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
+            "model so far is the base model itself; go on with ldx.train"
+        )
     if verdict.status == WORSE and not flags.FLAGS.force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"
@@ -65,7 +70,15 @@ def main(argv: list[str]) -> None:
         + (" The step was chosen on the same queries." if select_by == "ndcg" else ""),
         "output": str(output),
     }
-    export(student, params, output, card_facts=facts, texts=_check_texts(records[0]))
+    template = config["data"]["passage_template"]
+    export(
+        student,
+        params,
+        output,
+        card_facts=facts,
+        texts=_check_texts(records[0]),
+        passage_template=template,
+    )
     print(verdict.text)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
@@ -83,6 +96,7 @@ def export(
     *,
     card_facts: Mapping[str, Any],
     texts: Sequence[str],
+    passage_template: str,
 ) -> None:
     """Write, check and put in place a folder with these parameters.
 
@@ -92,11 +106,13 @@ def export(
       output: absent, empty, or an earlier export.
       card_facts: for the model card, see `ldx.models.card.model_card`.
       texts: what the check embeds.
+      passage_template: how title and text became passages.
 
     Raises:
       UserError: the folder is something else, or the check fails.
     """
-    save_student(student, params, output, card=model_card(student, card_facts), texts=texts)
+    card = model_card(student, card_facts)
+    save_student(student, params, output, card=card, texts=texts, passage_template=passage_template)
 
 
 def _data_facts(records: Sequence[Path]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ldx.data.schema import check_template
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import encode_texts, get_encoder
-from ldx.eval.model import Model, load_model
+from ldx.eval.model import Model, declared_template, load_model
 from ldx.eval.report import DEFAULT_TEMPLATE
 from ldx.eval.search import search
 from ldx.files import fingerprint
@@ -35,14 +35,19 @@ def define_flags() -> None:
     flags.DEFINE_string("corpus", None, "Folder in BEIR layout, or a .jsonl or .jsonl.gz file")
     flags.DEFINE_integer("k", 5, "Passages a query", lower_bound=1)
     flags.DEFINE_string("cache", None, "Folder for embeddings (default: ~/.cache/ldx)")
-    flags.DEFINE_string("passage_template", DEFAULT_TEMPLATE, "Joins title and text")
+    flags.DEFINE_string(
+        "passage_template",
+        None,
+        f"Joins title and text; as the model was trained: {DEFAULT_TEMPLATE}",
+    )
     flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
     flags.DEFINE_integer("passage_max_length", None, "Tokens of a passage, if not as declared")
 
 
 def main(argv: list[str]) -> None:
     """Answer the queries of the command line, or those typed."""
-    check_template(FLAGS.passage_template)
+    template = FLAGS.passage_template or declared_template(FLAGS.model) or DEFAULT_TEMPLATE
+    check_template(template)
     corpus = read_corpus(cli.required("corpus"))
     model = load_model(
         cli.required("model"),
@@ -50,7 +55,7 @@ def main(argv: list[str]) -> None:
         passage_max_length=FLAGS.passage_max_length,
     )
     cache = Path(FLAGS.cache) if FLAGS.cache else default_cache()
-    passages = embed_corpus(model, corpus, FLAGS.passage_template, cache)
+    passages = embed_corpus(model, corpus, template, cache)
     if argv[1:]:
         print(answer(model, corpus, passages, argv[1:], FLAGS.k))
         return

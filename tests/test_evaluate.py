@@ -45,6 +45,7 @@ def test_a_model_and_then_its_run(tiny_bert: Path, dataset: Path, tmp_path: Path
     assert all(query not in found for query, found in run.items())
     scores = score_run(load_dataset(dataset, "test").qrels, run)
     assert {name: metrics[name] for name in METRICS} == scores.mean
+    assert metrics["passage_template"] == "{title} {text}"
     assert (metrics["index"], metrics["recall_of_index"]) == ("exact", 1.0)
     # The embeddings of the corpus are gone.
     assert {p.name for p in (tmp_path / "a").iterdir()} == {

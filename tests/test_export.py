@@ -14,6 +14,7 @@ import pytest
 from configs import base
 from ldx.checkpoint import Checkpoints, Progress
 from ldx.dev import DevValues, write_dev_values
+from ldx.eval.model import declared_template
 from ldx.models.student import load_student
 from ldx.train_state import init_state
 from tests import toy
@@ -72,6 +73,20 @@ def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: P
     for part in ("for toy", "| Training lists | 48 |", trained, "listwise_kl", BETTER):
         assert part in card
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert declared_template(str(output)) == declared_template(str(workdir)) == "{text}"
+
+
+def test_nothing_was_evaluated_after_training(
+    workdir: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    early = shutil.copytree(workdir, tmp_path / "early")
+    shutil.rmtree(early / "checkpoints")
+    state = init_state(load_student(tiny_bert).params, optax.sgd(0.1))
+    Checkpoints(early).save(state, Progress(step=0, evaluated_step=0, best_step=0))
+    result = export(early, tmp_path / "out", "--force")
+    assert result.returncode == 2
+    assert "has not been evaluated yet" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_worse_model_is_exported_by_force_alone(workdir: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command `python -m ldx.search`, run as a user runs it, and its cache."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_answers_and_keeps_the_embeddings(tiny_bert: Path, corpus: Path, tmp_pat
     assert second.returncode == 0, second.stderr
     assert second.stdout.split() == first.stdout.split()
     assert [p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*.npy")] == [before]
+
+
+def test_an_export_says_how_passages_are_made(
+    tiny_bert: Path, corpus: Path, tmp_path: Path
+) -> None:
+    export = shutil.copytree(tiny_bert, tmp_path / "export")
+    (export / "ldx_export.json").write_text('{"passage_template": "{text}"}')
+    flags = [f"--corpus={corpus}", f"--cache={tmp_path / 'c'}", "random sample"]
+    found = search(f"--model={export}", *flags).stdout
+    assert found == search(f"--model={tiny_bert}", "--passage_template={text}", *flags).stdout
+    assert found != search(f"--model={tiny_bert}", *flags).stdout
 
 
 def test_the_cache_knows_model_corpus_and_template(tiny_bert: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ldx.checkpoint import best_params
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.files import fingerprint, read_json
+from ldx.models.st_folder import EXPORT_NAME
 from ldx.models.student import Student, load_student
 
 CONFIG_NAME = "config.json"
@@ -54,10 +55,13 @@ def load_model(path: str, **overrides: Any) -> Model:
 
 
 def declared_template(path: str | None) -> str | None:
-    """How a run's workdir joins title and text; None where `path` is no workdir."""
-    if path is None or not (Path(path) / CHECKPOINTS_NAME).is_dir():
-        return None
-    return read_json(Path(path) / CONFIG_NAME)["data"]["passage_template"]
+    """How a run's workdir, or its export, joins title and text; None where `path` is neither."""
+    folder = Path(path or "")
+    if path and (folder / CHECKPOINTS_NAME).is_dir():
+        return read_json(folder / CONFIG_NAME)["data"]["passage_template"]
+    if path and (folder / EXPORT_NAME).is_file():
+        return read_json(folder / EXPORT_NAME).get("passage_template")
+    return None
 
 
 def _content(params: Params) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         f"# {base.rpartition('/')[2].partition('@')[0]}, fine-tuned for {collection}",
         _summary(base, collection, facts.get("step")),
         _facts(student, base, facts),
-        _results(facts.get("results") or {}),
-        f"## Against the base model\n\n{_sentence(facts['verdict'])}" if "verdict" in facts else "",
+        _results(facts.get("results") or {}, (facts.get("config") or {}).get("eval", {})),
+        f"## Against the base model, by dev queries\n\n{_sentence(facts['verdict'])}"
+        if "verdict" in facts
+        else "",
         _usage(student, str(facts.get("output", "FOLDER"))),
         _folded("How the training lists were made", facts.get("provenance")),
         _folded("The whole experiment", facts.get("config")),
@@ -90,6 +92,7 @@ def _front_matter(student: Student, base: str) -> str:
 
 def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
     config = student.config
+    template = (facts.get("config") or {}).get("data", {}).get("passage_template")
     norm = "norm 1 (compare by cosine)" if config.normalize else "any norm (compare by dot product)"
     rows = {
         "Base model": base,
@@ -102,6 +105,7 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
         "Embeddings": f"{student.embedding_size} dimensions, {config.pooling} pooling, {norm}",
         "Query prompt": f"`{config.query_prompt}`" if config.query_prompt else "none",
         "Passage prompt": f"`{config.passage_prompt}`" if config.passage_prompt else "none",
+        "Passages are": f"`{template}`" if template else None,
         "Maximum length": f"queries {config.query_max_length}, "
         f"passages {config.passage_max_length} tokens",
     }
@@ -125,15 +129,33 @@ def _losses(losses: Mapping[str, Any]) -> str:
     )
 
 
-def _results(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _results(results: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     metrics = [m for m in SHOWN_METRICS if any(m in values for values in results.values())]
     if not metrics:
         return ""
-    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    first = metrics[0]
+    head = ["", *metrics, f"{first} against base (95% interval)", "p", "queries"]
+    lines = [_row(head), "|---" * len(head) + "|"]
     for name, values in results.items():
         cells = [f"{values[m]:.4f}" if m in values else "" for m in metrics]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(["## Results on human judgments", "", *lines])
+        lines.append(_row([name, *cells, *_against_base(values, first)]))
+    split = f" ({settings['split']})" if settings.get("split") else ""
+    note = "p: paired permutation test."
+    return "\n".join([f"## Results on human judgments{split}", "", *lines, "", note])
+
+
+def _against_base(values: Mapping[str, Any], metric: str) -> list[str]:
+    """Difference, p, and number of queries; nothing of the base model itself."""
+    if f"{metric}_difference" not in values:
+        return [""] * 3
+    low, high = values[f"{metric}_difference_interval"]
+    num_queries = sum(values[f"{metric}_{key}"] for key in ("wins", "losses", "ties"))
+    change = f"{values[f'{metric}_difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+    return [change, f"{values[f'{metric}_p_value']:.4f}", str(num_queries)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _usage(student: Student, output: str) -> str:

@@ -29,7 +29,13 @@ MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 def save_student(
-    student: Student, params: Params, folder: str | Path, *, card: str, texts: Sequence[str]
+    student: Student,
+    params: Params,
+    folder: str | Path,
+    *,
+    card: str,
+    texts: Sequence[str],
+    passage_template: str,
 ) -> None:
     """Write a folder that SentenceTransformer(DIR) and AutoModel.from_pretrained(DIR) open.
 
@@ -42,6 +48,7 @@ def save_student(
       folder: absent, empty, or an earlier export, which is replaced.
       card: the text of README.md.
       texts: what the check embeds, every other one as a query.
+      passage_template: how title and text became passages; ldx goes on so.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.
@@ -51,6 +58,11 @@ def save_student(
     params = jax.device_get(params)
     with _replacing(folder) as temporary:
         _write(student, params, temporary)
+        declared = {
+            "query_max_length": student.config.query_max_length,
+            "passage_template": passage_template,
+        }
+        write_json(temporary / EXPORT_NAME, declared)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         _check(student, params, temporary, texts)
 
@@ -131,7 +143,6 @@ def _write_modules(student: Student, folder: Path, lower_case: bool) -> None:
             "similarity_fn_name": "cosine" if config.normalize else "dot",
         },
     )
-    write_json(folder / EXPORT_NAME, {"query_max_length": config.query_max_length})
 
 
 @contextlib.contextmanager

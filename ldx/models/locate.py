@@ -46,6 +46,16 @@ def resolve_model_path(path: str | Path) -> Path:
     )
 
 
+def check_model_path(path: str) -> None:
+    """Refuse what `resolve_model_path` will, as far as that is known without the network.
+
+    Raises:
+      UserError: there is no such model, or a hub's without a revision.
+    """
+    if Path(path).expanduser().is_dir() or not _HUB.fullmatch(path):
+        resolve_model_path(path)
+
+
 def _in_package(path: str) -> Path:
     match = _PACKAGE.fullmatch(path)
     if match is None:
@@ -56,8 +66,11 @@ def _in_package(path: str) -> Path:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise UserError(f"{path}: the package is not installed; {install}") from None
-    if distribution.version != version:
-        raise UserError(f"{path}: version {distribution.version} is installed; {install}")
+    if (found := distribution.version) != version:
+        raise UserError(
+            f"{path}: version {found} is installed; write {name}=={found}, or install the other: "
+            f"{install}"
+        )
     files = [f for f in distribution.files or [] if f.name == WEIGHTS_NAME]
     folders = [Path(str(distribution.locate_file(f))).parent for f in files]
     if len(folders) != 1:

@@ -42,7 +42,9 @@ def test_transformers_opens_it_strictly(student: Student, tmp_path: Path) -> Non
     from flax import nnx
 
     params = trained(student)
-    save_student(student, params, tmp_path / "out", card="# card\n", texts=TEXTS)
+    save_student(
+        student, params, tmp_path / "out", card="# card\n", texts=TEXTS, passage_template="{text}"
+    )
     model, info = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert type(model).__name__ == "BertModel"
@@ -72,7 +74,7 @@ def test_sentence_transformers_opens_it(
         passage_max_length=48,
     )
     params = trained(student)
-    save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+    save_student(student, params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}")
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert model.prompts == {"query": "query: ", "passage": "passage: ", "document": "passage: "}
     assert model.max_seq_length == export.max_seq_length(student)
@@ -85,7 +87,7 @@ def test_sentence_transformers_opens_it(
 
 def test_ldx_reads_back_the_same_student(student: Student, tmp_path: Path) -> None:
     params = trained(student)
-    save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+    save_student(student, params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}")
     back = load_student(tmp_path / "out")
     assert back.config == student.config
     assert back.tokenizer.fingerprint == student.tokenizer.fingerprint
@@ -94,7 +96,9 @@ def test_ldx_reads_back_the_same_student(student: Student, tmp_path: Path) -> No
 
 def test_real_minilm(minilm: Path, tmp_path: Path) -> None:
     student = load_student(minilm, passage_max_length=96)
-    save_student(student, student.params, tmp_path / "out", card="", texts=TEXTS)
+    save_student(
+        student, student.params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}"
+    )
     tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert tokenizer["truncation"]["max_length"] == 256  # as long as the longer side, the queries
     assert tokenizer["padding"]["strategy"] == "BatchLongest"
@@ -109,7 +113,7 @@ def test_real_minilm(minilm: Path, tmp_path: Path) -> None:
 
 def test_the_written_forms(student: Student, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    save_student(student, student.params, out, card="", texts=TEXTS)
+    save_student(student, student.params, out, card="", texts=TEXTS, passage_template="{text}")
     modules = json.loads((out / "modules.json").read_text())
     assert [m["type"] for m in modules] == [
         f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")
@@ -125,9 +129,9 @@ def test_the_written_forms(student: Student, tmp_path: Path) -> None:
 
 def test_an_earlier_export_is_replaced_and_nothing_else(student: Student, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    save_student(student, student.params, out, card="one", texts=TEXTS)
+    save_student(student, student.params, out, card="one", texts=TEXTS, passage_template="{text}")
     (out / "stale").touch()
-    save_student(student, student.params, out, card="two", texts=TEXTS)
+    save_student(student, student.params, out, card="two", texts=TEXTS, passage_template="{text}")
     assert (out / "README.md").read_text() == "two"
     assert not (out / "stale").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -136,7 +140,9 @@ def test_an_earlier_export_is_replaced_and_nothing_else(student: Student, tmp_pa
     (other / "thesis.tex").touch()
     for target in (other, other / "thesis.tex"):
         with pytest.raises(UserError, match="exists and is no export"):
-            save_student(student, student.params, target, card="", texts=TEXTS)
+            save_student(
+                student, student.params, target, card="", texts=TEXTS, passage_template="{text}"
+            )
     assert files(other) == ["thesis.tex"]
 
 
@@ -166,7 +172,9 @@ def test_a_folder_that_embeds_otherwise_is_not_left_behind(
     if fault == "nan":
         params["layers"][1]["feed_forward_out"]["bias"] *= np.nan
     with pytest.raises(UserError, match=r"does not embed as the trained model|not finite"):
-        save_student(student, params, tmp_path / "out", card="", texts=TEXTS)
+        save_student(
+            student, params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}"
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -174,7 +182,9 @@ def test_without_sentence_transformers(
     student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    save_student(student, trained(student), tmp_path / "out", card="", texts=TEXTS)
+    save_student(
+        student, trained(student), tmp_path / "out", card="", texts=TEXTS, passage_template="{text}"
+    )
     assert "model.safetensors" in files(tmp_path / "out")
 
 
@@ -185,10 +195,17 @@ def test_card(student: Student, minilm: Path) -> None:
         "num_lists": 321,
         "losses": {"listwise_kl": {"weight": 1.0, "teacher_temperature": 0.3}},
         "step": 40,
-        "config": {"seed": 7},
+        "config": {"seed": 7, "eval": {"split": "dev"}, "data": {"passage_template": "{title}"}},
         "results": {
             "base": {"nDCG@10": 0.6451, "p_value": 1.0},
-            "trained": {"nDCG@10": 0.6999, "R@100": 0.95},
+            "trained": {
+                "nDCG@10": 0.6999,
+                "R@100": 0.95,
+                "nDCG@10_difference": 0.0548,
+                "nDCG@10_difference_interval": (0.01, 0.1),
+                "nDCG@10_p_value": 0.02,
+                **{"nDCG@10_wins": 3, "nDCG@10_losses": 1, "nDCG@10_ties": 2},
+            },
         },
         "output": "runs/x/export",
     }
@@ -208,8 +225,10 @@ def test_card(student: Student, minilm: Path) -> None:
         "| Training lists | 321 |",
         "listwise_kl (weight 1.0, teacher_temperature 0.3)",
         "| License of the base model | unknown, see base model |",
-        "| base | 0.6451 |  |",
-        "| trained | 0.6999 | 0.9500 |",
+        "## Results on human judgments (dev)",
+        "| base | 0.6451 |  |  |  |  |",
+        "| trained | 0.6999 | 0.9500 | +0.0548 (+0.0100 to +0.1000) | 0.0200 | 6 |",
+        "| Passages are | `{title}` |",
         '"seed": 7',
         'SentenceTransformer("runs/x/export")',
         "| Query prompt | `query: ` |",
