@@ -244,13 +244,19 @@ class _Run:
             minutes = (time.monotonic() - self.saved_at) / 60
             due = minutes > self.settings.checkpoint.every_minutes
             self.agreement.tell(progress.step, plan.digest, self.stop.signum, due)
-            self.state, result = self.parts.step(self.state, plan, self.check)
+            self.state, result = self.parts.step(self.state, plan, self._between_microbatches)
             self._write_pending()  # of the step before: the device has this one to work on
             self.pending, self.waited = result, waited
             progress.step += 1
             if self.agreement.save_is_due:
                 self._settle()
                 self._save()
+
+    def _between_microbatches(self) -> None:
+        """Answer a stop; and write the numbers of the step before once it is done, not later."""
+        self.check()
+        if self.pending is not None and self.pending.is_ready():
+            self._write_pending()
 
     def _settle(self) -> None:
         """Before anything is decided or saved: the last step's numbers, and what others told."""

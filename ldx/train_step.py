@@ -47,6 +47,10 @@ class StepResult:
     plan: BatchPlan
     embeddings: jax.Array
 
+    def is_ready(self) -> bool:
+        """Whether the step is done, so that nothing waits for its numbers."""
+        return all(v.is_ready() for v in self.values.values())  # type: ignore[attr-defined]
+
     def metrics(self) -> Metrics:
         """The losses before the update, and the gradient's norm before clipping.
 
