@@ -361,7 +361,7 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.prep.retrievers = base_retrievers()
     config.prep.python = ConfigDict()
     config.prep.list_size = 6
-    return config
+    return use_hybrid_teacher(config)
 
 
 def smoke_graded() -> ConfigDict:
@@ -382,4 +382,4 @@ def smoke_graded() -> ConfigDict:
 def check_arg(arg: str) -> None:
     """Refuse a variant that no experiment has."""
     if arg not in ("", "smoke"):
-        raise ValueError(f"--config=FILE.py:{arg}: no such variant; there is smoke")
+        raise ValueError(f"no variant {arg!r}; there is smoke")

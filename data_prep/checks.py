@@ -1,23 +1,45 @@
-"""What of a config can be checked before the first stage, without loading a model."""
+"""What can be checked before the first stage, without loading a model."""
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_prep.corpus import BEIR, qrels_files
 from data_prep.document_prompts import load_document_prompt
 from data_prep.graded_sources import Source, Synthetic, graded_sources
 from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.llm import LlmConfig
+from data_prep.llm_vllm import NEEDS_VLLM, NO_VLLM
 from data_prep.prompts import load_prompts
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import HYBRID, LLM, PrepConfig, has_documents, query_sources, types_of
+from data_prep.settings import (
+    HUMAN,
+    HYBRID,
+    LLM,
+    PrepConfig,
+    has_documents,
+    query_sources,
+    types_of,
+)
+from data_prep.stage import Workspace
+from data_prep.stages import stages_of
 from data_prep.teachers import KINDS
 from ldx.data.schema import check_template
 from ldx.errors import UserError
+from ldx.eval.beir import QUERIES_LINE, find_qrels
+from ldx.models.locate import check_model_path
 from ldx.settings import build, check_keys, check_model_section, check_seed
+
+WORK_OF_STAGE = {
+    "generate_queries": "answers",
+    "generate_documents": "document_answers",
+    "score": "scores",
+}
+"""Where in WORKDIR/prep the stages that may need vLLM leave what they have of their work."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -67,3 +89,89 @@ def _check_teacher(config: ConfigDict, name: str, section: Mapping[str, Any]) ->
     module, _, class_name = KINDS[section["kind"]].partition(":")
     make = getattr(importlib.import_module(module), class_name)
     check_keys(section, ["kind", "weight", *inspect.signature(make).parameters], where)
+
+
+def check_collection(workspace: Workspace) -> None:
+    """Check that the user's collection has the files of queries and judgments that stages read.
+
+    Raises:
+      UserError: one is missing.
+    """
+    config, root = workspace.config, workspace.dataset
+    if config.prep.collection != BEIR or not root.is_dir():
+        return  # the collection is made by the first stage, which also says that there is none
+    splits = {"eval.split": config.eval.split, "prep.human_dev_split": config.prep.human_dev_split}
+    without = "; add it, or leave these judgments out"
+    if HUMAN in query_sources(config.prep.queries):
+        splits = {"prep.human_split": config.prep.human_split} | splits
+        without = "; add it"
+        try:
+            find_qrels(root, config.prep.human_split)
+        except UserError as error:
+            raise UserError(f"config.prep.queries={config.prep.queries!r}: {error}") from None
+    read = {key: split for key, split in splits.items() if split in qrels_files(root)}
+    if read and not any(root.glob("queries.jsonl*")):
+        keys = ", ".join(f"config.{key}={split!r}" for key, split in read.items())
+        raise UserError(
+            f"{root} has judgments of {keys}, but no queries.jsonl or queries.jsonl.gz "
+            f"({QUERIES_LINE}){without}"
+        )
+
+
+def check_models(workspace: Workspace) -> None:
+    """Check that the models of stages are where their paths say, as far as this is known here.
+
+    Stages that run in another environment (`prep.python`) are left to it.
+
+    Raises:
+      UserError: a model that is not there, or one on the hub without a revision.
+    """
+    config = workspace.config
+    prep = config.prep.to_dict()
+    here = set(stages_of(config.prep)) - set(prep["python"])
+    paths = {}
+    if "baselines" in here:
+        paths["model.path"] = config.model.path
+    if "mine" in here:
+        sections = retriever_sections(prep["retrievers"], config.model.to_dict())
+        for name, (kind, section) in sections.items():
+            if kind == "dense":
+                given = prep["retrievers"][name].get("path")
+                paths[f"prep.retrievers.{name}.path" if given else "model.path"] = section["path"]
+    if "score" in here:
+        for name, section in prep["teachers"].items():
+            if "model" in section:
+                paths[f"prep.teachers.{name}.model"] = section["model"]
+    if prep["llm"]["backend"] == "vllm" and here & _stages_that_ask(config):
+        paths["prep.llm.model"] = prep["llm"]["model"]
+    for key, path in paths.items():
+        try:
+            check_model_path(path)
+        except UserError as error:
+            raise UserError(f"config.{key}: {error}") from None
+
+
+def check_vllm(workspace: Workspace) -> None:
+    """Check that vLLM is installed where a stage that has asked nothing yet will need it.
+
+    Raises:
+      UserError: it is not.
+    """
+    config, prep = workspace.config, workspace.config.prep
+    if importlib.util.find_spec("vllm") is not None:
+        return
+    needed = {stage: NO_VLLM for stage in _stages_that_ask(config) if prep.llm.backend == "vllm"}
+    for name, section in prep.teachers.items():
+        if section.kind == "vllm" and "score" in stages_of(prep):
+            needed["score"] = f"config.prep.teachers.{name}.kind='vllm' {NEEDS_VLLM}"
+    for stage, message in needed.items():
+        # What was made elsewhere is not made again.
+        left = (workspace.prep / f"{stage}.json", workspace.prep / WORK_OF_STAGE[stage])
+        if stage not in prep.python and not any(path.exists() for path in left):
+            raise UserError(message)
+
+
+def _stages_that_ask(config: ConfigDict) -> set[str]:
+    """The stages that ask the language model."""
+    stages = {"generate_queries"} if LLM in query_sources(config.prep.queries) else set()
+    return stages | ({"generate_documents"} if has_documents(config.prep) else set())

@@ -1,11 +1,15 @@
 """What a configuration will cost: passages, prompts, tokens and pairs, and hours by a small sample.
 
-Nothing is written. The sample is really embedded, asked and scored, so models are loaded.
+Nothing is written. The sample is really embedded, asked and scored, so models are loaded. Where
+this machine cannot do that, as it lacks vLLM, numbers and tokens are told all the same, and why
+there is no time.
 """
 
 import datetime
 import functools
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +33,9 @@ from data_prep.stage import Workspace
 from data_prep.stages import stages_of
 from data_prep.teachers import Pairs, make_teacher
 from ldx.data.schema import passage_text
+from ldx.errors import UserError
 from ldx.eval import beir
+from ldx.eval.encode import Kind
 from ldx.progress import progress_bar
 from ldx.settings import build
 
@@ -51,6 +57,7 @@ class Cost:
       number: how often.
       tokens: of all of them; 0 where none are counted.
       seconds: on this machine with this config; NaN where no sample was measured.
+      problem: why none could be; "" where it was, or none is ever.
     """
 
     stage: str
@@ -58,6 +65,7 @@ class Cost:
     number: int
     tokens: int
     seconds: float
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,14 @@ def estimate(workspace: Workspace) -> list[Cost]:
         costs += _teacher_costs(workspace, corpus, num_queries * size)
     lists = "lists of graded labels" if "grade" in stages else f"lists of {prep.list_size}"
     costs.append(Cost("write_tfrecords", f"{lists}, at most", num_queries, 0, 0))
+    costs.append(Cost("all", "starts of a process", len(stages), 0, len(stages) * _start()))
     return costs
+
+
+def _start() -> float:
+    """Seconds until the process of a stage has imported what it needs."""
+    command = [sys.executable, "-c", "import data_prep.mine"]
+    return _timed(lambda: subprocess.run(command, check=True))
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -142,10 +157,17 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - start
 
 
+def _measured(measure: Callable[[], float]) -> tuple[float, str]:
+    """What `measure` returns; or NaN, and why this machine cannot tell."""
+    try:
+        return measure(), ""
+    except UserError as error:
+        return float("nan"), str(error).splitlines()[0]
+
+
 def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> list[Cost]:
     """Prompts by type; all types share one measured rate."""
     config = workspace.config
-    llm = make_llm(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
     prompts = load_prompts(types_of(config.prep))
     requests: list[Request] = []
     tokens = {}
@@ -162,9 +184,7 @@ def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> lis
         answer = prompt.sampling.max_tokens
         tokens[prompt.query_type] = float(np.mean(chars)) / CHARS_PER_TOKEN + answer
         requests += asked[: max(1, SAMPLE_PROMPTS // len(prompts))]
-    llm.generate(requests[:1])  # what is started and compiled at first
-    seconds = _timed(lambda: llm.generate(requests)) / len(requests)
-    llm.close()
+    seconds, problem = _measured(lambda: _seconds_of_a_request(workspace, requests))
     return [
         Cost(
             "generate_queries",
@@ -172,53 +192,84 @@ def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> lis
             num_sources,
             int(tokens[prompt.query_type] * num_sources),
             seconds * num_sources,
+            problem,
         )
         for prompt in prompts
     ]
 
 
+def _seconds_of_a_request(workspace: Workspace, requests: list[Request]) -> float:
+    llm = make_llm(build(LlmConfig, workspace.config.prep.llm.to_dict(), "prep.llm"))
+    llm.generate(requests[:1])  # what is started and compiled at first
+    seconds = _timed(lambda: llm.generate(requests)) / len(requests)
+    llm.close()
+    return seconds
+
+
+def _sample_queries(corpus: Corpus) -> list[tuple[str, str]]:
+    """The words that some passages begin with, which stand for queries; with their doc_ids."""
+    return [(name, " ".join(text.split()[:SAMPLE_QUERY_WORDS])) for name, text in corpus.sample]
+
+
 def _document_cost(workspace: Workspace, corpus: Corpus, num_queries: int) -> Cost:
-    """Prompts for passages; the words that some passages begin with stand for queries."""
+    """Prompts for passages."""
     config = workspace.config
     prompt = load_document_prompt(config.prep.document_prompt)
-    queries = [(name, " ".join(text.split()[:SAMPLE_QUERY_WORDS])) for name, text in corpus.sample]
+    queries = _sample_queries(corpus)
     payload = {
         "query_ids": [query_id for query_id, _ in queries[:SAMPLE_PROMPTS]],
         "queries": [text for _, text in queries[:SAMPLE_PROMPTS]],
         "attempt": 0,
     }
     requests = DocumentQuestions(prompt, config.seed).requests(payload)
-    llm = make_llm(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
-    llm.generate(requests[:1])  # what is started and compiled at first
-    seconds = _timed(lambda: llm.generate(requests)) / len(requests)
-    llm.close()
-    tokens = num_tokens(prompt, queries, config.seed) * num_queries
+    seconds, problem = _measured(lambda: _seconds_of_a_request(workspace, requests))
+    tokens = int(num_tokens(prompt, queries, config.seed) * num_queries)
     what = "prompts for passages"
-    return Cost("generate_documents", what, num_queries, int(tokens), seconds * num_queries)
+    return Cost("generate_documents", what, num_queries, tokens, seconds * num_queries, problem)
 
 
 def _mining_costs(workspace: Workspace, corpus: Corpus, num_queries: int) -> list[Cost]:
     config = workspace.config
     sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
-    texts = [text for _, text in corpus.sample]
+    passages = [text for _, text in corpus.sample]
+    queries = [text for _, text in _sample_queries(corpus)]
     costs = [Cost("mine", "queries", num_queries, 0, float("nan"))]
     for name, (kind, section) in sections.items():
         if kind != "dense":
             continue
-        model = DenseModel(name, section, config.train.microbatch_tokens)
-        model.embed(texts, "passage")
-        seconds = _timed(functools.partial(model.embed, texts, "passage")) / len(texts)
-        tokens = sum(min(n, section["passage_max_length"]) for n in model.num_tokens(texts))
-        costs.append(
-            Cost(
-                "mine",
-                f"passages embedded by {name}",
-                corpus.num_passages,
-                int(tokens / len(texts) * corpus.num_passages),
-                seconds * corpus.num_passages,
-            )
-        )
+        model, problem = None, ""
+        try:
+            model = DenseModel(name, section, config.train.microbatch_tokens)
+        except UserError as error:
+            problem = str(error).splitlines()[0]
+        costs += [
+            _embedding_cost(
+                name, section, model, problem, "passage", passages, corpus.num_passages
+            ),
+            _embedding_cost(name, section, model, problem, "query", queries, num_queries),
+        ]
     return costs
+
+
+def _embedding_cost(
+    name: str,
+    section: dict[str, Any],
+    model: DenseModel | None,
+    problem: str,
+    kind: Kind,
+    sample: list[str],
+    number: int,
+) -> Cost:
+    """Texts of a kind embedded by a retriever; where `model` is None, of `problem`, untimed."""
+    seconds = float("nan")
+    lengths = [int(len(text) / CHARS_PER_TOKEN) for text in sample]
+    if model is not None:
+        model.embed(sample, kind)
+        seconds = _timed(functools.partial(model.embed, sample, kind)) / len(sample)
+        lengths = model.num_tokens(sample)
+    tokens = sum(min(n, section[f"{kind}_max_length"]) for n in lengths) / len(sample)
+    what = f"{'passages' if kind == 'passage' else 'queries'} embedded by {name}"
+    return Cost("mine", what, number, int(tokens * number), seconds * number, problem)
 
 
 def _teacher_costs(workspace: Workspace, corpus: Corpus, num_pairs: int) -> list[Cost]:
@@ -232,12 +283,17 @@ def _teacher_costs(workspace: Workspace, corpus: Corpus, num_pairs: int) -> list
             costs.append(Cost("score", f"pairs of {name}", num_pairs, 0, 0.0))
             continue
         settings = {key: value for key, value in section.items() if key != "weight"}
-        teacher = make_teacher(name, settings)
-        teacher.score(pairs)
-        seconds = _timed(functools.partial(teacher.score, pairs)) / len(texts)
-        tokens = int(chars / CHARS_PER_TOKEN * num_pairs)
-        costs.append(Cost("score", f"pairs of {name}", num_pairs, tokens, seconds * num_pairs))
+        score = functools.partial(_seconds_of_a_pair, name, settings, pairs)
+        seconds, problem = _measured(score)
+        tokens, total = int(chars / CHARS_PER_TOKEN * num_pairs), seconds * num_pairs
+        costs.append(Cost("score", f"pairs of {name}", num_pairs, tokens, total, problem))
     return costs
+
+
+def _seconds_of_a_pair(name: str, settings: dict[str, Any], pairs: Pairs) -> float:
+    teacher = make_teacher(name, settings)
+    teacher.score(pairs)
+    return _timed(lambda: teacher.score(pairs)) / len(pairs)
 
 
 def render(costs: Sequence[Cost]) -> str:
@@ -264,8 +320,14 @@ def render(costs: Sequence[Cost]) -> str:
     total = np.nansum([cost.seconds for cost in costs])
     lines.append(
         f"about {_duration(total)} on this machine for what has a time, by a sample of "
-        f"{SAMPLE_PASSAGES} passages; the rest was not measured"
+        f"{SAMPLE_PASSAGES} passages. Not counted: what has none, compilation, and of the corpus "
+        "its near-duplicates and BM25's index"
     )
+    problems: dict[str, list[str]] = {}
+    for cost in costs:
+        if cost.problem:
+            problems.setdefault(cost.problem, []).append(cost.what)
+    lines += [f"no time for {', '.join(what)}: {problem}" for problem, what in problems.items()]
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
     python -m data_prep.generate_documents --config=FILE.py --workdir=DIR [--dry-run]
 
 For lists of graded labels (SyCL, arXiv 2503.23239). Leaves WORKDIR/prep/documents.jsonl, and the
-answers in WORKDIR/prep/document_answers. --dry-run counts the prompts and asks nothing.
+answers in WORKDIR/prep/document_answers. --dry-run counts the prompts and asks nothing; it wants
+the queries of data_prep.generate_queries (before there are any, data_prep.run --dry-run estimates).
 """
 
 from collections import Counter

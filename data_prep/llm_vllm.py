@@ -17,6 +17,15 @@ from ldx.errors import UserError, listing
 from ldx.files import read_json
 from ldx.models.locate import resolve_model_path
 
+NEEDS_VLLM = (
+    "needs a package: pip install '.[vllm]', best in an environment of its own, which "
+    "config.prep.python names"
+)
+NO_VLLM = (
+    f"config.prep.llm.backend='vllm' {NEEDS_VLLM}; or start `vllm serve` elsewhere and set "
+    "backend='openai'"
+)
+
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     # One process: to kill it frees the device at once, and errors come as they are.
@@ -36,11 +45,7 @@ class VllmLlm:
           UserError: the package vllm is missing.
         """
         if importlib.util.find_spec("vllm") is None:
-            raise UserError(
-                "config.prep.llm.backend='vllm' needs a package: pip install '.[vllm]', best in "
-                "an environment of its own; or start `vllm serve` elsewhere and set "
-                "backend='openai'"
-            )
+            raise UserError(NO_VLLM)
         self._config = config
         self._lock = threading.Lock()
         self._engine: Any = None

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from data_prep.checks import check_config
+from data_prep.checks import check_collection, check_config, check_models, check_vllm
 from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.stages import GRADED_STAGES, STAGES, stages_of
 from ldx.errors import UserError
@@ -40,11 +40,16 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
 
 def _run_stage(python: str, name: str, arguments: list[str]) -> None:
     """Run a stage with these flags; exit as it does when it fails, having said why itself."""
+    # A terminal sends Ctrl-C to all: the stage, which inherits this, leaves it to this command.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
+    signal.signal(signal.SIGINT, previous)
     try:
         code = process.wait()
-    except BaseException:
+    except BaseException as stop:
         process.terminate()
+        if isinstance(stop, KeyboardInterrupt) and process.wait() > 128:
+            sys.exit(128 + signal.SIGINT)  # the stage ended in order, and said so
         process.wait()
         raise
     if code:
@@ -58,11 +63,14 @@ def main(argv: list[str]) -> None:
     workspace = workspace_from_flags()
     check_config(workspace.config)
     interpreters = _interpreters(workspace)
+    check_collection(workspace)
+    check_models(workspace)
     if flags.FLAGS["dry-run"].value:
         from data_prep.dry_run import estimate, render
 
         print(render(estimate(workspace)))
         return
+    check_vllm(workspace)
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     for name, python in interpreters.items():

@@ -20,6 +20,7 @@ from ldx.errors import UserError
 from ldx.interrupt import Interrupted
 
 NO_SPACE = "No space left on device"
+NO_CONFIG = "--config is missing; give one such as --config=configs/demo.py"
 
 OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
@@ -52,14 +53,27 @@ def define_config() -> None:
     """Define --config=FILE.py[:arg], with --config.section.key=value for every key of it."""
     for field_type, parse in _PARSERS.items():
         config_flags.register_flag_parser_for_type(field_type, _OrNone(parse))
-    config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/demo.py[:smoke]")
+    text = "Experiment, such as configs/demo.py[:smoke]; --config.KEY=VALUE sets any key of it"
+    config_flags.DEFINE_config_file("config", None, text)
 
 
-def get_config() -> ConfigDict:
-    """The config of --config, overrides applied."""
-    if flags.FLAGS.config is None:
-        raise UserError("--config is missing; give one such as --config=configs/demo.py")
-    return flags.FLAGS.config
+def get_config(*, is_study: bool = False) -> ConfigDict:
+    """The config of --config, overrides applied.
+
+    Args:
+      is_study: a study is wanted, or else an experiment.
+
+    Raises:
+      UserError: there is none, or it is the other of the two.
+    """
+    config = flags.FLAGS.config
+    if config is None:
+        raise UserError(NO_CONFIG)
+    if "study" in config and not is_study:
+        raise UserError(
+            f"{_config_argument(sys.argv)}: this config is a study; run it with python -m ldx.study"
+        )
+    return config
 
 
 def required(flag: str) -> str:
@@ -70,15 +84,22 @@ def required(flag: str) -> str:
     return value
 
 
-def _missing_config_file(argv: list[str]) -> str | None:
+def _config_argument(argv: list[str]) -> str:
+    """--config as it was given, as --config=VALUE; "" where it was not."""
     for argument, following in itertools.pairwise([*argv[1:], ""]):
         name, equals, value = argument.lstrip("-").partition("=")
-        value = value if equals else following
-        path = value.partition(":")[0]
-        if name == "config" and argument.startswith("-") and path and not Path(path).is_file():
-            near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-            return f"--config={value}: no such file; beside it: {', '.join(near) or 'no config'}"
-    return None
+        if name == "config" and argument.startswith("-"):
+            return f"--config={value if equals else following}"
+    return ""
+
+
+def _missing_config_file(argv: list[str]) -> str | None:
+    argument = _config_argument(argv)
+    path = argument.partition("=")[2].partition(":")[0]
+    if not path or Path(path).is_file():
+        return None
+    near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+    return f"{argument}: no such file; beside it: {', '.join(near) or 'no config'}"
 
 
 def _unknown_config_key(argv: list[str], error: Exception) -> str | None:
@@ -108,17 +129,39 @@ def _check_nones() -> None:
             raise UserError(f"--config.{key}=None: this key cannot be None; give it a value")
 
 
+def _flag_problem(argv: list[str], error: Exception) -> str:
+    name = getattr(error, "flagname", "")
+    if name.startswith("config.") and "config" in flags.FLAGS and not _config_argument(argv):
+        return NO_CONFIG
+    text = str(error).strip()
+    last = text.splitlines()[-1]
+    if "Traceback" not in text:
+        return last
+    # Of an error inside a config file, the last line of its traceback says what is wrong.
+    return f"{_config_argument(argv)}: {re.sub(r'^[A-Za-z_.]+: ', '', last)}"
+
+
+def _show_our_flags_in_help(program: str) -> None:
+    """Have --help show the flags of all our modules, not of the main one alone."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.partition(".")[0] in ("ldx", "data_prep"):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(program, flag)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     if problem := _missing_config_file(argv):
         raise UserError(problem)
     app.define_help_flags()
+    _show_our_flags_in_help(argv[0])
     try:
         rest = flags.FLAGS(argv)
         _check_nones()
         return rest
+    except SystemExit:  # of absl's help flags, with 1
+        raise SystemExit(0) from None
     except (flags.Error, TypeError, ValueError) as error:
-        # An error inside a config file comes with its traceback; its last line says what is wrong.
-        raise UserError(str(error).strip().splitlines()[-1]) from None
+        raise UserError(_flag_problem(argv, error)) from None
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "configs":
             raise UserError(
@@ -146,7 +189,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, Interrupted) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        print("stopped", file=sys.stderr, flush=True)
+        print("stopped; the same command goes on", file=sys.stderr, flush=True)
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))

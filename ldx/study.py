@@ -2,6 +2,11 @@
 
 Runs a declared grid of training runs, each in a process of its own, and ends in one report:
 DIR/study.txt, study.json, study.csv and index.html. Stopped or killed, the same command goes on.
+
+The studies are in configs/studies. FILE.py is of full size, for accelerators; FILE.py:cpu takes
+minutes a cell on two cores; FILE.py:smoke takes seconds, on what is installed, and shows no more
+than that everything runs. --config.study.roots.NAME=FOLDER says where the collection NAME is, in
+BEIR layout; without it, it is NAME in the folder that LDX_DATA_DIR names.
 """
 
 from pathlib import Path
@@ -19,7 +24,7 @@ def main(argv: list[str]) -> None:
     """Do what is missing of the study, and print its report."""
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
-    run_study(cli.get_config().to_dict(), Path(cli.required("workdir")))
+    run_study(cli.get_config(is_study=True).to_dict(), Path(cli.required("workdir")))
 
 
 if __name__ == "__main__":

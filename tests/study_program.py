@@ -37,6 +37,8 @@ def train(config: dict, workdir: Path) -> None:
     if num_good > 90:
         print("step 1\n\nerror: config.optim.learning_rate is too high", file=sys.stderr)
         sys.exit(2)
+    resolved = {**config, "data": {**config["data"], "batch_size": 16}}
+    (workdir / "config.json").write_text(json.dumps(resolved))
     report = workdir / "report"
     report.mkdir(exist_ok=True)
     if not (report / "base.trec").exists():

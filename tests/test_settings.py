@@ -25,6 +25,11 @@ def test_every_experiment_resolves(name, variant):
     assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
     assert "auto" not in str(settings.whole["optim"])
     assert settings.train.num_steps >= 1
+    if variant == "smoke":  # whatever the teacher was, it is the hybrid now
+        temperature = base.use_hybrid_teacher(base.get_config()).loss.listwise_kl
+        assert config["loss"]["listwise_kl"]["teacher_temperature"] == (
+            temperature.teacher_temperature
+        )
 
 
 def test_unknown_variant_is_refused():

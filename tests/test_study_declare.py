@@ -152,6 +152,8 @@ def test_studies_that_come_with_ldx(name, arg):
     check_samples(cells)
     assert study.name == name
     assert study.question.endswith("?")
+    assert study.size == (arg or "full")
+    assert study.caveat.startswith("Smoke size: ") == (arg == "smoke")
     for cell in cells:
         build(PrepConfig, cell.config["prep"], "prep")
         check_config(ConfigDict(cell.config))
@@ -164,6 +166,21 @@ def test_studies_that_come_with_ldx(name, arg):
         assert {cell.config["data"]["root"] for cell in cells} - {""} == set(study.roots)
     with pytest.raises(ValueError, match="there are cpu and smoke"):
         importlib.import_module(f"configs.studies.{name}").get_config("large")
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu", "smoke"),
+    [
+        ("graded", "hundred questions", "Grades are made up"),
+        ("synthetic_vs_human", "Synthetic queries are cut", "No training query here is written by"),
+    ],
+)
+def test_the_caveat_of_a_smoke_study_is_of_what_it_has(name, cpu, smoke):
+    make_config = importlib.import_module(f"configs.studies.{name}").get_config
+    caveats = {arg: make_config(arg).study.caveat for arg in ("cpu", "smoke")}
+    assert cpu in caveats["cpu"]
+    assert cpu not in caveats["smoke"]
+    assert smoke in caveats["smoke"]
 
 
 def test_there_are_six_studies():

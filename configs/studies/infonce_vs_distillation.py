@@ -56,5 +56,6 @@ def get_config(arg: str = "") -> ConfigDict:
         if arg == ""
         else "Queries are cut out of passages and the teacher is the hybrid of BM25 and the "
         "student: evidence about this setting, not about LLM-written queries and cross-encoders.",
+        size=common.SIZES[arg],
     )
     return common.full_size(study) if arg == "" else study

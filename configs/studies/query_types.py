@@ -56,5 +56,6 @@ def get_config(arg: str = "") -> ConfigDict:
             else " Extractive types are not LLM-written claims and questions: this is evidence "
             "about ldx, not about the papers' claim."
         ),
+        size=common.SIZES[arg],
     )
     return common.full_size(study) if arg == "" else study

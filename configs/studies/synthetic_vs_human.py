@@ -13,6 +13,13 @@ from ml_collections import ConfigDict
 
 from configs.studies import common
 
+CAVEATS = {
+    "": "",
+    "cpu": "Synthetic queries are cut out of passages here, not written by a language model.",
+    "smoke": "No training query here is written by people, so the question is not asked: compared "
+    "are two sets of queries cut out of passages, all types and keywords alone.",
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" has extractive queries, "smoke" is two cells on local data.
@@ -41,8 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config,
         {"dataset": datasets, "queries": queries},
         baseline={"queries": made if arg == "smoke" else "human"},
-        caveat=""
-        if arg == ""
-        else "Synthetic queries are cut out of passages here, not written by a language model.",
+        caveat=CAVEATS[arg],
+        size=common.SIZES[arg],
     )
     return common.full_size(study) if arg == "" else study

@@ -54,5 +54,6 @@ def get_config(arg: str = "") -> ConfigDict:
         {"dataset": datasets, "teacher": teachers},
         baseline={"teacher": "hybrid"},
         caveat="All teachers are used at one temperature; calibration brings each to [0, 1].",
+        size=common.SIZES[arg],
     )
     return common.full_size(study) if arg == "" else study

@@ -28,6 +28,7 @@ class Study:
     name: str
     question: str
     caveat: str
+    size: str
     base: Mapping[str, Any]
     axes: Mapping[str, Mapping[str, Overrides]]
     seeds: tuple[int, ...]

@@ -148,7 +148,8 @@ class JobRunner:
             self._running.remove(running)
             job, seconds = running.job, time.monotonic() - running.begin
             if code == 0:
-                write_json(job.folder / FINISHED_NAME, {"seconds": round(seconds, 1)})
+                day = datetime.datetime.now(datetime.UTC).date().isoformat()
+                write_json(job.folder / FINISHED_NAME, {"seconds": round(seconds, 1), "day": day})
                 self._done.add(job.name)
                 self._seconds.setdefault(job.kind, []).append(seconds)
                 self._tell(job, f"finished in {_duration(seconds)}")

@@ -8,7 +8,7 @@ from ldx.files import atomic_write
 from ldx.report import html
 from ldx.report.plots import COLOURS, GRID, INK, to_svg
 from ldx.studies.results import axis_columns
-from ldx.studies.tables import change, label, tables
+from ldx.studies.tables import SETTINGS_NOTE, change, label, settings_told, tables
 
 ROW_HEIGHT = 0.28  # inches
 
@@ -32,6 +32,7 @@ def write_page(path: Path, study: Mapping[str, Any]) -> None:
     lead = [html.paragraph(study["question"])]
     if study["caveat"]:
         lead.append(html.note(study["caveat"]))
+    lead += [html.note(SETTINGS_NOTE), html.facts(settings_told(study))]
     with atomic_write(path) as file:
         file.write(html.page(f"Study: {study['name']}", html.join(lead), sections))
 

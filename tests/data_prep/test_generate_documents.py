@@ -232,7 +232,8 @@ def test_a_dry_run_asks_nothing(workspace, server):
 def test_the_costs_of_a_run_count_prompts_for_passages(workspace):
     costs = {cost.stage: cost for cost in estimate(workspace)}
     assert set(costs) == {"corpus", "generate_queries", "generate_documents", "mine"} | {
-        "write_tfrecords"
+        "write_tfrecords",
+        "all",
     }
     cost = costs["generate_documents"]
     assert (cost.number, cost.what) == (28, "prompts for passages")

@@ -13,6 +13,7 @@ import pytest
 from data_prep import calibrate, corpus, mine, score
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.choice import split_of
+from data_prep.dry_run import estimate, render
 from data_prep.neighbours import neighbour_order
 from data_prep.passages import load_passages
 from data_prep.queries import load_queries
@@ -425,6 +426,19 @@ def test_a_terminated_command_ends_its_stage(command):
         os.killpg(process.pid, 0)
 
 
+def test_ctrl_c_says_once_how_it_goes_on(command):
+    start, workdir = command
+    process = start()
+    while not (workdir / "prep").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("stopped; the same command goes on") == 1
+    assert "Traceback" not in err
+
+
 def test_the_command_fails_with_exit_code_2(command):
     start, workdir = command
     process = start("--config.data.root=/nowhere")
@@ -448,3 +462,21 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(command):
     assert "passages embedded by student" in out
     assert "on this machine" in out
     assert not workdir.exists()
+
+
+def test_a_dry_run_goes_on_without_what_this_machine_lacks(collection, tiny_bert, tmp_path):
+    config = make_config(collection, tiny_bert)
+    config.prep.queries = "llm"
+    config.prep.llm.backend = "openai"
+    config.prep.llm.api_key_env = "LDX_NO_SUCH_KEY"
+    config.prep.retrievers.other = {"kind": "dense", "path": str(tmp_path)}
+    costs = estimate(Workspace(config, tmp_path))
+    of = {cost.what: cost for cost in costs}
+    assert of["prompts of claim"].tokens > 0
+    assert "LDX_NO_SUCH_KEY" in of["prompts of claim"].problem
+    assert of["queries embedded by other"].problem == of["passages embedded by other"].problem != ""
+    assert of["queries embedded by student"].seconds > 0
+    assert of["starts of a process"].seconds > 0
+    text = render(costs)
+    assert "no time for prompts of question, prompts of claim" in text
+    assert text.count("LDX_NO_SUCH_KEY") == 1

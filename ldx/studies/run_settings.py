@@ -1,0 +1,74 @@
+"""What the cells of a study were run with: settings, counts and the day, for the report's head."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldx.data.manifest import Manifest
+from ldx.data.pipeline import epoch_counts
+from ldx.files import read_json
+from ldx.settings import CONFIG_NAME
+from ldx.studies.jobs import FINISHED_NAME
+
+RANGED = ("passages", "training lists", "steps", "lists a step", "learning rate", "day (UTC)")
+"""Told as the least and the most where cells differ; other settings are left out there."""
+_RULES = {"ndcg": "highest dev nDCG@10", "loss": "lowest dev loss"}
+
+
+def settings_of_cell(folder: Path, records: Path, last_step: int) -> dict[str, Any]:
+    """What a cell was run with, every "auto" replaced, by the names that the report has for it.
+
+    Args:
+      folder: of the finished run.
+      records: the training lists it had.
+      last_step: how many steps were done.
+
+    Raises:
+      UserError: the run left no config, or the records are incomplete.
+    """
+    config, manifest = read_json(folder / CONFIG_NAME), Manifest.read(records)
+    model, data, prep = config["model"], config["data"], config["prep"]
+    lists = epoch_counts(manifest.num_lists["train"], 1.0, data["query_type_weights"])
+    losses = {name: loss.get("weight") for name, loss in config["loss"].items()}
+    return {
+        "model": model["path"].partition("#")[0],
+        "passages": manifest.num_passages - manifest.num_synthetic_passages,
+        "training queries": prep["queries"],
+        "lists from": _source(prep),
+        "training lists": sum(lists.values()),
+        "losses": ", ".join(f"{name} {weight:g}" for name, weight in losses.items() if weight),
+        "steps": last_step,
+        "lists a step": data["batch_size"],
+        "learning rate": config["optim"]["learning_rate"],
+        "tokens of a query, at most": model["query_max_length"],
+        "tokens of a passage, at most": model["passage_max_length"],
+        "step kept": _RULES[config["train"]["select_by"]],
+        "day (UTC)": _day(folder),
+    }
+
+
+def _source(prep: Mapping[str, Any]) -> str:
+    if prep["list_source"] == "graded":
+        return f"grades of {', '.join(prep['graded'])}; no teacher"
+    return f"the {prep['list_size']} best by {', '.join(prep['teachers'])}"
+
+
+def _day(folder: Path) -> str:
+    """The day on which the run ended, in UTC; "" where nothing says it."""
+    path = folder / FINISHED_NAME
+    return str(read_json(path).get("day", "")) if path.is_file() else ""
+
+
+def shared_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings that all cells have; of those in RANGED that differ [least, most].
+
+    What axes change differs, so it is not among them, unless it is a number.
+    """
+    shared: dict[str, Any] = {}
+    for name in cells[0] if cells else ():
+        values = sorted({each[name] for each in cells} - {""})
+        if len(values) == 1:
+            shared[name] = values[0]
+        elif values and name in RANGED:
+            shared[name] = [values[0], values[-1]]
+    return shared
