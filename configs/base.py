@@ -137,8 +137,10 @@ def get_config() -> ConfigDict:
     config.optim = optim = ConfigDict()
     optim.learning_rate = config_dict.placeholder(object)
     optim.learning_rate = "auto"  # auto: 2e-4 * sqrt(batch_size / 4096)
+    # Steps in which the rate rises, from 0 at the first; auto: max(10, half an epoch), at most a
+    # fifth of the run.
     optim.warmup_steps = config_dict.placeholder(object)
-    optim.warmup_steps = "auto"  # auto: max(10, half an epoch), at most a fifth of the run
+    optim.warmup_steps = "auto"
     optim.schedule = "linear"  # after warm-up: linear to final_factor, or constant
     optim.final_factor = 0.1  # the floor of the schedule, as a factor of learning_rate
     optim.weight_decay = 0.01  # on all parameters

@@ -6,7 +6,8 @@
 FIQA is the collection's folder in BEIR layout. An LLM writes six queries a passage (`pip install
 '.[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, a
 cross-encoder scores them; --dry-run says what that costs. Then up to 4096 lists of 20 a step, KL
-plus a tenth of InfoNCE. All of it is meant for accelerators.
+plus a tenth of InfoNCE. All of it is meant for accelerators; configs/fiqa.py:smoke, without a
+root, takes two minutes a command, on 200 API docs.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
 MEDIQA is the collection's folder in BEIR layout: 2,398 answers, and 208 training questions with
 about eight each that are graded from 3 (excellent) to 0 (incorrect). Lists hold all of them with
 their grades, and no teacher is asked. The 25 questions of its dev split are measured, so intervals
-are wide.
+are wide. configs/mediqa2019.py:smoke, without a root, takes a minute a command, on 200 API docs.
 """
 
 from ml_collections import ConfigDict

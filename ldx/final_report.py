@@ -21,6 +21,7 @@ from ldx.data.manifest import Manifest
 from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC as DEV_METRIC
 from ldx.embedder import Params
+from ldx.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import Run, read_run, write_run
 from ldx.eval.report import drop_self, excludes_self, retrieve
@@ -156,6 +157,12 @@ def judged_datasets(
         root = Path(source.root if name else config["data"]["root"] or workdir / "dataset")
         if name and not source.root:
             continue
+        if (name or config["data"]["root"]) and not root.is_dir():
+            key = f"data.sources.{name}.root" if name else "data.root"
+            raise UserError(
+                f"config.{key}={root}: no such folder; wanted the collection, for the report at "
+                "the end (--config.eval.split= makes none)"
+            )
         if not any((root / "qrels").glob(f"{split}.*")):
             logging.warning(
                 "no %s/qrels/%s.tsv: the report will have no human judgments of it", root, split

@@ -232,6 +232,7 @@ def test_bad_records(config, tmp_path, damage, message):
         ("--config.seed=-1", "config.seed=-1"),
         ("--config.optim.learning_rate=fast", "config.optim.learning_rate='fast'"),
         ("--config.data.list_size=-3", "config.data.list_size=-3"),
+        ("--config.data.root=absent", "config.data.root=absent: no such folder"),
         ("--config.eval.index=faiss", "config.eval.index='faiss'"),
         ("--config.eval.relevance_level=0", "config.eval.relevance_level=0"),
     ],

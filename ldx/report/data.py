@@ -132,11 +132,22 @@ def _agreement_table(by_type: Facts) -> list[Html]:
     return [table(head, rows, caption="Agreement of teachers", num_text_columns=2)]
 
 
+_LEAKAGE_NAMES = {
+    "num_lists": "training lists",
+    "num_queries": "test queries",
+    "lists_with_test_query": "training lists with the words of a test query",
+    "judgments_in_lists": "test judgments (query, relevant passage) that such lists hold",
+    "judged_passages": "passages relevant to a test query",
+    "judged_in_lists": "of these, in a training list",
+    "judged_as_positives": "of these, first of a training list",
+}
+
+
 def _leakage_parts(leakage: Leakage | None) -> list[Html]:
     caption = "What training lists and test share"
     if leakage is None:
         return [note(f"{caption} is not known: the run had no test of this collection.")]
-    rows = [[name.replace("_", " "), count] for name, count in vars(leakage).items()]
+    rows = [[_LEAKAGE_NAMES[name], count] for name, count in vars(leakage).items()]
     about = (
         "A list with the words of a test query is a leak where it holds judgments of the test; "
         "judged passages alone are none, for the corpus is given."
