@@ -1,6 +1,7 @@
 """What a run trains with, made from its settings: sources, batches, dev sets, the step."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -228,7 +229,9 @@ def make_parts(
         ),
     )
     state = step.init(student.params)
-    logging.info("compiling the programs of %d shapes", len(shapes.all))
+    is_kept = bool(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+    hint = "" if is_kept else " (JAX_COMPILATION_CACHE_DIR=FOLDER keeps them for later runs)"
+    logging.info("compiling the programs of %d shapes%s", len(shapes.all), hint)
     step.compile(state, shapes, size)
     for each in dev.values():
         each.compile(student.params)

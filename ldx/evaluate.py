@@ -37,8 +37,9 @@ CACHE_NAME = ".embeddings"
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("model", None, "Model folder, package:NAME==VERSION, hub name, or workdir")
-    flags.DEFINE_string("run", None, "TREC run file to score, instead of a model")
+    model = "Model folder, package:NAME==VERSION, hub name, or workdir; give this or --run"
+    flags.DEFINE_string("model", None, model)
+    flags.DEFINE_string("run", None, "TREC run file to score, instead of a model: this or --model")
     flags.DEFINE_string("dataset", None, "Folder in BEIR layout")
     flags.DEFINE_string("split", "test", "Split of its qrels")
     flags.DEFINE_string("output", None, "Folder for metrics.json, per_query.tsv and run.trec")

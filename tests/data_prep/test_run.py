@@ -428,7 +428,10 @@ def test_a_terminated_command_ends_its_stage(command):
 
 def test_ctrl_c_says_once_how_it_goes_on(command):
     start, workdir = command
+    # A shell's background jobs, such as these tests may be, have Ctrl-C ignored, and hand that on.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start()
+    signal.signal(signal.SIGINT, previous)
     while not (workdir / "prep").is_dir():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
