@@ -43,18 +43,29 @@ def _run_stage(python: str, name: str, arguments: list[str]) -> None:
     # A terminal sends Ctrl-C to all: the stage, which inherits this, leaves it to this command.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
-    signal.signal(signal.SIGINT, previous)
     try:
+        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
         code = process.wait()
     except BaseException as stop:
-        process.terminate()
-        if isinstance(stop, KeyboardInterrupt) and process.wait() > 128:
-            sys.exit(128 + signal.SIGINT)  # the stage ended in order, and said so
-        process.wait()
+        code = _end(process)
+        if isinstance(stop, KeyboardInterrupt):
+            said = "" if code > 128 else "stopped\n"  # a stage that ended in order said so itself
+            print(f"{said}the same command goes on", file=sys.stderr, flush=True)
+            sys.exit(128 + signal.SIGINT)
         raise
     if code:
         print(f"data_prep: the stage {name} failed", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
+
+
+def _end(process: subprocess.Popen) -> int:
+    """End a stage in order, or, when Ctrl-C comes again, at once; its exit code."""
+    process.terminate()
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        return process.wait()
 
 
 def main(argv: list[str]) -> None:
@@ -64,12 +75,12 @@ def main(argv: list[str]) -> None:
     check_config(workspace.config)
     interpreters = _interpreters(workspace)
     check_collection(workspace)
-    check_models(workspace)
     if flags.FLAGS["dry-run"].value:
         from data_prep.dry_run import estimate, render
 
         print(render(estimate(workspace)))
         return
+    check_models(workspace)
     check_vllm(workspace)
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from ldx.errors import UserError
 from ldx.interrupt import Interrupted
 
+HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
 NO_SPACE = "No space left on device"
 NO_CONFIG = "--config is missing; give one such as --config=configs/demo.py"
 
@@ -64,7 +65,7 @@ def get_config(*, is_study: bool = False) -> ConfigDict:
       is_study: a study is wanted, or else an experiment.
 
     Raises:
-      UserError: there is none, or it is the other of the two.
+      UserError: there is none, or it is a study where none is wanted.
     """
     config = flags.FLAGS.config
     if config is None:
@@ -158,8 +159,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         _check_nones()
         return rest
-    except SystemExit:  # of absl's help flags, with 1
-        raise SystemExit(0) from None
+    except SystemExit as end:
+        asked = any(each.lstrip("-").partition("=")[0] in HELP_FLAGS for each in argv[1:])
+        raise SystemExit(0 if asked else end.code) from None  # absl leaves with 1 after its help
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_flag_problem(argv, error)) from None
     except ModuleNotFoundError as error:
@@ -189,7 +191,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, Interrupted) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        print("stopped; the same command goes on", file=sys.stderr, flush=True)
+        print("stopped", file=sys.stderr, flush=True)
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))

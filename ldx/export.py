@@ -16,6 +16,7 @@ from ldx.checkpoint import best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
 from ldx.embedder import Params
 from ldx.errors import UserError, WorseModelError
+from ldx.eval.model import declared_template
 from ldx.files import read_json
 from ldx.models.card import model_card
 from ldx.models.export import check_output, save_student
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
         )
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
     results = workdir / "results.json"
+    template = declared_template(str(workdir))
     facts = {
         **_data_facts(records),
         "base": config["model"]["path"],
@@ -66,11 +68,11 @@ def main(argv: list[str]) -> None:
         "step": step,
         "config": config,
         "results": read_json(results) if results.is_file() else {},
+        "passage_template": template,
         "verdict": f"{verdict.text}."
         + (" The step was chosen on the same queries." if select_by == "ndcg" else ""),
         "output": str(output),
     }
-    template = config["data"]["passage_template"]
     export(
         student,
         params,
@@ -96,7 +98,7 @@ def export(
     *,
     card_facts: Mapping[str, Any],
     texts: Sequence[str],
-    passage_template: str,
+    passage_template: str | None,
 ) -> None:
     """Write, check and put in place a folder with these parameters.
 
@@ -106,7 +108,7 @@ def export(
       output: absent, empty, or an earlier export.
       card_facts: for the model card, see `ldx.models.card.model_card`.
       texts: what the check embeds.
-      passage_template: how title and text became passages.
+      passage_template: how title and text became passages; None: by source.
 
     Raises:
       UserError: the folder is something else, or the check fails.

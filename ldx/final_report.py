@@ -20,6 +20,7 @@ from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.data.manifest import Manifest
 from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC as DEV_METRIC
+from ldx.distributed import is_primary
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
@@ -152,12 +153,14 @@ def judged_datasets(
       UserError: a collection cannot be read.
     """
     split = config["eval"]["split"]
+    # Only who makes the report needs the collection; and what has begun goes on without it.
+    is_new = is_primary() and read_progress(workdir) is None
     judged = {}
     for name, source in sources.items() if split else ():
         root = Path(source.root if name else config["data"]["root"] or workdir / "dataset")
         if name and not source.root:
             continue
-        if (name or config["data"]["root"]) and not root.is_dir():
+        if (name or config["data"]["root"]) and not root.is_dir() and is_new:
             key = f"data.sources.{name}.root" if name else "data.root"
             raise UserError(
                 f"config.{key}={root}: no such folder; wanted the collection, for the report at "

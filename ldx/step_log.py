@@ -2,7 +2,8 @@
 
 import collections
 import datetime
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from absl import logging
 
@@ -11,6 +12,36 @@ from ldx.data.plan import BatchPlan
 from ldx.optim import make_schedule
 from ldx.settings import Settings
 from ldx.summaries import MetricsWriter
+
+
+class StepClock:
+    """Times each step by when the device was done with it, not by when its numbers were read.
+
+    Numbers are read once the next step is under way, so that the device is never idle.
+
+    Args:
+      now: seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic):
+        self._now = now
+        self._begun = now()
+        self._done: float | None = None
+
+    def look(self, is_done: bool) -> None:
+        """Note the time, the first time that the step before is done."""
+        if is_done and self._done is None:
+            self._done = self._now()
+
+    def lap(self) -> float:
+        """Seconds that the step took whose numbers are read now."""
+        end = self._now() if self._done is None else self._done
+        seconds, self._begun, self._done = end - self._begun, end, None
+        return seconds
+
+    def restart(self) -> None:
+        """Leave out what was not training."""
+        self._begun, self._done = self._now(), None
 
 
 class StepLog:

@@ -4,9 +4,9 @@ Runs a declared grid of training runs, each in a process of its own, and ends in
 DIR/study.txt, study.json, study.csv and index.html. Stopped or killed, the same command goes on.
 
 The studies are in configs/studies. FILE.py is of full size, for accelerators; FILE.py:cpu takes
-minutes a cell on two cores; FILE.py:smoke takes seconds, on what is installed, and shows no more
-than that everything runs. --config.study.roots.NAME=FOLDER says where the collection NAME is, in
-BEIR layout; without it, it is NAME in the folder that LDX_DATA_DIR names.
+minutes a cell on two cores; FILE.py:smoke takes one to three, on what is installed, and shows no
+more than that everything runs. --config.study.roots.NAME=FOLDER says where the collection NAME is,
+in BEIR layout; without it, it is NAME in the folder that LDX_DATA_DIR names.
 """
 
 from pathlib import Path

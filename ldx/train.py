@@ -38,7 +38,7 @@ from ldx.settings import (
     resolve,
     save_run,
 )
-from ldx.step_log import StepLog
+from ldx.step_log import StepClock, StepLog
 from ldx.summaries import MetricsWriter
 from ldx.train_step import StepResult
 from ldx.verdict import judge
@@ -200,7 +200,7 @@ class _Run:
         # Alone, a stop is answered between micro-batches; several processes stop between steps.
         self.check = stop.check if jax.process_count() == 1 else lambda: None
         self.pending: StepResult | None = None
-        self.written_at = time.monotonic()
+        self.clock = StepClock()
         self.waited = 0.0
         self.writer = MetricsWriter(
             workdir,
@@ -236,7 +236,7 @@ class _Run:
                 self._settle()
                 self._evaluate(is_last)
                 self._save()
-                self.written_at = time.monotonic()
+                self.clock.restart()
                 continue
             begin = time.monotonic()
             plan = next(batches)
@@ -253,10 +253,10 @@ class _Run:
                 self._save()
 
     def _between_microbatches(self) -> None:
-        """Answer a stop; and write the numbers of the step before once it is done, not later."""
+        """Answer a stop, and see whether the step before is done."""
         self.check()
-        if self.pending is not None and self.pending.is_ready():
-            self._write_pending()
+        if self.pending is not None:
+            self.clock.look(self.pending.is_ready())
 
     def _settle(self) -> None:
         """Before anything is decided or saved: the last step's numbers, and what others told."""
@@ -269,9 +269,7 @@ class _Run:
             return
         result, self.pending = self.pending, None
         metrics = result.metrics()
-        seconds = time.monotonic() - self.written_at
-        self.written_at = time.monotonic()
-        self.log.step(self.progress.step, result.plan, metrics, seconds, self.waited)
+        self.log.step(self.progress.step, result.plan, metrics, self.clock.lap(), self.waited)
 
     def _evaluate(self, is_last: bool) -> None:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""

@@ -115,10 +115,16 @@ def test_a_key_that_may_be_none_takes_none(tmp_path, values, expected):
     assert result.stdout == f"{sorted(expected.items())}\n", result.stderr
 
 
+def test_a_config_that_ends_the_program_is_no_success(call, tmp_path):
+    (tmp_path / "config.py").write_text("import sys\nsys.exit('give me a folder')\n")
+    result = call("--config=config.py")
+    assert (result.returncode, result.stderr) == (1, "give me a folder\n")
+
+
 def test_ctrl_c_is_130(call):
     result = call("--config=config.py", "--config.optim.learning_rate=4.0")
     assert result.returncode == 130
-    assert result.stderr == "stopped; the same command goes on\n"
+    assert result.stderr == "stopped\n"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_what_a_cell_was_run_with(cell, tmp_path):
     assert settings["lists a step"] == 32
     assert settings["steps"] == 10
     assert settings["losses"] == "info_nce 0.1, listwise_kl 1"
-    assert settings["lists from"] == "the 20 best by hybrid"
+    assert settings["lists from"] == "scores of hybrid"
     assert settings["step kept"] == "highest dev nDCG@10"
     assert settings["day (UTC)"] == "2026-11-03"
 
@@ -113,6 +113,8 @@ def test_settings_of_all_cells():
     expected = {"model": "m", "steps": [6, 8], "lists a step": 4, "day (UTC)": "2026-11-03"}
     assert shared_settings(cells) == expected
     assert shared_settings([]) == {}
+    lengths = [{"tokens of a query, at most": length} for length in (None, 64)]
+    assert shared_settings(lengths) == {}  # None is as the model declares
 
 
 def test_searched_dev_queries_of_people_have_no_gains_by_type(cell, tmp_path):

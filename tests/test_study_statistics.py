@@ -155,11 +155,14 @@ def test_a_summary_of_hand_made_runs(summary):
 
 def test_values_are_compared_where_all_else_is_equal():
     """Two has no InfoNCE, so its KL says nothing of the losses; one has both seeds of either."""
-    found = make_summary(["two--nce--seed0", "two--nce--seed1"])["values"]
+    summary = make_summary(["two--nce--seed0", "two--nce--seed1"])
+    found = summary["values"]
     values = {(row["axis"], row["value"]): row for row in found}
     assert [values["loss", name]["num_cells"] for name in LOSSES] == [2, 2]
     assert values["loss", "nce"]["gain"] == pytest.approx(-0.1)
     assert values["dataset", "one"]["gain"] == pytest.approx(0.1)  # KL's, as of two
+    (note,) = [table.note for table in tables(summary) if table.title == "By value"]
+    assert note.endswith("Left out for that: 2 cells for dataset, 2 cells for loss.")
     alone = make_summary([f"{d}--nce--seed{s}" for d in DATASETS for s in (0, 1)])["values"]
     assert [row["value"] for row in alone if row["axis"] == "loss"] == ["kl"]
 
@@ -200,7 +203,10 @@ def test_a_kept_base_model_is_told():
         ("two", "nce"): "better (base kept in 1 of 2 seeds)",
     }
     assert '"base kept": by dev no step was better than the untrained model' in main.note
-    assert [row[-1] for row in made["Against the baseline"].rows] == ["base kept by both", "worse"]
+    assert [row[-1] for row in made["Against the baseline"].rows] == [
+        "base kept by both",
+        "worse (base kept in 1 of 2 seeds, by the baseline in 0)",
+    ]
     assert [row[-1] for row in made["By value"].rows] == ["4", "1", "2", "3"]
     assert {row[-1] for row in made["By query type"].rows if row[0] == "one"} == {"base kept"}
     assert made["Cells"].rows[0][-5] == "better, base kept"

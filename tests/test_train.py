@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,6 +262,10 @@ def test_without_judgments_a_run_ends_all_the_same(config, tmp_path):
     result = train(config, tmp_path / "run", *flags)
     assert result.returncode == 0, result.stderr
     assert "No human judgments were given" in result.stdout
+    shutil.rmtree(root)  # what was begun goes on without the collection
+    again = train(config, tmp_path / "run", *flags)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == result.stdout
 
 
 def test_import_is_light():

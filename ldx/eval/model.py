@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from ldx.checkpoint import best_params
+from ldx.data.manifest import Manifest
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.files import fingerprint, read_json
@@ -41,7 +42,7 @@ def load_model(path: str, **overrides: Any) -> Model:
       UserError: there is no such model.
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    workdir = Path(path)
+    workdir = Path(path).expanduser()
     if not (workdir / CHECKPOINTS_NAME).is_dir():
         student = load_student(path, **overrides)
         return Model(student, student.params, student.fingerprint)
@@ -55,10 +56,18 @@ def load_model(path: str, **overrides: Any) -> Model:
 
 
 def declared_template(path: str | None) -> str | None:
-    """How a run's workdir, or its export, joins title and text; None where `path` is neither."""
-    folder = Path(path or "")
+    """How a run's workdir, or its export, joins title and text.
+
+    None where `path` is neither, or where the run had sources that join them differently.
+    """
+    folder = Path(path or "").expanduser()
     if path and (folder / CHECKPOINTS_NAME).is_dir():
-        return read_json(folder / CONFIG_NAME)["data"]["passage_template"]
+        data = read_json(folder / CONFIG_NAME)["data"]
+        if not data.get("sources"):
+            return data["passage_template"]
+        records = [source["records"] for source in data["sources"].values()]
+        templates = {Manifest.read(folder).passage_template for folder in records}
+        return templates.pop() if len(templates) == 1 else None
     if path and (folder / EXPORT_NAME).is_file():
         return read_json(folder / EXPORT_NAME).get("passage_template")
     return None

@@ -21,7 +21,8 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         for; `num_lists`: training lists; `losses`: settings by loss; `step`: of the parameters;
         `config`: the whole experiment; `provenance`: how the lists of each collection were made,
         by the manifest of its records; `results`: metrics by system, base and trained among them;
-        `verdict`: what dev says; `output`: the folder, as the examples name it.
+        `passage_template`: how title and text became passages; `verdict`: what dev says; `output`:
+        the folder, as the examples name it.
     """
     base = base_name(str(facts.get("base", student.folder)))
     collection = facts.get("collection", "one corpus")
@@ -92,7 +93,7 @@ def _front_matter(student: Student, base: str) -> str:
 
 def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
     config = student.config
-    template = (facts.get("config") or {}).get("data", {}).get("passage_template")
+    template = facts.get("passage_template")
     norm = "norm 1 (compare by cosine)" if config.normalize else "any norm (compare by dot product)"
     rows = {
         "Base model": base,

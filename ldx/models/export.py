@@ -35,7 +35,7 @@ def save_student(
     *,
     card: str,
     texts: Sequence[str],
-    passage_template: str,
+    passage_template: str | None,
 ) -> None:
     """Write a folder that SentenceTransformer(DIR) and AutoModel.from_pretrained(DIR) open.
 
@@ -48,7 +48,7 @@ def save_student(
       folder: absent, empty, or an earlier export, which is replaced.
       card: the text of README.md.
       texts: what the check embeds, every other one as a query.
-      passage_template: how title and text became passages; ldx goes on so.
+      passage_template: how title and text became passages, for ldx to go on so; None: unsaid.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.
@@ -58,10 +58,9 @@ def save_student(
     params = jax.device_get(params)
     with _replacing(folder) as temporary:
         _write(student, params, temporary)
-        declared = {
-            "query_max_length": student.config.query_max_length,
-            "passage_template": passage_template,
-        }
+        declared: dict[str, Any] = {"query_max_length": student.config.query_max_length}
+        if passage_template is not None:
+            declared["passage_template"] = passage_template
         write_json(temporary / EXPORT_NAME, declared)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         _check(student, params, temporary, texts)

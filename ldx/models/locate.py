@@ -68,8 +68,8 @@ def _in_package(path: str) -> Path:
         raise UserError(f"{path}: the package is not installed; {install}") from None
     if (found := distribution.version) != version:
         raise UserError(
-            f"{path}: version {found} is installed; write {name}=={found}, or install the other: "
-            f"{install}"
+            f"{path}: version {found} is installed; write package:{name}=={found} (with its own "
+            f"sha256, or none), or install the other: {install}"
         )
     files = [f for f in distribution.files or [] if f.name == WEIGHTS_NAME]
     folders = [Path(str(distribution.locate_file(f))).parent for f in files]

@@ -220,7 +220,8 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     """Every configuration against the one that has the baseline's values, all else being equal.
 
-    num_base_kept: in how many of the common seeds dev kept the base model in both.
+    num_base_kept, num_baseline_kept: in how many of the common seeds the configuration, and the
+    baseline's, kept the base model.
     """
     kept = {
         names: {r.cell.seed for r in group if r.facts["best_step"] == 0}
@@ -239,7 +240,8 @@ def _comparisons(
             told = _told(found)
             common = ours.by_seed.keys() & other.by_seed.keys()
             told["num_seeds"] = len(common)
-            told["num_base_kept"] = len(common & kept[names] & kept[baseline])
+            told["num_base_kept"] = len(common & kept[names])
+            told["num_baseline_kept"] = len(common & kept[baseline])
             rows.append({**values, "difference": told.pop("gain"), **told})
     return rows
 

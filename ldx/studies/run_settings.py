@@ -35,6 +35,7 @@ def settings_of_cell(folder: Path, records: Path, last_step: int) -> dict[str, A
         "passages": manifest.num_passages - manifest.num_synthetic_passages,
         "training queries": prep["queries"],
         "lists from": _source(prep),
+        "entries of a list, at most": data["list_size"] or "all that it has",
         "training lists": sum(lists.values()),
         "losses": ", ".join(f"{name} {weight:g}" for name, weight in losses.items() if weight),
         "steps": last_step,
@@ -50,7 +51,7 @@ def settings_of_cell(folder: Path, records: Path, last_step: int) -> dict[str, A
 def _source(prep: Mapping[str, Any]) -> str:
     if prep["list_source"] == "graded":
         return f"grades of {', '.join(prep['graded'])}; no teacher"
-    return f"the {prep['list_size']} best by {', '.join(prep['teachers'])}"
+    return f"scores of {', '.join(prep['teachers'])}"
 
 
 def _day(folder: Path) -> str:
@@ -66,9 +67,9 @@ def shared_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     shared: dict[str, Any] = {}
     for name in cells[0] if cells else ():
-        values = sorted({each[name] for each in cells} - {""})
+        values = {each[name] for each in cells} - {""}
         if len(values) == 1:
-            shared[name] = values[0]
+            shared[name] = values.pop()
         elif values and name in RANGED:
-            shared[name] = [values[0], values[-1]]
+            shared[name] = [min(values), max(values)]
     return shared

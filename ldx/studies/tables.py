@@ -119,14 +119,30 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
 
 
-def _outcome(row: Mapping[str, Any], key: str = "gain", base_kept: str = BASE_KEPT) -> str:
+def _found(row: Mapping[str, Any], key: str) -> str:
+    if row["p_holm"] >= 0.05:
+        return "no difference seen"
+    return "better" if row[key] > 0 else "worse"
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
     num_kept, num_seeds = row["num_base_kept"], row["num_seeds"]
     if num_kept == num_seeds:
-        return base_kept
-    found = "better" if row[key] > 0 else "worse"
-    if row["p_holm"] >= 0.05:
-        found = "no difference seen"
-    return f"{found} ({base_kept} in {num_kept} of {num_seeds} seeds)" if num_kept else found
+        return BASE_KEPT
+    found = _found(row, "gain")
+    return f"{found} ({BASE_KEPT} in {num_kept} of {num_seeds} seeds)" if num_kept else found
+
+
+def _outcome_against_baseline(row: Mapping[str, Any]) -> str:
+    ours, baseline, num_seeds = (
+        row[f"num_{name}"] for name in ("base_kept", "baseline_kept", "seeds")
+    )
+    if ours == baseline == num_seeds:
+        return f"{BASE_KEPT} by both"
+    found = _found(row, "difference")
+    if not ours and not baseline:
+        return found
+    return f"{found} ({BASE_KEPT} in {ours} of {num_seeds} seeds, by the baseline in {baseline})"
 
 
 def _configurations(study: Summary) -> Table:
@@ -184,8 +200,20 @@ def _values(study: Summary) -> Table:
         "where cells are missing, over what all values of the axis have. Cells that kept the base "
         "model count with a gain of 0."
     )
+    left_out = _left_out(study)
+    if left_out:
+        told = ", ".join(f"{number} cells for {axis}" for axis, number in left_out.items())
+        note += f" Left out for that: {told}."
     head = ["axis", "value", "base", "trained", "gain", "cells", BASE_KEPT]
     return Table("By value", note, head, rows, 2)
+
+
+def _left_out(study: Summary) -> dict[str, int]:
+    """By axis, the cells that have no counterpart of another value."""
+    counts = {axis: len(study["cells"]) for axis, values in study["axes"].items() if values[1:]}
+    for row in study["values"]:
+        counts[row["axis"]] -= row["num_cells"]
+    return {axis: number for axis, number in counts.items() if number}
 
 
 def _comparisons(study: Summary) -> Table:
@@ -198,7 +226,7 @@ def _comparisons(study: Summary) -> Table:
             _p(row["p_value"]),
             _p(row["p_holm"]),
             f"{row['wins']}/{row['losses']}/{row['ties']}",
-            _outcome(row, "difference", f"{BASE_KEPT} by both"),
+            _outcome_against_baseline(row),
         ]
         for row in study["comparisons"]
     ]

@@ -438,7 +438,7 @@ def test_ctrl_c_says_once_how_it_goes_on(command):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.count("stopped; the same command goes on") == 1
+    assert err.count("stopped\nthe same command goes on\n") == 1
     assert "Traceback" not in err
 
 
@@ -465,6 +465,13 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(command):
     assert "passages embedded by student" in out
     assert "on this machine" in out
     assert not workdir.exists()
+
+
+def test_a_dry_run_counts_without_the_model(command):
+    start, workdir = command
+    out, _ = finish(start("--dry-run", f"--config.model.path={workdir / 'absent'}"))
+    assert any("pairs of hybrid" in line and "3,420" in line for line in out.splitlines())
+    assert "no time for passages embedded by student" in out
 
 
 def test_a_dry_run_goes_on_without_what_this_machine_lacks(collection, tiny_bert, tmp_path):

@@ -10,9 +10,10 @@ import pytest
 
 from ldx.checkpoint import Checkpoints, Progress
 from ldx.errors import UserError
-from ldx.eval.model import load_model
+from ldx.eval.model import declared_template, load_model
 from ldx.models.student import load_student
 from ldx.train_state import TrainState
+from tests import toy
 
 
 def test_a_folder_with_other_lengths(tiny_bert: Path) -> None:
@@ -50,3 +51,23 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no section model"):
         load_model(str(tmp_path))
+
+
+def test_how_title_and_text_were_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the run's config says; of several sources, as all their records say, if they agree."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    records = [str(toy.make_records(tmp_path / name)) for name in ("a", "b")]
+    data = {"passage_template": "{title}", "sources": {}}
+    several = data | {"sources": {name: {"records": name} for name in records}}
+    for section, expected in ((data, "{title}"), (several, "{text}")):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"data": section}))
+        assert declared_template(str(tmp_path / "run")) == expected
+    manifest = Path(records[1], "manifest.json")
+    manifest.write_text(manifest.read_text().replace("{text}", "{title} {text}"))
+    assert declared_template(str(tmp_path / "run")) is None
+
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "ldx_export.json").write_text('{"passage_template": "{text}!"}')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert declared_template("~/export") == "{text}!"
+    assert declared_template("package:x==1") is declared_template(None) is None

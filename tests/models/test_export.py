@@ -195,7 +195,8 @@ def test_card(student: Student, minilm: Path) -> None:
         "num_lists": 321,
         "losses": {"listwise_kl": {"weight": 1.0, "teacher_temperature": 0.3}},
         "step": 40,
-        "config": {"seed": 7, "eval": {"split": "dev"}, "data": {"passage_template": "{title}"}},
+        "config": {"seed": 7, "eval": {"split": "dev"}},
+        "passage_template": "{title}",
         "results": {
             "base": {"nDCG@10": 0.6451, "p_value": 1.0},
             "trained": {
