@@ -38,7 +38,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.experiment(arg)
     # Dev queries are synthetic ones, so that each type has some.
     config.prep.human_dev_split = ""
-    datasets = {"scifact": common.SCIFACT, "nfcorpus": common.NFCORPUS}
+    datasets = {
+        "scifact": common.SCIFACT,
+        "nfcorpus": common.NFCORPUS,
+        "api_docs": common.API_DOCS,
+    }
     types = _types(LLM_TYPES if arg == "" else EXTRACTIVE_TYPES)
     if arg == "smoke":
         datasets = {"api_docs": common.API_DOCS}
