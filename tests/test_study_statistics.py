@@ -169,7 +169,9 @@ def test_values_are_compared_where_all_else_is_equal():
 
 def test_tables(summary):
     text = as_text(summary)
-    assert "| one     | kl   |      20 | 0.4000 |  0.5000 | +0.1000 [+0.1000, +0.1000] |" in text
+    assert (
+        "| one     | kl   |           20 | 0.4000 |  0.5000 | +0.1000 [+0.1000, +0.1000] |" in text
+    )
     settings = [
         "size: cpu", "model: toy", "steps: 16 to 17, by cell", "learning rate: 2e-05",
         "sample: num_queries 30", "seeds: 0, 1"

@@ -148,7 +148,7 @@ def _outcome_against_baseline(row: Mapping[str, Any]) -> str:
 def _configurations(study: Summary) -> Table:
     axes, metric = axis_columns(study), study["metric"]
     several = len(study["seeds"]) > 1
-    head = [*axes, "queries", "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
+    head = [*axes, "test queries", "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
     rows = [
         [
             *(row[axis] for axis in axes),
