@@ -12,16 +12,15 @@ from absl import flags
 
 from ldx import cli
 from ldx.assemble import source_configs
-from ldx.checkpoint import best_params, read_progress
+from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
-from ldx.embedder import Params
 from ldx.errors import UserError, WorseModelError
 from ldx.eval.model import declared_template
 from ldx.files import read_json
 from ldx.models.card import model_card
 from ldx.models.export import check_output, save_student
-from ldx.models.student import Student, load_student
-from ldx.verdict import UNKNOWN, WORSE, judge
+from ldx.models.student import load_student
+from ldx.verdict import UNKNOWN, WORSE, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
 
@@ -39,48 +38,25 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
     workdir, output = Path(cli.required("workdir")), Path(cli.required("output"))
     check_output(output)
-    config = read_json(workdir / "config.json")
-    if not isinstance(config, dict) or "model" not in config:
-        raise UserError(f"{workdir / 'config.json'}: not the config of a run of ldx.train")
+    config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
     student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
     params, step = best_params(workdir, student.params)
     progress = read_progress(workdir)
     assert progress is not None  # best_params has seen it
-    select_by = config["train"]["select_by"]
-    verdict = judge(workdir, progress, select_by)
-    if verdict.status == UNKNOWN:
-        raise UserError(
-            f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
-            "model so far is the base model itself; go on with ldx.train"
-        )
-    if verdict.status == WORSE and not flags.FLAGS.force:
-        raise WorseModelError(
-            f"{verdict.text}; nothing is written, --force exports it all the same"
-        )
+    verdict = judge(workdir, progress, config["train"]["select_by"])
+    _check_verdict(verdict, workdir, progress)
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
-    results = workdir / "results.json"
     template = declared_template(str(workdir))
     facts = {
         **_data_facts(records),
-        "base": config["model"]["path"],
-        "losses": config["loss"],
+        **_run_facts(workdir, config, verdict),
         "step": step,
-        "config": config,
-        "results": read_json(results) if results.is_file() else {},
         "passage_template": template,
-        "verdict": f"{verdict.text}."
-        + (" The step was chosen on the same queries." if select_by == "ndcg" else ""),
         "output": str(output),
     }
-    export(
-        student,
-        params,
-        output,
-        card_facts=facts,
-        texts=_check_texts(records[0]),
-        passage_template=template,
-    )
+    card, texts = model_card(student, facts), _check_texts(records[0])
+    save_student(student, params, output, card=card, texts=texts, passage_template=template)
     print(verdict.text)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
@@ -91,30 +67,46 @@ def main(argv: list[str]) -> None:
     )
 
 
-def export(
-    student: Student,
-    params: Params,
-    output: str | Path,
-    *,
-    card_facts: Mapping[str, Any],
-    texts: Sequence[str],
-    passage_template: str | None,
-) -> None:
-    """Write, check and put in place a folder with these parameters.
+def _read_config(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; --workdir is the folder of a run of ldx.train")
+    config = read_json(path)
+    if not isinstance(config, dict) or "model" not in config:
+        raise UserError(f"{path}: not the config of a run of ldx.train")
+    return config
 
-    Args:
-      student: the model.
-      params: its parameters.
-      output: absent, empty, or an earlier export.
-      card_facts: for the model card, see `ldx.models.card.model_card`.
-      texts: what the check embeds.
-      passage_template: how title and text became passages; None: by source.
+
+def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress) -> None:
+    """Refuse what would do harm, or nothing.
 
     Raises:
-      UserError: the folder is something else, or the check fails.
+      UserError: no step was evaluated, which --force does not change.
+      WorseModelError: dev says that the model is worse, and --force is not given.
     """
-    card = model_card(student, card_facts)
-    save_student(student, params, output, card=card, texts=texts, passage_template=passage_template)
+    if verdict.status == UNKNOWN:
+        raise UserError(
+            f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
+            "model so far is the base model itself; go on with ldx.train"
+        )
+    if verdict.status == WORSE and not flags.FLAGS.force:
+        raise WorseModelError(
+            f"{verdict.text}; nothing is written, --force exports it all the same"
+        )
+
+
+def _run_facts(workdir: Path, config: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """What the model card tells of the run."""
+    results = workdir / "results.json"
+    flattered = config["train"]["select_by"] == "ndcg"
+    return {
+        "base": config["model"]["path"],
+        "losses": config["loss"],
+        "config": config,
+        "results": read_json(results) if results.is_file() else {},
+        "verdict": f"{verdict.text}."
+        + (" The step was chosen on the same queries." if flattered else ""),
+    }
 
 
 def _data_facts(records: Sequence[Path]) -> dict[str, Any]:

@@ -113,4 +113,4 @@ def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:
 def test_workdir_without_a_run(tmp_path: Path) -> None:
     result = export(tmp_path, tmp_path / "out")
     assert result.returncode == 2
-    assert "config.json: no such file" in result.stderr
+    assert "config.json: no such file; --workdir is the folder of a run" in result.stderr
