@@ -56,7 +56,9 @@ def get_config() -> ConfigDict:
     data.max_chars = 2048
     data.batch_size = config_dict.placeholder(object)
     data.batch_size = "auto"  # lists in a step; auto: min(4096, lists / 8 rounded up to 32)
-    data.list_size = config_dict.placeholder(int)  # entries used of a list; None: all there are
+    # Entries used of a list, of dev lists too; None: all there are. 1 is InfoNCE with the batch's
+    # other positives as its only negatives.
+    data.list_size = config_dict.placeholder(int)
     # How many lists that are neighbours in the corpus (by the records' order_key) are drawn
     # together; 1: all at random. More: batches of fewer distinct passages, which are faster.
     data.block_size = 1
@@ -274,6 +276,8 @@ def _prep() -> ConfigDict:
     prep.list_size = 20  # the best by the teacher that stay
     # Candidates that are too good to be negatives leave a list, by calibrated scores: those over
     # the positive's less absolute_margin, less relative_margin of it, or over max_score; None: off.
+    # Where they stand in another list of the batch, info_nce still counts them as negatives; its
+    # false_negative_ratio masks what stays in the list wherever it stands, and a guide anything.
     prep.absolute_margin = config_dict.placeholder(float)
     prep.relative_margin = config_dict.placeholder(float)
     prep.max_score = config_dict.placeholder(float)
@@ -350,6 +354,7 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.model.query_max_length = 32
     config.model.passage_max_length = 64
     config.data.root = ""
+    config.eval.split = "test"
     config.data.batch_size = 16
     config.train.num_steps = 4
     config.train.eval_every = 2

@@ -130,6 +130,12 @@ class _ListCheck:
     def __call__(self, where: str, table: ListTable) -> None:
         """Check the lists of a split; raises UserError."""
         problems = []
+        learners = self._objective.compares_entries
+        if learners and len(table) and table.list_size == 1:
+            raise UserError(
+                f"{where} lists have one entry (config.data.list_size cuts them), of which "
+                f"{' and '.join(learners)} can learn nothing; info_nce alone can"
+            )
         if learners := self._objective.learn_from("teacher_scores"):
             problems += [
                 f"{where} list {table.list_ids[i]!r}: no teacher scores, but "
@@ -213,6 +219,7 @@ def make_parts(
             planners[name],
             encoder,
             objective,
+            judges_of=source.manifest.judges_of,
             num_passages=len(source.passages) - source.manifest.num_synthetic_passages,
             pool_size=settings.train.dev_pool,
             seed=settings.seed,

@@ -210,6 +210,15 @@ class Objective:
         return [name for name, _, settings in self.terms if _targets(name, settings) == targets]
 
     @property
+    def compares_entries(self) -> list[str]:
+        """The names of the losses that learn nothing from lists of one entry."""
+        return [
+            name
+            for name, _, settings in self.terms
+            if name != "info_nce" and settings.get("form") != "batch"
+        ]
+
+    @property
     def relevance_level(self) -> int | None:
         """The least label of a positive of info_nce; None where that loss is not used."""
         levels = [s.get("relevance_level", 1) for name, _, s in self.terms if name == "info_nce"]

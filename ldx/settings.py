@@ -50,8 +50,8 @@ class DataConfig:
         check_template(self.passage_template)
         if not isinstance(self.block_size, int) or self.block_size < 1:
             raise UserError(f"config.data.block_size={self.block_size!r}: wanted at least 1")
-        if self.list_size is not None and self.list_size < 2:
-            raise UserError(f"config.data.list_size={self.list_size}: wanted at least 2, or None")
+        if self.list_size is not None and self.list_size < 1:
+            raise UserError(f"config.data.list_size={self.list_size}: wanted at least 1, or None")
 
 
 @dataclasses.dataclass(frozen=True)

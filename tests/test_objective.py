@@ -222,3 +222,21 @@ def test_without_rax_its_losses_are_refused(monkeypatch):
 def test_mistakes_are_named(config, message):
     with pytest.raises(UserError, match=re.escape(message)):
         make_objective(config)
+
+
+def test_lists_of_one_entry_are_for_info_nce_alone():
+    """And for the Wasserstein loss over the batch, which compares them with each other."""
+    table = Problem.make(list_size=1, labels=True).table()
+    table.labels[:] = 1
+    for loss, is_refused in (
+        ({"info_nce": {}}, False),
+        ({"wasserstein": {"form": "batch"}}, False),
+        ({"wasserstein": {"form": "list"}}, True),
+        ({"info_nce": {}, "listwise_kl": {}}, True),
+    ):
+        check = _ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
+        if is_refused:
+            with pytest.raises(UserError, match=r"toy train lists have one entry .*list_size"):
+                check("toy train", table)
+        else:
+            check("toy train", table)

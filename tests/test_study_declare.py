@@ -13,7 +13,7 @@ from data_prep.settings import PrepConfig
 from ldx.errors import UserError
 from ldx.eval.metrics import score_run
 from ldx.objective import make_objective
-from ldx.settings import build
+from ldx.settings import build, resolve
 from ldx.studies.collections import check_samples
 from ldx.studies.declare import expand, read_study
 
@@ -185,3 +185,29 @@ def test_the_caveat_of_a_smoke_study_is_of_what_it_has(name, cpu, smoke):
 
 def test_there_are_six_studies():
     assert len(STUDIES) == 6
+
+
+# The losses of graded have the same lists; of corpus_size see the next test.
+@pytest.mark.parametrize("name", sorted(set(STUDIES) - {"corpus_size", "graded"}))
+@pytest.mark.parametrize("arg", ["", "cpu"])
+def test_cells_differ_in_nothing_that_follows_from_the_number_of_lists(name, arg):
+    """Nor do they stop early: all take as many steps, as large, at the same rate."""
+    config = importlib.import_module(f"configs.studies.{name}").get_config(arg)
+    found = set()
+    for num_lists, cell in zip(range(500, 50_000, 450), expand(read_study(config.to_dict()))):  # noqa: B905
+        settings = resolve(cell.config, num_lists)
+        train, optim = settings.train, settings.optim
+        assert train.stop_on is None
+        found.add(
+            (settings.data.batch_size, train.num_steps, train.eval_every, optim.learning_rate)
+        )
+    assert len(found) == 1
+
+
+def test_a_corpus_of_fewer_lists_has_smaller_batches():
+    """In the full size; as the recipe says."""
+    cells = expand(
+        read_study(importlib.import_module("configs.studies.corpus_size").get_config().to_dict())
+    )
+    sizes = [resolve(cells[0].config, num_lists).data.batch_size for num_lists in (20_000, 2_000)]
+    assert sizes == [2528, 256]

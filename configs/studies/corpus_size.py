@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from configs.studies import common
 
 
@@ -23,6 +24,12 @@ def _size(num_passages: int) -> dict[str, Any]:
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" needs no other model, "smoke" is two cells on local data."""
     config = common.experiment(arg)
+    if arg == "":  # here the recipe is to fit itself to the lists that a corpus gives
+        recipe = base.get_config()
+        config.data.batch_size = recipe.data.batch_size
+        config.optim.learning_rate = recipe.optim.learning_rate
+        for key in ("num_steps", "eval_every", "stop_on"):
+            config.train[key] = recipe.train[key]
     datasets = {"scifact": common.SCIFACT, "api_docs": common.API_DOCS}
     sizes: dict[str, dict[str, Any]] = {str(n): _size(n) for n in (4000, 1200, 400)}
     if arg == "smoke":

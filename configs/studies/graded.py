@@ -29,7 +29,8 @@ LOSSES = {
     "wasserstein_list": _only("wasserstein", form="list", temperature=0.05),
     "wasserstein_batch": _only("wasserstein", form="batch", temperature=0.05),
     "listwise_kl": _only("listwise_kl", targets="labels"),
-    # As SyCL's baseline: grades of 2 and more are positive.
+    # As SyCL's baseline, but that the positive is an entry of the highest grade; others of grade 2
+    # and more are no negatives.
     "info_nce": _only("info_nce", temperature=0.05, false_negative_ratio=None, relevance_level=2),
 }
 

@@ -1,4 +1,4 @@
-"""Does InfoNCE hurt where listwise distillation helps? SciFact, NFCorpus, API docs; four losses.
+"""Does InfoNCE hurt where listwise distillation helps? SciFact, NFCorpus, API docs; five losses.
 
     python -m ldx.study --config=configs/studies/infonce_vs_distillation.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
@@ -20,8 +20,16 @@ LOSSES: dict[str, dict[str, Any]] = {
         "loss.info_nce.weight": 1.0,
         "loss.info_nce.false_negative_ratio": None,
     },
+    # No mined negatives: the positives of the batch's other queries are the only ones.
+    "info_nce_in_batch": {
+        "loss.listwise_kl.weight": 0.0,
+        "loss.info_nce.weight": 1.0,
+        "loss.info_nce.false_negative_ratio": None,
+        "data.list_size": 1,
+    },
     "both": {"loss.listwise_kl.weight": 1.0, "loss.info_nce.weight": 0.1},
-    # Passages within 5% of the positive's teacher score are no negatives.
+    # Passages within 5% of the positive's teacher score leave the list; as passages of other
+    # queries' lists they still count, as in sentence-transformers' mine_hard_negatives.
     "info_nce_denoised": {
         "loss.listwise_kl.weight": 0.0,
         "loss.info_nce.weight": 1.0,
