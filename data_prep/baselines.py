@@ -1,16 +1,23 @@
-"""Stage 7: what BM25 and the hybrid teacher find for the test queries, to compare with.
+"""Stage 7: what BM25 and the teacher find for the test queries, to compare with.
 
-Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split, and the
-retrievers are those of a hybrid. Passages are searched as they are evaluated: all, and not cut.
+Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split: BM25's
+if it is a retriever, the teacher's if the lists are taught by hybrids alone, which can score every
+passage. Passages are searched as they are evaluated: all, and not cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
 
 from data_prep.bm25 import Bm25
+from data_prep.calibrate import RESULT_NAME as CALIBRATION_NAME
+from data_prep.calibrate import read_result
+from data_prep.calibration import METHODS, Rank
 from data_prep.candidates import top_rows
 from data_prep.corpus import judged_queries, qrels_files
 from data_prep.dense import DenseModel, model_fingerprint
@@ -19,7 +26,7 @@ from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.passages import load_passages, passages_inputs
 from data_prep.retrievers import retriever_sections
 from data_prep.score import INDEX_NAME as SCORES_NAME
-from data_prep.score import load_weight
+from data_prep.score import dense_weights
 from data_prep.settings import HYBRID
 from data_prep.stage import (
     Stage,
@@ -30,12 +37,29 @@ from data_prep.stage import (
     stage_counts,
 )
 from ldx.data.records import PassageSource, PassageTexts
+from ldx.data.schema import HUMAN_DEV
 from ldx.eval.metrics import Run, write_run
 from ldx.progress import progress_bar
 
+BM25, TEACHER = NAMES = ("bm25", "teacher")
 DEPTH = 100
 MAX_QUERIES_AT_ONCE = 16
 SCORES_AT_ONCE = 2**24  # queries times passages
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """A hybrid among the teachers.
+
+    Attributes:
+      dense: the dense retriever that it joins with BM25.
+      dense_weight: that one's weight.
+      share: what a point of the hybrid's score adds to the score of all teachers.
+    """
+
+    dense: str
+    dense_weight: float
+    share: float
 
 
 def _z(scores: np.ndarray) -> np.ndarray:
@@ -50,12 +74,19 @@ def find_runs(
     queries: Mapping[str, str],
     passages: PassageSource,
     bm25: Bm25,
-    query_embeddings: np.ndarray,
-    passage_embeddings: np.ndarray,
-    weight: float,
+    embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    hybrids: Sequence[Hybrid],
 ) -> dict[str, Run]:
-    """The first DEPTH passages of BM25 and of the hybrid for each query, in bounded memory."""
-    runs: dict[str, Run] = {"bm25": {}, "teacher": {}}
+    """The first DEPTH passages of BM25 and of the teacher for each query, in bounded memory.
+
+    Args:
+      queries: texts by query_id.
+      passages: those searched.
+      bm25: their index.
+      embeddings: of `queries` [Q, D] and `passages` [N, D], by dense retriever.
+      hybrids: whose scores add up to the teacher's, by their shares; none: no run of the teacher.
+    """
+    runs: dict[str, Run] = {name: {} for name in (NAMES if hybrids else (BM25,))}
     query_ids, texts = list(queries), list(queries.values())
     rows = np.arange(len(passages))
     at_once = max(1, min(MAX_QUERIES_AT_ONCE, SCORES_AT_ONCE // len(passages)))
@@ -65,9 +96,11 @@ def find_runs(
             lexical = np.zeros((stop - start, len(passages)), np.float32)
             for i, matches in enumerate(bm25.match_all(texts[start:stop])):
                 lexical[i, matches.rows] = matches.scores
-            dense = query_embeddings[start:stop] @ passage_embeddings.T
-            hybrid = hybrid_scores(_z(lexical), _z(dense), weight)
-            for name, scores in (("bm25", lexical), ("teacher", hybrid)):
+            found = {BM25: lexical}
+            if hybrids:
+                dense = {k: _z(q[start:stop] @ p.T) for k, (q, p) in embeddings.items()}
+                found[TEACHER] = _teacher_scores(_z(lexical), dense, hybrids)
+            for name, scores in found.items():
                 for query_id, values in zip(query_ids[start:stop], scores, strict=True):
                     best = top_rows(rows, values, DEPTH).tolist()
                     runs[name][query_id] = {passages[i].doc_id: float(values[i]) for i in best}
@@ -75,44 +108,90 @@ def find_runs(
     return runs
 
 
+def _teacher_scores(
+    z_bm25: np.ndarray, z_dense: Mapping[str, np.ndarray], hybrids: Sequence[Hybrid]
+) -> np.ndarray:
+    """The hybrids' scores [Q, N], added up by their shares."""
+    first, *others = (
+        each.share * hybrid_scores(z_bm25, z_dense[each.dense], each.dense_weight)
+        for each in hybrids
+    )
+    return sum(others, start=first)
+
+
 def _work(workspace: Workspace) -> dict[str, Any]:
-    config, split = workspace.config, workspace.config.eval.split
-    hybrid = _hybrid(workspace)
-    queries = judged_queries(workspace.dataset, split)
-    if hybrid is None or not queries:
-        for path in _run_files(workspace):
-            path.unlink(missing_ok=True)
+    config = workspace.config
+    wanted = _outputs(workspace)
+    for path in {workspace.baselines / f"{name}.trec" for name in NAMES}.difference(wanted):
+        path.unlink(missing_ok=True)
+    if not wanted:
         return {"test queries": 0}
-    name, section = hybrid
+    if reason := _no_teacher(config):
+        logging.info("baselines: no run of the teacher: %s", reason)
+    hybrids = [] if reason else _hybrids(workspace)
+    queries = judged_queries(workspace.dataset, config.eval.split)
     passages, key = PassageSource(workspace.corpus_records), load_passages(workspace).key
     texts = PassageTexts(passages, template=config.data.passage_template)
     what, folder = "passages", "bm25"
     if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # those mined are not those evaluated
         what, folder, key = "evaluated passages", "bm25_evaluated", f"{key} not cut"
     sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
-    dense = list(sections)[hybrid_columns(config, name, section)[1]]
-    model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
-    runs = find_runs(
-        queries,
-        passages,
-        Bm25.open_or_build(workspace.prep / folder, texts, key=key, description=what),
-        model.embed(list(queries.values()), "query"),
-        model.embed_to_file(workspace.prep, what, texts, "passage", key),
-        load_weight(workspace) or 0.0,
-    )
-    for path in _run_files(workspace):
+    embeddings = {}
+    for dense in dict.fromkeys(hybrid.dense for hybrid in hybrids):
+        model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
+        embeddings[dense] = (
+            model.embed(list(queries.values()), "query"),
+            model.embed_to_file(workspace.prep, what, texts, "passage", key),
+        )
+    bm25 = Bm25.open_or_build(workspace.prep / folder, texts, key=key, description=what)
+    runs = find_runs(queries, passages, bm25, embeddings, hybrids)
+    for path in wanted:
         write_run(path, runs[path.stem], tag=path.stem)
     return {"test queries": len(queries)}
 
 
-def _hybrid(workspace: Workspace) -> tuple[str, dict[str, Any]] | None:
-    teachers = workspace.config.prep.teachers.to_dict()
-    found = [(name, section) for name, section in teachers.items() if section["kind"] == HYBRID]
-    return found[0] if found else None
+def _no_teacher(config: ConfigDict) -> str:
+    """Why what teaches the lists cannot rank a whole corpus; "" where it can."""
+    teachers = config.prep.teachers
+    others = [name for name, section in teachers.items() if section.kind != HYBRID]
+    if others:
+        return f"{', '.join(others)} of config.prep.teachers would have to score all passages"
+    if len(teachers) > 1 and METHODS[config.prep.calibration] is Rank:
+        return "the teachers are fused by ranks among candidates, which other passages have not"
+    return ""
 
 
-def _run_files(workspace: Workspace) -> list[Path]:
-    return [workspace.baselines / f"{name}.trec" for name in ("bm25", "teacher")]
+def _hybrids(workspace: Workspace) -> list[Hybrid]:
+    """The teachers, all of them hybrids, with their shares in the fused score."""
+    config, weights = workspace.config, dense_weights(workspace)
+    teachers, retrievers = config.prep.teachers.to_dict(), list(config.prep.retrievers)
+    shares = _shares(workspace) if len(teachers) > 1 else dict.fromkeys(teachers, 1.0)
+    return [
+        Hybrid(retrievers[hybrid_columns(config, name, section)[1]], weights[name], shares[name])
+        for name, section in teachers.items()
+    ]
+
+
+def _shares(workspace: Workspace) -> dict[str, float]:
+    """The share of each teacher's raw score in the fused one, as `calibrate` fuses them.
+
+    A teacher's weight times the slope of its calibration. That was fitted to each query type, and
+    a test query has none, so the slope is the mean over types. Nothing is clipped here, as a single
+    hybrid's scores are not: what lies above the 99th percentile keeps its order.
+    """
+    config, result = workspace.config, read_result(workspace)
+    method = METHODS[config.prep.calibration]
+    scales = [
+        result["calibration"]["scales"][name] for name in result["types"] if name != HUMAN_DEV
+    ]
+    teachers = config.prep.teachers.to_dict()
+    total = sum(section.get("weight", 1.0) for section in teachers.values())
+    return {
+        name: section.get("weight", 1.0)
+        / total
+        * float(np.mean([method(**each[name]).slope for each in scales]))
+        for name, section in teachers.items()
+    }
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
@@ -120,13 +199,19 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     paths = {p.name: p for kind in ("corpus", "queries") for p in root.glob(f"{kind}.jsonl*")}
     paths |= qrels_files(root)
     paths["scores"] = needed(workspace.prep / SCORES_NAME, "score")
+    if len(workspace.config.prep.teachers) > 1:
+        paths["calibration"] = needed(workspace.prep / CALIBRATION_NAME, "calibrate")
     model = {"model": model_fingerprint(workspace.config.model)}
     return passages_inputs(workspace) | file_fingerprints(paths) | model
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
-    is_judged = bool(judged_queries(workspace.dataset, workspace.config.eval.split))
-    return _run_files(workspace) if is_judged and _hybrid(workspace) else []
+    config = workspace.config
+    if not judged_queries(workspace.dataset, config.eval.split):
+        return []
+    has_bm25 = any(section.kind == BM25 for section in config.prep.retrievers.values())
+    names = [*([BM25] if has_bm25 else []), *([] if _no_teacher(config) else [TEACHER])]
+    return [workspace.baselines / f"{name}.trec" for name in names]
 
 
 STAGE = Stage(

@@ -21,7 +21,11 @@ class Calibration(Protocol):
         """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
 
     def facts(self) -> dict[str, float]:
-        """What it was fitted to, for the manifest."""
+        """What it was fitted to, for the manifest; arguments that make it again."""
+
+    @property
+    def slope(self) -> float | None:
+        """Of calibrated by raw scores where nothing is clipped; None: there is no one slope."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Percentile:
         """Its percentiles."""
         return {"low": self.low, "high": self.high}
 
+    @property
+    def slope(self) -> float:
+        """1 / (high − low); 0 when all were equal."""
+        return 1 / (self.high - self.low) if self.high > self.low else 0.0
+
 
 @dataclass(frozen=True)
 class ZScore:
@@ -72,6 +81,11 @@ class ZScore:
         """Its moments."""
         return {"mean": self.mean, "deviation": self.deviation}
 
+    @property
+    def slope(self) -> float:
+        """1 / (6 deviations); 0 when all were equal."""
+        return 1 / (2 * MOST_DEVIATIONS * self.deviation) if self.deviation > 0 else 0.0
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -94,6 +108,10 @@ class Rank:
     def facts(self) -> dict[str, float]:
         """Nothing."""
         return {}
+
+    @property
+    def slope(self) -> None:
+        """A rank depends on the query's other candidates."""
 
 
 METHODS: Mapping[str, type[Percentile] | type[ZScore] | type[Rank]] = {

@@ -179,11 +179,10 @@ def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
     }
 
 
-def load_weight(workspace: Workspace) -> float | None:
-    """The dense retriever's weight in the hybrid; None where there is no hybrid."""
+def dense_weights(workspace: Workspace) -> dict[str, float]:
+    """The dense retriever's weight in each hybrid, by the teacher's name."""
     facts = read_json(needed(workspace.prep / INDEX_NAME, "score"))["facts"]
-    weights = [each["dense weight"] for each in facts.values() if "dense weight" in each]
-    return weights[0] if weights else None
+    return {name: each["dense weight"] for name, each in facts.items() if "dense weight" in each}
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:

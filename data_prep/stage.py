@@ -18,7 +18,7 @@ from ldx.errors import UserError
 from ldx.files import fingerprint, read_json, write_json
 from ldx.settings import build, check_model_section, check_seed
 
-VERSION = 4
+VERSION = 5
 """Raised when the same config and inputs give other outputs than before."""
 
 

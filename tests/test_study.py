@@ -10,13 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from configs import base
 from configs.studies import common
 from ldx.errors import UserError
 from ldx.studies.jobs import auto_max_parallel, last_lines
-from ldx.studies.run import Commands, run_study
+from ldx.studies.run import Commands, copy_baselines, run_study
 from tests import toy
 
 PROGRAM = str(Path(__file__).with_name("study_program.py"))
@@ -118,13 +120,21 @@ def test_what_a_study_reports(finished):
         assert row["base"] == pytest.approx(second)
         assert row["gain"] == pytest.approx(num_good / 10 * (1 - second))
         assert row["wins"] == num_good
+        # Equal gains of the first, none of the others.
+        gains = np.array([1.0] * num_good + [0.0] * (10 - num_good))
+        assert row["p_value"] == pytest.approx(0.5 ** (num_good - 1))
+        assert row["t_test_p_value"] == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
         assert row["dev_verdict"] == "better"
         assert (row["best_step"], row["last_step"]) == (10, 10)
     assert [row["rate"] for row in summary["comparisons"]] == ["high", "high"]
     for row in summary["comparisons"]:
         assert row["difference"] == pytest.approx(0.4 * (1 - second))
+        differences = np.repeat([1.0, 0.0], [4, 6])
+        assert row["t_test_p_value"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     with open(finished / "study.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 4
+        lines = list(csv.DictReader(file))
+    told = [float(line["t_test_p_value"]) for line in lines]
+    assert told == [row["t_test_p_value"] for row in summary["cells"]]
     text = (finished / "study.txt").read_text()
     assert "## Against the baseline" in text
     assert "- training lists: 48\n- losses: info_nce 0.1, listwise_kl 1\n- steps: 10\n" in text
@@ -316,6 +326,16 @@ def test_auto_max_parallel(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert auto_max_parallel(1e-6) == 4
     assert auto_max_parallel(1e6) == 1
+
+
+def test_a_cell_has_the_baselines_of_its_preparation_alone(tmp_path):
+    for name, runs in (("made", ("bm25",)), ("cell", ("bm25", "teacher"))):
+        (tmp_path / name / "baselines").mkdir(parents=True)
+        for run in runs:
+            (tmp_path / name / "baselines" / f"{run}.trec").write_text(name)
+    copy_baselines(tmp_path / "made", tmp_path / "cell")
+    (path,) = (tmp_path / "cell" / "baselines").iterdir()
+    assert (path.name, path.read_text()) == ("bm25.trec", "made")
 
 
 def test_last_lines(tmp_path):

@@ -6,6 +6,7 @@ from configs import base
 from configs.studies import common
 from ldx.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset, read_corpus, read_qrels, write_dataset
+from ldx.studies import collections
 from ldx.studies.collections import check_samples, find_root, sample_collection
 from ldx.studies.declare import expand, read_study
 
@@ -50,6 +51,21 @@ def test_samples_are_nested_and_keep_what_is_relevant(collection, tmp_path):
             assert docs <= set(part.corpus.doc_ids)
     small, middle, large = (set(part.corpus.doc_ids) for part in sets)
     assert small < middle < large
+
+
+def test_queries_are_put_in_order_once(collection, tmp_path, monkeypatch):
+    class Counted(dict):
+        rounds = 0
+
+        def __iter__(self):
+            Counted.rounds += 1
+            return super().__iter__()
+
+    read = collections.read_judgments
+    monkeypatch.setattr(collections, "read_judgments", lambda *names: Counted(read(*names)))
+    sample = SAMPLE | {"num_passages": 50, "num_queries": 5}
+    sample_collection(collection, "test", sample, tmp_path / "samples")
+    assert 1 <= Counted.rounds < 5  # of 20 queries
 
 
 def test_a_sample_is_made_once_and_another_seed_is_another(collection, tmp_path):

@@ -177,7 +177,8 @@ def _write_sample(root: Path, split: str, asked: Sample, target: Path) -> None:
     source = asked.from_split or split
     qrels = read_judgments(root, source)
     rng = np.random.default_rng([asked.seed, 0])
-    shuffled = [sorted(qrels)[i] for i in rng.permutation(len(qrels))]
+    ordered = sorted(qrels)
+    shuffled = [ordered[i] for i in rng.permutation(len(ordered))]
     chosen = sorted(shuffled[: asked.num_queries])
     kept = _passages(corpus, {query: qrels[query] for query in chosen}, asked, rng, root)
     rows = [row for row, doc_id in enumerate(corpus.doc_ids) if doc_id in kept]

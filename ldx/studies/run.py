@@ -223,8 +223,7 @@ def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Pa
     """Put into a cell's folder what others made: baselines, tokens, the base model's run."""
     folder = planned.folder
     write_experiment(folder, planned.experiment)
-    for path in sorted((planned.preparation.folder / "baselines").glob("*.trec")):
-        _copy(path, folder / "baselines" / path.name)
+    copy_baselines(planned.preparation.folder, folder)
     (workdir / "tokens").mkdir(exist_ok=True)
     if not (folder / "tokens").exists():
         os.symlink(os.path.relpath(workdir / "tokens", folder), folder / "tokens")
@@ -237,6 +236,16 @@ def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Pa
             for path in run:
                 _copy(path, folder / "report" / path.name)
             return
+
+
+def copy_baselines(preparation: Path, cell: Path) -> None:
+    """Leave a cell the runs that its preparation has, and no others."""
+    made = {path.name: path for path in preparation.glob("baselines/*.trec")}
+    for path in cell.glob("baselines/*.trec"):
+        if path.name not in made:
+            path.unlink()
+    for name, path in made.items():
+        _copy(path, cell / "baselines" / name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -59,6 +59,16 @@ def test_every_method(name, scores):
     np.testing.assert_allclose(METHODS[name].fit(other)(other), calibrated, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["percentile", "z_score"])
+def test_the_slope_is_that_between_the_ends(name, scores):
+    fitted = METHODS[name].fit(scores)
+    again = METHODS[name](**fitted.facts())
+    low, high = fitted(np.array([[-6.0, -4.0]]))[0]
+    assert again.slope == pytest.approx((high - low) / 2, rel=1e-5)
+    assert METHODS[name].fit(np.ones(5)).slope == 0
+    assert METHODS["rank"].fit(scores).slope is None
+
+
 def test_fusion_is_the_weighted_mean(scores):
     other = scores[::-1]
     fused = fuse_scores([scores, other], [3, 1])

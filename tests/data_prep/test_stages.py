@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from data_prep import calibrate, corpus, mine, score
 from data_prep.candidates import Candidates, candidate_paths
@@ -16,6 +17,7 @@ from data_prep.stage import Workspace
 from ldx.data.records import ListSource, Manifest, PassageSource
 from ldx.errors import UserError
 from ldx.eval import beir, metrics
+from ldx.files import read_json
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 
@@ -86,6 +88,65 @@ def test_baselines_find_what_they_should(prepared):
         assert set(run) == set(dataset.queries)
         scores = metrics.score_run(dataset.qrels, run)
         assert scores.mean["nDCG@10"] > 0.5
+
+
+def baseline_files(workspace: Workspace) -> set[str]:
+    return {path.name for path in workspace.baselines.iterdir()}
+
+
+def test_the_teacher_of_several_hybrids_is_their_fusion(collection, tiny_bert, tmp_path):
+    """Each by its own dense retriever, dense_weight and weight, and calibrated as in the lists."""
+    config = make_config(collection, tiny_bert)
+    config.prep.retrievers.other = ConfigDict({"kind": "dense", "query_prompt": "every wing "})
+    sections = {
+        "a": {"kind": "hybrid", "dense": "student", "dense_weight": 0.1, "weight": 1.0},
+        "b": {"kind": "hybrid", "dense": "other", "dense_weight": 0.8, "weight": 3.0},
+    }
+    alone = {}  # all 60 passages, more than DEPTH holds back
+    for name, section in sections.items():
+        config.prep.teachers = ConfigDict({name: section})
+        run_stages(config, tmp_path)
+        alone[name] = metrics.read_run(tmp_path / "baselines" / "teacher.trec")
+    config.prep.teachers = ConfigDict(sections)
+    workspace = run_stages(config, tmp_path)
+    fused = metrics.read_run(tmp_path / "baselines" / "teacher.trec")
+    scales = read_json(workspace.prep / "calibration.json")["calibration"]["scales"]
+    assert set(scales) == {"sentence", "keywords", "title"}
+    for query_id, scores in fused.items():
+        expected = {}
+        for doc_id in scores:
+            values = [
+                section["weight"] * alone[name][query_id][doc_id] / (scale["high"] - scale["low"])
+                for name, section in sections.items()
+                for scale in (of_type[name] for of_type in scales.values())
+            ]
+            expected[doc_id] = sum(values) / 4 / len(scales)
+        assert len(expected) == 60
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "calibration", "told"),
+    [
+        ({"file": {"kind": "run_file", "path": "x"}}, "percentile", ": file of config"),
+        ({"other": {"kind": "hybrid", "dense_weight": 1.0}}, "rank", "fused by ranks"),
+    ],
+)
+def test_no_run_of_a_teacher_that_cannot_rank_the_corpus(
+    prepared, caplog, teachers, calibration, told
+):
+    config = prepared.config.copy_and_resolve_references()
+    config.prep.teachers.update(teachers)
+    config.prep.calibration = calibration
+    before = (prepared.baselines / "bm25.trec").read_bytes()
+    with caplog.at_level("INFO"):
+        run_stages(config, prepared.workdir, ["baselines"])
+    assert baseline_files(prepared) == {"bm25.trec"}
+    assert (prepared.baselines / "bm25.trec").read_bytes() == before
+    (line,) = [text for text in caplog.messages if "no run of the teacher" in text]
+    assert told in line
+    run_stages(prepared.config, prepared.workdir, ["baselines"])
+    assert baseline_files(prepared) == {"bm25.trec", "teacher.trec"}
 
 
 def test_a_second_run_does_nothing_and_a_changed_key_does_what_follows(prepared, capsys):
@@ -172,6 +233,7 @@ def test_human_dev_queries_are_whole_lists_of_dev_alone(collection, tiny_bert, t
     assert not {"q1", "q3"} & {record.query_id for record in lists["train"]}
     manifest = Manifest.read(tmp_path / "records")
     assert manifest.num_lists["dev"]["human_dev"] == 2
+    assert manifest.judges == {"human": ["people"], "human_dev": ["people"]}
     config.eval.split = "dev"  # what is measured chooses nothing
     types = {record.query_type for record in read_lists(run_stages(config, tmp_path))["dev"]}
     assert "human_dev" not in types
