@@ -53,7 +53,8 @@ class DocumentRules:
 
     Attributes:
       refusals: how refusals begin in the language of the prompt; English ones are known.
-      references: words by which a passage speaks of its query or its level.
+      references: words by which a passage speaks of its query or its level; English ones are known
+        too (`data_prep.documents`). Words that a page may use of its own accord do not belong here.
     """
 
     min_words: int = 10

@@ -40,15 +40,25 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"^\W*(?:passage|text|document|content)\s*:\s*", re.IGNORECASE)
-_REMARK = re.compile(  # what follows the last passage, or a ruler between two
-    r"^\W*(?:note\b|\(note\b|i hope\b|let me know\b|please let me\b|feel free\b|word count\b"
-    r"|these (?:four )?passages\b|the (?:four )?passages above\b|would you like\b)|^\W*$",
+# A line without words, or with no more than their number: "---", "(Word count: 85)".
+_RULER = re.compile(r"^\W*(?:word count\W*\d+(?: words)?|\(\d+ words\))?\W*$", re.IGNORECASE)
+# What a model says behind its answer: it speaks of "these passages" or takes leave. "Note that part
+# 3 of the form must reach the office by May" is a leaflet.
+_REMARK = re.compile(
+    r"^\W*(?:"
+    r"(?:(?:please )?note|disclaimer|i have|i['’]ve)\b"
+    r".*\b(?:(?:these|four) passages|passages above|as (?:asked|requested|specified))\b"
+    r"|(?:these|the|all)(?: four)? passages (?:above|are|were|differ|vary)\b"
+    r"|(?:please )?let me know\b|feel free to\b|(?:i )?hope (?:this|these|that)\b"
+    r"|would you like me to\b)",
     re.IGNORECASE,
 )
 _TASK = re.compile(
     r"\b(?:this|the) (?:passage|text) (?:is|was|does|has|would) (?:not |completely |only |un)?"
     r"(?:relevan|irrelevan|relat|unrelat|answer|address)\w*"
-    r"|\blevel [0-9] (?:passage|relevance)\b|\b(?:ir)?relevan(?:t|ce) (?:level|score)\b",
+    r"|\bthis (?:page|article|document) (?:does not )?(?:answers?|address(?:es)?) the query\b"
+    r"|\brelevant to the (?:given |search )?query\b|\b(?:perfectly|highly) relevant passage\b"
+    r"|\blevel [0-9] (?:passage|relevance)\b|\brelevan(?:t|ce) (?:level|score)\W{1,3}[0-9]\b",
     re.IGNORECASE,
 )
 
@@ -175,12 +185,14 @@ def _sections(text: str) -> list[tuple[int, str]]:
             sections.append((int(found[1]), [found["rest"] or ""]))
         elif sections:
             sections[-1][1].append(line)
-    return [(level, _passage(lines)) for level, lines in sections]
+    # A remark about the answer can only stand behind all of it.
+    last = len(sections) - 1
+    return [(n, _passage(lines, has_remarks=i == last)) for i, (n, lines) in enumerate(sections)]
 
 
-def _passage(lines: list[str]) -> str:
-    """The lines of a passage as one, without its label and the remarks behind it."""
-    while lines and _REMARK.match(lines[-1]):
+def _passage(lines: list[str], *, has_remarks: bool) -> str:
+    """The lines of a passage as one, without its label and what stands behind it."""
+    while lines and (_RULER.match(lines[-1]) or (has_remarks and _REMARK.match(lines[-1]))):
         lines = lines[:-1]
     text = " ".join(" ".join(lines).replace("**", "").replace("```", "").split())
     text = _LABEL.sub("", text)

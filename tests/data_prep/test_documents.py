@@ -126,7 +126,9 @@ def test_a_line_about_levels_is_no_heading(prompt):
         (GOOD.replace(WORDS + ", part 0", "Pigs fly"), "stop", documents.TOO_SHORT),
         (GOOD.replace("part 2", WORDS * 40), "stop", documents.TOO_LONG),
         (GOOD.replace(", part 0", "; this passage is irrelevant"), "stop", "speaks"),
-        (GOOD.replace("part 1", "related passage"), "stop", "speaks"),
+        (GOOD.replace("part 1", "a highly relevant passage"), "stop", "speaks"),
+        (GOOD.replace(", part 0", "; this page does not answer the query"), "stop", "speaks"),
+        (GOOD.replace("banded", "While not relevant to the query, banded", 1), "stop", "speaks"),
         (GOOD.replace("part 1", "part 2"), "stop", documents.EQUAL),
     ],
 )
@@ -137,8 +139,77 @@ def test_answers_that_are_none(prompt, answer, finish_reason, reason):
 
 
 def test_a_passage_may_speak_as_its_query_does(prompt):
-    text = GOOD.replace("part 1", "the search query")
-    assert read_answer(text, prompt, "what is the search query log", "stop")[1] == ""
+    text = GOOD.replace("part 1", "this level of relevance")
+    assert read_answer(text, prompt, "banded solvers", "stop")[1] == documents.SPEAKS_OF_TASK
+    assert read_answer(text, prompt, "what is this level of relevance", "stop")[1] == ""
+
+
+PROSE = [
+    "Note that part 3 of the form must reach the office by the first of May.",
+    "Please note: passages through the canal close at six, and on Sundays at four.",
+    "Would you like to appeal? Then write to the clerk within thirty days.",
+    "These passages show how the author of the letters grew older and milder.",
+    "Word count: limits differ from journal to journal, and so do their rules.",
+    "To answer the query, the planner walks the index from its root to a leaf.",
+    "We reply to your query within two days; the search query itself is not kept.",
+    "Each document gets a relevance score, and a related passage is shown below.",
+]
+# These stay but in the last passage, where a model takes leave in such words.
+LEAVE = [
+    "Let me know in the comments how your loaf turned out, and how long it took.",
+    "Feel free to ask at the counter, where the leaflets lie in six languages.",
+    "I hope this helps somebody with a leaking tap: turn off the water first.",
+]
+
+
+@pytest.mark.parametrize(
+    ("level", "prose"), [(level, p) for level in (3, 0) for p in PROSE] + [(3, p) for p in LEAVE]
+)
+def test_the_last_paragraph_of_a_passage_stays(prompt, level, prose):
+    text = GOOD.replace(f"part {level}.", f"part {level}.\n\n{prose}")
+    found, reason = read_answer(text, prompt, "banded solvers", "stop")
+    assert reason == ""
+    assert found[level] == f"{WORDS}, part {level}. {prose}"
+    # A passage may have no other.
+    alone = GOOD.replace(f"{WORDS}, part {level}.", prose)
+    assert read_answer(alone, prompt, "banded solvers", "stop")[0][level] == prose
+
+
+@pytest.mark.parametrize(
+    "remark",
+    [
+        "Note: these passages are invented, and so are their numbers.",
+        "**Note:** All four passages follow the given lengths.",
+        "(Please note that the passages above vary in form.)",
+        "Let me know if you'd like any changes.",
+        "Please let me know if you would like me to adjust the passages, or write more!",
+        "Feel free to adjust these passages.",
+        "I hope this helps!",
+        "I hope this helps! Let me know if you need anything else.",
+        "I hope these passages meet your requirements.",
+        "Would you like me to revise any of them?",
+        "These passages are designed to match the four levels of relevance.",
+        "The four passages differ in length and readers.",
+        "I've kept the passages above free of the query's words.",
+        "(Word count: 85)",
+    ],
+)
+def test_remarks_about_the_answer_go_with_its_last_passage_alone(prompt, remark):
+    for end in (f"\n\n{remark}", f"\n\n---\n{remark}\n\nI hope this helps."):
+        found, reason = read_answer(GOOD + end, prompt, "banded solvers", "stop")
+        assert reason == ""
+        assert found[0] == f"{WORDS}, part 0."
+    inside = GOOD.replace("part 3.", f"part 3.\n{remark}")
+    found, reason = read_answer(inside, prompt, "banded solvers", "stop")
+    assert reason == ""
+    stays = "" if remark == "(Word count: 85)" else " " + remark.replace("**", "")
+    assert found[3] == f"{WORDS}, part 3.{stays}"
+
+
+def test_a_last_passage_of_remarks_alone_is_none(prompt):
+    end = "Note: these passages are invented, and so are the numbers in all of them."
+    text = GOOD.replace(f"{WORDS}, part 0.", end)
+    assert read_answer(text, prompt, "banded solvers", "stop")[1] == documents.TOO_SHORT
 
 
 def test_a_prompt_of_ones_own(tmp_path):
