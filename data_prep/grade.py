@@ -21,15 +21,17 @@ from data_prep.human_dev import human_dev_lists
 from data_prep.lists import NEW_LIST, Entry, Lists, labelled_lists, save_lists
 from data_prep.passages import passages_inputs
 from data_prep.queries import QUERIES_NAME, QueryShard, query_shards
-from data_prep.settings import MINED, SYNTHETIC, graded_kinds
+from data_prep.settings import JUDGED, MINED, SYNTHETIC, graded_kinds
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from ldx.data.records import count_passages
-from ldx.data.schema import HUMAN_DEV
+from ldx.data.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
 from ldx.errors import UserError
 from ldx.files import read_json, write_json
 
 RESULT_NAME = "graded.json"
 ONE_LABEL = "one label alone"
+_LABEL = "label "
+_JUDGES = {JUDGED: PEOPLE, SYNTHETIC: LANGUAGE_MODEL, MINED: RETRIEVERS}
 
 
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
@@ -91,7 +93,7 @@ class _Yields:
         for name, labels in self._labels.items():
             most, short = self._sources[name].most, self._short[name]
             sources[name] = {
-                **{f"label {label}": labels[label] for label in sorted(labels, reverse=True)},
+                **{f"{_LABEL}{label}": labels[label] for label in sorted(labels, reverse=True)},
                 "lists with fewer than wanted": short,
             }
             if short:
@@ -158,6 +160,18 @@ def graded_paths(workspace: Workspace) -> dict[str, Path]:
     """The lists of each query type."""
     types = read_json(needed(workspace.prep / RESULT_NAME, "grade"))["types"]
     return {name: workspace.prep / "graded" / f"{name}.npz" for name in types}
+
+
+def judges_of(workspace: Workspace, query_type: str) -> list[str]:
+    """Who said what is relevant to people's queries: whose entries have labels over 0."""
+    result = read_json(needed(workspace.prep / RESULT_NAME, "grade"))
+    given = result["facts"][query_type]["sources"]
+    kinds = {
+        result["sources"][name]["kind"]
+        for name, counts in given.items()
+        if any(key.startswith(_LABEL) and key != f"{_LABEL}0" for key in counts)
+    }
+    return [judge for kind, judge in _JUDGES.items() if kind in kinds]
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:

@@ -17,7 +17,7 @@ from data_prep.calibrate import list_paths, read_result
 from data_prep.corpus import PASSAGES_PER_FILE
 from data_prep.documents import DOCUMENTS_NAME, join_passages, load_documents
 from data_prep.grade import RESULT_NAME as GRADED_NAME
-from data_prep.grade import graded_paths
+from data_prep.grade import graded_paths, judges_of
 from data_prep.lists import Lists, load_lists
 from data_prep.mine import load_order
 from data_prep.passages import passages_inputs
@@ -41,7 +41,7 @@ from ldx.data.records import (
     write_lists,
     write_passages,
 )
-from ldx.data.schema import HUMAN_DEV, ListRecord
+from ldx.data.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
 from ldx.data.tfds_layout import record_files
 from ldx.errors import UserError
 from ldx.progress import progress_bar
@@ -148,6 +148,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
         num_passages=num_passages,
         num_synthetic_passages=num_passages - count_passages(workspace.corpus_records),
         num_lists=num_lists,
+        judges=_judges(workspace),
         fingerprints={name: records_fingerprint(workspace.records, name) for name in names},
         passage_template=config.data.passage_template,
         max_chars=config.data.max_chars,
@@ -159,6 +160,16 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
         yields=yields,
         versions=_versions(),
     )
+
+
+def _judges(workspace: Workspace) -> dict[str, list[str]]:
+    """Who judged for the queries that people wrote, by type."""
+    is_graded = workspace.config.prep.list_source == GRADED
+    return {
+        name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [PEOPLE]
+        for name in _list_paths(workspace)
+        if name in HUMAN_TYPES
+    }
 
 
 def _teachers(workspace: Workspace) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from absl import logging
 
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
-from ldx.data.schema import HUMAN_TYPES
 from ldx.embedder import Params
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
@@ -36,8 +36,8 @@ class DevValues:
     Attributes:
       means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
       per_query: nDCG@10 by the id of the query's list.
-      judged_by: "human" (people wrote the queries and judged for them), "synthetic", or how many
-        of both.
+      judged_by: whose queries, judged by whom, in words, such as "synthetic queries" or "human
+        queries judged by a language model"; of several kinds how many of each.
     """
 
     means: dict[str, float]
@@ -59,6 +59,7 @@ class DevSet:
       planner: tokens and padded sizes, those of training.
       encoder: embeds tokens.
       objective: the losses.
+      judges_of: who judged for the queries of a type, see `Manifest.judges_of`.
       num_passages: the size of the passage set.
       pool_size: the most passages in the pool.
       seed: of the sample.
@@ -75,6 +76,7 @@ class DevSet:
         encoder: Encoder,
         objective: Objective,
         *,
+        judges_of: Callable[[str], Sequence[str]],
         num_passages: int,
         pool_size: int,
         seed: int,
@@ -98,8 +100,9 @@ class DevSet:
             for list_id, i in zip(self._list_ids, self.searched, strict=True)
         }
         self._rows = np.union1d(table.rows[table.where], self.pool)
-        types = self._judged.query_type[self.searched]
-        self.judged_by = _judged_by([self._judged.query_types[code] for code in types])
+        judges = [tuple(judges_of(query_type)) for query_type in self._judged.query_types]
+        codes = self._judged.query_type[self.searched].tolist()
+        self.judges = Counter(judges[code] for code in codes)
         # Of the lists first, then of the searched.
         searched = self._judged.query[self.searched]
         self._query_ids = planner.query_ids(np.concatenate([table.query, searched]))
@@ -128,7 +131,7 @@ class DevSet:
         per_query = self._ndcg(queries, passages)
         values[METRIC] = math.fsum(per_query.values()) / len(per_query)
         means = {f"dev/{name}": value for name, value in values.items()}
-        return DevValues(means, per_query, self.judged_by)
+        return DevValues(means, per_query, _in_words(self.judges))
 
     def _losses(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         size = self._planner.size
@@ -191,8 +194,8 @@ def evaluate_sources(
         for name, of_source in values.items()
         for list_id, value in of_source.per_query.items()
     }
-    judged_by = " and ".join(sorted({each.judged_by for each in values.values()}))
-    return DevValues(means | own, per_query, judged_by)
+    judges = sum((dev.judges for dev in sources.values()), Counter[tuple[str, ...]]())
+    return DevValues(means | own, per_query, _in_words(judges))
 
 
 def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
@@ -213,18 +216,25 @@ def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
     if not path.is_file():
         raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
     found = read_json(path)
-    return found["per_query"], found["judged_by"]
+    judged_by = found["judged_by"]
+    # Older runs have an adjective, by who wrote the queries alone.
+    return found["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
 
 
 def _values_path(workdir: Path, step: int) -> Path:
     return workdir / "dev" / f"{step:06d}.json"
 
 
-def _judged_by(query_types: Sequence[str]) -> str:
-    num_human = sum(name in HUMAN_TYPES for name in query_types)
-    if 0 < num_human < len(query_types):
-        return f"{num_human} human and {len(query_types) - num_human} synthetic"
-    return "human" if num_human else "synthetic"
+def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
+    """Whose queries, judged by whom; `judges` has the number of queries by their judges."""
+
+    def kind(names: tuple[str, ...], noun: str = "") -> str:
+        return f"human{noun} judged by {' and '.join(names)}" if names else f"synthetic{noun}"
+
+    if len(judges) == 1:
+        return kind(next(iter(judges)), " queries")
+    counts = sorted(judges.items(), key=lambda item: not item[0])  # people's first
+    return "queries: " + ", ".join(f"{number} {kind(names)}" for names, number in counts)
 
 
 def relevant_of(table: ListTable, number: int) -> dict[str, int]:

@@ -14,6 +14,7 @@ from ldx import cli
 from ldx.assemble import source_configs
 from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.data.records import Manifest, PassageSource, PassageTexts
+from ldx.data.schema import HUMAN_DEV
 from ldx.errors import UserError, WorseModelError
 from ldx.eval.model import declared_template
 from ldx.files import read_json
@@ -47,10 +48,11 @@ def main(argv: list[str]) -> None:
     verdict = judge(workdir, progress, config["train"]["select_by"])
     _check_verdict(verdict, workdir, progress)
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
+    manifests = [Manifest.read(folder) for folder in records]
     template = declared_template(str(workdir))
     facts = {
-        **_data_facts(records),
-        **_run_facts(workdir, config, verdict),
+        **_data_facts(manifests),
+        **_run_facts(workdir, config, verdict, manifests),
         "step": step,
         "passage_template": template,
         "output": str(output),
@@ -95,10 +97,14 @@ def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress) -> None:
         )
 
 
-def _run_facts(workdir: Path, config: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+def _run_facts(
+    workdir: Path, config: Mapping[str, Any], verdict: Verdict, manifests: Sequence[Manifest]
+) -> dict[str, Any]:
     """What the model card tells of the run."""
     results = workdir / "results.json"
-    flattered = config["train"]["select_by"] == "ndcg"
+    # People's dev queries have no loss, so where each source has some no loss was of these queries.
+    has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
+    flattered = config["train"]["select_by"] == "ndcg" or not has_others
     return {
         "base": config["model"]["path"],
         "losses": config["loss"],
@@ -109,8 +115,7 @@ def _run_facts(workdir: Path, config: Mapping[str, Any], verdict: Verdict) -> di
     }
 
 
-def _data_facts(records: Sequence[Path]) -> dict[str, Any]:
-    manifests = [Manifest.read(folder) for folder in records]
+def _data_facts(manifests: Sequence[Manifest]) -> dict[str, Any]:
     num_lists = sum(sum(m.num_lists.get("train", {}).values()) for m in manifests)
     return {
         "collection": ", ".join(m.collection for m in manifests),

@@ -25,7 +25,7 @@ class Verdict:
     Attributes:
       status: BETTER, SAME, WORSE (also where the base model is kept), or UNKNOWN.
       text: a sentence with the numbers.
-      judged_by: whose queries and judgments dev has, see `ldx.dev.DevValues`.
+      judged_by: whose queries dev has, and who judged for them, see `ldx.dev.DevValues`.
       step: the best one; 0 is the base model.
       num_queries: that were compared.
       base: the base model's mean nDCG@10.
@@ -63,7 +63,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     after, _ = read_dev_values(workdir, step)
     found = compare(after, before)
     base, trained = _mean(before), _mean(after)
-    queries = f"{len(before)} {judged_by} queries"
+    queries = f"{len(before)} {judged_by}"
     others = [number for number in evaluated_steps(workdir) if 0 < number <= progress.step]
     if step:
         status = _status(found)

@@ -9,7 +9,7 @@ from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.data.tokens import TokensInMemory
-from ldx.dev import DevSet, evaluate_sources, read_dev_values, write_dev_values
+from ldx.dev import DevSet, DevValues, evaluate_sources, read_dev_values, write_dev_values
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
@@ -46,7 +46,12 @@ def make_planner(student, texts, queries, num_queries=8):
     )
 
 
-def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0, num_queries=8):
+def by_type(query_type):
+    """What records say where people judged for all queries that people wrote."""
+    return ["people"] if query_type in ("human", "human_dev") else []
+
+
+def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0, num_queries=8, judges_of=by_type):
     student, texts, all_lists, planner, encoder = parts
     if num_queries != 8:
         planner = make_planner(student, texts, [x.query for x in all_lists], num_queries)
@@ -57,6 +62,7 @@ def make_dev(parts, lists=None, judged=(), pool_size=20, seed=0, num_queries=8):
         planner,
         encoder,
         OBJECTIVE,
+        judges_of=judges_of,
         num_passages=NUM_PASSAGES,
         pool_size=pool_size,
         seed=seed,
@@ -161,7 +167,8 @@ def test_peoples_dev_queries_are_searched_and_have_no_loss(parts):
     judged = dataclasses.replace(record, labels=grades, query_type="human_dev")
     dev, plain = make_dev(parts, lists[:3], [judged]), make_dev(parts, lists[:3])
     values = dev.evaluate(student.params)
-    assert (values.judged_by, plain.evaluate(student.params).judged_by) == ("human", "synthetic")
+    assert values.judged_by == "human queries judged by people"
+    assert plain.evaluate(student.params).judged_by == "synthetic queries"
     assert values.means["dev/total"] == pytest.approx(
         plain.evaluate(student.params).means["dev/total"]
     )
@@ -178,15 +185,38 @@ def test_peoples_dev_queries_are_searched_and_have_no_loss(parts):
 def test_values_are_kept_by_step(parts, tmp_path):
     values = make_dev(parts).evaluate(parts[0].params)
     write_dev_values(tmp_path, 3, values)
-    assert read_dev_values(tmp_path, 3) == (values.per_query, "synthetic")
+    assert read_dev_values(tmp_path, 3) == (values.per_query, "synthetic queries")
     with pytest.raises(UserError, match="step 4"):
         read_dev_values(tmp_path, 4)
 
 
-def test_whose_queries_dev_lists_are(parts):
+@pytest.mark.parametrize(
+    ("judges", "told"),
+    [
+        (["people"], "human queries judged by people"),
+        (["a language model"], "human queries judged by a language model"),
+        (["people", "a language model"], "human queries judged by people and a language model"),
+        ([], "synthetic queries"),
+    ],
+)
+def test_whose_queries_dev_lists_are_and_who_judged(parts, judges, told):
     lists = [dataclasses.replace(record, query_type="human") for record in parts[2]]
-    assert make_dev(parts, lists).judged_by == "human"
-    assert make_dev(parts, lists[:2] + parts[2][2:]).judged_by == "2 human and 4 synthetic"
+    judges_of = {"human": judges}.get
+    values = make_dev(parts, lists, judges_of=judges_of).evaluate(parts[0].params)
+    assert values.judged_by == told
+
+
+def test_several_kinds_of_dev_queries_are_counted(parts):
+    lists = [dataclasses.replace(record, query_type="human") for record in parts[2][:2]]
+    judges = {"human": ["a language model"], parts[2][2].query_type: []}
+    values = make_dev(parts, lists + parts[2][2:], judges_of=judges.get).evaluate(parts[0].params)
+    assert values.judged_by == "queries: 2 human judged by a language model, 4 synthetic"
+
+
+def test_what_older_runs_kept_is_read(parts, tmp_path):
+    for told, expected in (("human", "human queries"), ("synthetic", "synthetic queries")):
+        write_dev_values(tmp_path, 0, DevValues({}, {"q": 0.5}, told))
+        assert read_dev_values(tmp_path, 0) == ({"q": 0.5}, expected)
 
 
 def test_sources_of_people_and_of_none(parts):
@@ -201,5 +231,5 @@ def test_sources_of_people_and_of_none(parts):
     assert values.means["dev/nDCG@10"] == pytest.approx(ndcg)
     total = (3 * own["judged"]["dev/total"] + 6 * own["made"]["dev/total"]) / 9
     assert values.means["dev/total"] == pytest.approx(total)
-    assert values.judged_by == "human and synthetic"
+    assert values.judged_by == "queries: 1 human judged by people, 6 synthetic"
     assert len(values.per_query) == 7

@@ -1,5 +1,6 @@
 """The export command: the best checkpoint of a run as a folder, or a clear refusal."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,13 +13,17 @@ import optax
 import pytest
 
 from configs import base
-from ldx.checkpoint import Checkpoints, Progress
+from ldx.checkpoint import Checkpoints, Progress, read_progress
+from ldx.data.records import Manifest
 from ldx.dev import DevValues, write_dev_values
 from ldx.eval.model import declared_template
+from ldx.export import _run_facts
 from ldx.models.student import load_student
 from ldx.train_state import init_state
+from ldx.verdict import judge
 from tests import toy
 
+CHOSEN = " The step was chosen on the same queries."
 BETTER = "Better than the base model: dev nDCG@10 0.5000 -> 0.8000"
 
 
@@ -70,7 +75,7 @@ def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: P
     assert (after.config.query_max_length, after.config.passage_max_length) == (16, 32)
     card = (output / "README.md").read_text()
     trained = "| trained | 0.5000 |"
-    for part in ("for toy", "| Training lists | 48 |", trained, "listwise_kl", BETTER):
+    for part in ("for toy", "| Training lists | 48 |", trained, "listwise_kl", BETTER, CHOSEN):
         assert part in card
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert declared_template(str(output)) == declared_template(str(workdir)) == "{text}"
@@ -99,6 +104,36 @@ def test_a_worse_model_is_exported_by_force_alone(workdir: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
     assert export(worse, tmp_path / "out", "--force").returncode == 0
     assert "Worse than the base model" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("select_by", "num_judged", "told"),
+    [
+        ("ndcg", [0], True),
+        ("ndcg", [5], True),
+        ("loss", [0], True),
+        # People's dev queries have no loss.
+        ("loss", [5], False),
+        ("loss", [5, 5], False),
+        ("loss", [5, 0], True),
+    ],
+)
+def test_a_step_that_the_same_queries_chose(
+    workdir: Path, select_by: str, num_judged: list[int], told: bool
+) -> None:
+    config = json.loads((workdir / "config.json").read_text())
+    config["train"]["select_by"] = select_by
+    manifest = Manifest.read(workdir / "records")
+    manifests = [
+        dataclasses.replace(
+            manifest, num_lists={"dev": {"toy": 9} | ({"human_dev": n} if n else {})}
+        )
+        for n in num_judged
+    ]
+    progress = read_progress(workdir)
+    assert progress is not None
+    facts = _run_facts(workdir, config, judge(workdir, progress, select_by), manifests)
+    assert facts["verdict"].endswith(CHOSEN) == told
 
 
 def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib.image
 import numpy as np
 import pytest
 import scipy.stats
@@ -29,6 +28,7 @@ from ldx.report.html import Html
 from ldx.report.html import page as html_page
 from ldx.verdict import judge
 from tests import toy
+from tests.browser import browse, look_at, needs_browser
 
 HOSTILE = """<script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(1)>"'&lt;"""
 SECTIONS = [
@@ -66,7 +66,6 @@ def get_config(arg=""):
     config.train.microbatch_tokens = 512
     return config
 """
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def hostile_collection(root: Path) -> Path:
@@ -104,6 +103,7 @@ def hostile_records(folder: Path, test_query: str) -> Path:
         yields={"corpus": {"passages": 40}, "calibrate": {"lists": 60, "facts": {"title": facts}}},
         calibration={"method": HOSTILE, "scales": {"title": facts["scales"]}},
         prompts={"title": HOSTILE},
+        judges={f"$x_1$ {HOSTILE}": ["people", "a language model"]},
     ).write(folder)
     return folder
 
@@ -199,6 +199,9 @@ def test_every_section_has_its_content(finished):
     assert "could not be" not in page.text
     assert len([1 for tag, _ in page.tags if tag == "svg"]) == 6
     assert "3 (33%)" in page.text  # the yield of a filter
+    told = "queries: 6 human judged by people and a language model, 6 synthetic"
+    assert f"Dev nDCG@10 is of {told}." in page.text
+    assert f"12 {told}, step" in page.text  # the verdict
     assert f"$x_1$ {HOSTILE}" in page.text
     won = read_csv(finished / "report" / "per_query.csv")
     differences = [float(row["trained"]) - float(row["base"]) for row in won]
@@ -398,38 +401,12 @@ def test_where_the_base_model_is_kept_nothing_is_computed_twice(finished, tmp_pa
         np.testing.assert_array_equal(stored["scores_trained"], stored["scores_base"])
 
 
-def browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    """Open a page in headless Chromium, with a profile of its own and no way to the network."""
-    assert BROWSER
-    quiet = "--disable-quic --no-first-run --disable-background-networking"
-    quiet += " --disable-component-update --disable-sync --hide-scrollbars"
-    return subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *quiet.split(),
-         f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
-         "--enable-logging=stderr", "--v=0", "--window-size=1100,3000", *flags, page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (apt-get install chromium)")
+@needs_browser
 def test_in_a_browser(finished, tmp_path):
-    page = finished / "report" / "index.html"
-    result = browse(page, tmp_path, "--dump-dom")
-    assert result.returncode == 0, result.stderr
-    # The console has a line for whatever the page's policy refuses, and it refuses all loading.
-    assert "CONSOLE" not in result.stderr, result.stderr
+    dom_path = look_at(finished / "report" / "index.html", tmp_path)
     loading = tmp_path / "loading.html"
     loading.write_text(html_page("x", Html('<img src="x.png">'), []))
     assert "CONSOLE" in browse(loading, tmp_path, "--dump-dom").stderr
-    (tmp_path / "dom.html").write_text(result.stdout)
-    dom = Page(tmp_path / "dom.html")
+    dom = Page(dom_path)
     assert [title for title in dom.titles if title] == SECTIONS
     assert {tag for tag, _ in dom.tags} <= TAGS
-    result = browse(page, tmp_path, f"--screenshot={tmp_path / 'page.png'}")
-    assert result.returncode == 0, result.stderr
-    image = matplotlib.image.imread(tmp_path / "page.png")[:, :, :3]
-    assert image.shape[1] == 1100
-    ink = (np.abs(image - image[0, 0]).max(axis=2) > 0.2).any(axis=1)
-    assert ink.mean() > 0.3  # of the lines have something on them
-    blue = np.array([0x00, 0x72, 0xB2]) / 255
-    assert (np.abs(image - blue).max(axis=2) < 0.02).sum() > 500  # the plots' own colour

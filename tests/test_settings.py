@@ -23,6 +23,8 @@ def test_every_experiment_resolves(name, variant):
     build(PrepConfig, config["prep"], "prep")
     batch_size = config["data"]["batch_size"]
     assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
+    if variant == "smoke":
+        assert config["eval"]["split"] == "test"  # what api_docs has judgments of
     assert "auto" not in str(settings.whole["optim"])
     assert settings.train.num_steps >= 1
     if variant == "smoke":  # whatever the teacher was, it is the hybrid now

@@ -117,7 +117,8 @@ def make_summary(missing, base_kept=(), list_source="teacher"):
             **cell.values, "seed": cell.seed, "best_step": best_step, "last_step": 16,
             "dev_base": 0.5, "dev_trained": 0.6, "dev_queries": "synthetic",
             "dev_verdict": "better", "base": 0.4, "trained": 0.4 + mean, "gain": mean,
-            "low": mean, "high": mean, "p_value": 0.001, "folder": cell.name,
+            "low": mean, "high": mean, "p_value": 0.001, "t_test_p_value": 0.002,
+            "folder": cell.name,
         }  # fmt: skip
         dev = {"title": {"l0": mean}, "keywords": {"l1": 0.0, "l2": mean}}
         settings = {"model": "toy", "steps": 16 + cell.seed, "learning rate": 2e-5}
@@ -184,6 +185,10 @@ def test_tables(summary):
     ]  # fmt: skip
     for table in made.values():
         assert all(len(row) == len(table.head) for row in table.rows)
+        if table.title != "By value":  # which tests nothing
+            randomisation = table.head.index("p, randomisation")
+            assert table.head[randomisation + 1] == "p, t-test"
+    assert made["Cells"].rows[0][-2:] == ["0.0010", "0.0020"]
     outcome = {tuple(row[:2]): row[-1] for row in made["Against the baseline"].rows}
     assert outcome == {("one", "nce"): "worse", ("two", "nce"): "worse"}
     lines = as_csv(summary).splitlines()
@@ -211,7 +216,8 @@ def test_a_kept_base_model_is_told():
     ]
     assert [row[-1] for row in made["By value"].rows] == ["4", "1", "2", "3"]
     assert {row[-1] for row in made["By query type"].rows if row[0] == "one"} == {"base kept"}
-    assert made["Cells"].rows[0][-5] == "better, base kept"
+    cells = made["Cells"]
+    assert cells.rows[0][cells.head.index("dev verdict")] == "better, base kept"
     assert label(summary["configurations"][0], ["loss"]) == "kl (base kept)"
     assert label(summary["configurations"][3], ["loss"]) == "nce"
 

@@ -38,6 +38,14 @@ def test_significance_decides(tmp_path, differences, status):
         assert part in verdict.text
 
 
+def test_who_judged_is_told(tmp_path):
+    told = "human queries judged by a language model"
+    write_dev_values(tmp_path, 0, DevValues({}, {"q0": 0.5}, told))
+    verdict = judge(tmp_path, Progress(step=0, best_step=0))
+    assert f"1 {told}" in verdict.text
+    assert verdict.judged_by == told
+
+
 @pytest.mark.parametrize(("rule", "told"), [("ndcg", "higher dev nDCG@10"), ("loss", "lower dev")])
 def test_a_run_that_keeps_the_base_model_is_worse(tmp_path, rule, told):
     write_dev_values(tmp_path, 4, DevValues({}, {"q0": 0.75, "q1": 0.0}, "human"))

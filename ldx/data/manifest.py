@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ldx.data import tfds_layout
-from ldx.data.schema import FORMAT_VERSION, PASSAGE_SPLIT, PREPARE_COMMAND
+from ldx.data.schema import (
+    FORMAT_VERSION,
+    HUMAN_DEV,
+    HUMAN_TYPES,
+    JUDGES,
+    PASSAGE_SPLIT,
+    PEOPLE,
+    PREPARE_COMMAND,
+    UNTOLD,
+)
 from ldx.errors import UserError, listing
 from ldx.files import read_json, write_json
 
@@ -26,6 +35,8 @@ class Manifest:
       num_lists: lists by split and query type, as `write_lists` returns it.
       num_synthetic_passages: how many of the passages, the last ones, a language model wrote; the
         others are the collection.
+      judges: who said what is relevant, of `JUDGES`, by the type of queries that people wrote;
+        queries of other types are synthetic. None: the records do not tell.
       fingerprints: of `passages` and `lists` (`records_fingerprint`).
       passage_template: how title and text were joined for the teachers and are for training.
       max_chars: where that text was cut; None for nowhere.
@@ -51,6 +62,7 @@ class Manifest:
     yields: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     num_synthetic_passages: int = 0
+    judges: dict[str, list[str]] | None = None
     format_version: int = FORMAT_VERSION
 
     def write(self, records_dir: str | Path) -> None:
@@ -61,8 +73,22 @@ class Manifest:
 
     def provenance(self) -> dict[str, Any]:
         """How the lists were made, for a model card."""
-        keys = ("teachers", "calibration", "prompts", "yields", "seed", "versions")
-        return {key: value for key in keys if (value := getattr(self, key)) not in ({}, [])}
+        keys = ("judges", "teachers", "calibration", "prompts", "yields", "seed", "versions")
+        return {key: value for key in keys if (value := getattr(self, key)) not in ({}, [], None)}
+
+    def judges_of(self, query_type: str) -> list[str]:
+        """Who said what is relevant to the queries of a type that people wrote; [] for others.
+
+        Where `judges` is not told, people did for the types that are theirs; but a language model
+        may have written what graded lists hold.
+        """
+        if query_type == HUMAN_DEV:
+            return [PEOPLE]
+        if self.judges is not None:
+            return self.judges.get(query_type, [])
+        if query_type not in HUMAN_TYPES:
+            return []
+        return [UNTOLD if "grade" in self.yields else PEOPLE]
 
     @classmethod
     def read(cls, records_dir: str | Path) -> "Manifest":
@@ -127,9 +153,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "yields": dict,
     "versions": dict,
     "num_synthetic_passages": int,
+    "judges": (dict, type(None)),
     "format_version": int,
 }
-_MAY_LACK = {"order_key", "num_synthetic_passages"}
+_MAY_LACK = {"order_key", "num_synthetic_passages", "judges"}
 
 
 def _problems(values: Any) -> list[str]:
@@ -154,6 +181,9 @@ def _nested_problems(values: dict[str, Any]) -> list[str]:
     for split, types in values["num_lists"].items():
         if not isinstance(types, dict) or not all(type(n) is int for n in types.values()):
             problems.append(f"num_lists.{split} is {types!r}, not counts by query type")
+    for query_type, judges in (values.get("judges") or {}).items():
+        if not isinstance(judges, list) or not judges or not set(map(str, judges)) <= set(JUDGES):
+            problems.append(f"judges.{query_type} is {judges!r}; known are {', '.join(JUDGES)}")
     for name in ("passages", "lists"):
         if not isinstance(values["fingerprints"].get(name), str):
             problems.append(f"fingerprints.{name} is missing")

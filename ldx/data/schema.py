@@ -23,7 +23,13 @@ HUMAN_DEV = "human_dev"
 be of hundreds of passages; dev nDCG is theirs."""
 
 HUMAN_TYPES = ("human", HUMAN_DEV)
-"""The types of queries that people wrote, and judged passages for."""
+"""The types of queries that people wrote."""
+
+PEOPLE, LANGUAGE_MODEL, RETRIEVERS = JUDGES = ("people", "a language model", "retrievers")
+"""Who may have said what is relevant to a query that people wrote."""
+
+UNTOLD = "a source that the records do not name"
+"""The judge of graded lists of records that do not tell (`Manifest.judges`)."""
 
 PASSAGE_SPLIT = "corpus"
 """The one split of the passage set. TensorFlow Datasets reads it as `all`, its word for every

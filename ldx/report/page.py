@@ -117,7 +117,7 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
         _, judged_by = read_dev_values(run.workdir, 0)
     except UserError:
         return body
-    return join([body, note(f"Dev {METRIC} is of {judged_by} queries and judgments.")])
+    return join([body, note(f"Dev {METRIC} is of {judged_by}.")])
 
 
 def _numbered(sections: Sequence[Section]) -> list[Section]:

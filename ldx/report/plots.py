@@ -244,3 +244,28 @@ def entropies(teacher: np.ndarray, students: Mapping[str, np.ndarray]) -> Figure
     axes.set_xlim(0, 1)
     axes.legend()
     return figure
+
+
+def intervals(
+    rows: Sequence[Mapping[str, Any]], key: str, labels: Sequence[str], axis_label: str
+) -> Figure:
+    """A point and its interval for each row, the first on top; filled where p_holm < .05.
+
+    Args:
+      rows: with `key`, low, high and p_holm.
+      key: what the point is.
+      labels: of the rows.
+      axis_label: says what the numbers are.
+    """
+    figure, (axes,) = _subplots(height=1.0 + 0.28 * len(rows))
+    for place, row in enumerate(rows):
+        colour = COLOURS["trained" if row[key] >= 0 else "teacher"]
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+        face = colour if row["p_holm"] < 0.05 else "none"
+        axes.plot(row[key], place, "o", markersize=7, color=colour, markerfacecolor=face)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(axis_label)
+    return figure

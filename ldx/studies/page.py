@@ -6,11 +6,9 @@ from typing import Any
 
 from ldx.files import atomic_write
 from ldx.report import html
-from ldx.report.plots import COLOURS, GRID, INK, to_svg
+from ldx.report.plots import intervals, to_svg
 from ldx.studies.results import axis_columns
 from ldx.studies.tables import SETTINGS_NOTE, change, label, settings_told, tables
-
-ROW_HEIGHT = 0.28  # inches
 
 
 def write_page(path: Path, study: Mapping[str, Any]) -> None:
@@ -55,39 +53,9 @@ def _figures(study: Mapping[str, Any]) -> html.Html:
         )
 
         def make(rows: Sequence[Mapping[str, Any]] = rows, key: str = key, text: str = text) -> Any:
-            return interval_plot(rows, key, [label(row, axes) for row in rows], text)
+            return intervals(rows, key, [label(row, axes) for row in rows], text)
 
         picture = to_svg(make, name, f"{text}: {described}")
         caption = f"{text}, with its 95% interval; filled where p < .05 after Holm's correction"
         figures.append(html.figure(picture, caption[0].upper() + caption[1:]))
     return html.join(figures)
-
-
-def interval_plot(
-    rows: Sequence[Mapping[str, Any]], key: str, labels: Sequence[str], axis_label: str
-) -> Any:
-    """A matplotlib figure: a point and its interval for each row, the first on top.
-
-    Args:
-      rows: with `key`, low, high and p_holm.
-      key: what the point is.
-      labels: of the rows.
-      axis_label: says what the numbers are.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 1.0 + ROW_HEIGHT * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        is_found = row["p_holm"] < 0.05
-        colour = COLOURS["trained"] if row[key] >= 0 else COLOURS["teacher"]
-        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-        face = colour if is_found else "none"
-        axes.plot(row[key], place, "o", markersize=7, color=colour, markerfacecolor=face)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="x", color=GRID)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(axis_label)
-    return figure

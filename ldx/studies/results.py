@@ -104,6 +104,7 @@ def _told(found: Comparison) -> dict[str, Any]:
         "low": found.low,
         "high": found.high,
         "p_value": found.p_value,
+        "t_test_p_value": found.t_test_p_value,
         "wins": found.wins,
         "losses": found.losses,
         "ties": found.ties,

@@ -11,6 +11,7 @@ from ldx.studies.results import axis_columns
 Summary = Mapping[str, Any]
 
 SETTINGS_NOTE = "What all cells were run with; what the axes change is told by the tables."
+TESTS_HEAD = ["p, randomisation", "p, t-test"]
 BASE_KEPT = "base kept"
 _BASE_KEPT_NOTE = (
     f' "{BASE_KEPT}": by dev no step was better than the untrained model, so that is what was '
@@ -119,6 +120,11 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
 
 
+def _tests(row: Mapping[str, Any]) -> list[str]:
+    """The columns of TESTS_HEAD."""
+    return [_p(row["p_value"]), _p(row["t_test_p_value"])]
+
+
 def _found(row: Mapping[str, Any], key: str) -> str:
     if row["p_holm"] >= 0.05:
         return "no difference seen"
@@ -148,7 +154,8 @@ def _outcome_against_baseline(row: Mapping[str, Any]) -> str:
 def _configurations(study: Summary) -> Table:
     axes, metric = axis_columns(study), study["metric"]
     several = len(study["seeds"]) > 1
-    head = [*axes, "test queries", "base", "trained", "gain [95%]", "p", "p Holm", "against base"]
+    head = [*axes, "test queries", "base", "trained", "gain [95%]"]
+    head += [*TESTS_HEAD, "p Holm", "against base"]
     rows = [
         [
             *(row[axis] for axis in axes),
@@ -156,7 +163,7 @@ def _configurations(study: Summary) -> Table:
             f"{row['base']:.4f}",
             f"{row['trained']:.4f}",
             change(row),
-            _p(row["p_value"]),
+            *_tests(row),
             _p(row["p_holm"]),
             _outcome(row),
         ]
@@ -165,7 +172,8 @@ def _configurations(study: Summary) -> Table:
     ]
     note = (
         f"Test {metric}; gain over the untrained base model with its 95% bootstrap interval over "
-        "queries; p of the paired permutation test, and corrected for all rows (Holm)."
+        "queries; p of the paired randomisation (sign-flip) test and of the paired t-test, and the "
+        "former corrected for all rows (Holm)."
     )
     if any(row["num_base_kept"] for row in study["configurations"]):
         note += _BASE_KEPT_NOTE
@@ -223,7 +231,7 @@ def _comparisons(study: Summary) -> Table:
         [
             *(row[axis] for axis in axes),
             change(row, "difference"),
-            _p(row["p_value"]),
+            *_tests(row),
             _p(row["p_holm"]),
             f"{row['wins']}/{row['losses']}/{row['ties']}",
             _outcome_against_baseline(row),
@@ -232,9 +240,9 @@ def _comparisons(study: Summary) -> Table:
     ]
     note = (
         f"Gain less that of the baseline ({baseline}) where all else is equal, query by query over "
-        "the queries that both have; p corrected for all rows (Holm)."
+        "the queries that both have; p of the randomisation test corrected for all rows (Holm)."
     )
-    head = [*axes, "difference [95%]", "p", "p Holm", "win/loss/tie", "against baseline"]
+    head = [*axes, "difference [95%]", *TESTS_HEAD, "p Holm", "win/loss/tie", "against baseline"]
     return Table("Against the baseline", note, head, rows, len(axes))
 
 
@@ -245,6 +253,7 @@ def _query_types(study: Summary) -> Table:
             *(row[axis] for axis in axes),
             row["query_type"],
             change(row),
+            *_tests(row),
             _p(row["p_holm"]),
             str(row["num_queries"]),
             _outcome(row),
@@ -260,7 +269,8 @@ def _query_types(study: Summary) -> Table:
         "Dev nDCG@10 at the kept step less that before training, by the type of the dev queries; "
         f"judged {judged}, and the step was chosen on the same lists."
     )
-    head = [*axes, "query type", "dev gain [95%]", "p Holm", "queries", "against base"]
+    head = [*axes, "query type", "dev gain [95%]", *TESTS_HEAD, "p Holm", "queries"]
+    head.append("against base")
     return Table("By query type", note, head, rows, len(axes) + 1)
 
 
@@ -276,11 +286,11 @@ def _cells(study: Summary) -> Table:
             f"{row['base']:.4f}",
             f"{row['trained']:.4f}",
             change(row),
-            _p(row["p_value"]),
+            *_tests(row),
         ]
         for row in study["cells"]
     ]
     head = [*axes, "seed", "step", "dev nDCG@10", "dev verdict", "base", "trained", "gain [95%]"]
     note = "Every run: the step that dev kept, of those done, and what dev and test say of it."
     links = tuple(f"cells/{row['folder']}/report/index.html" for row in study["cells"])
-    return Table("Cells", note, [*head, "p"], rows, len(axes), links)
+    return Table("Cells", note, [*head, *TESTS_HEAD], rows, len(axes), links)

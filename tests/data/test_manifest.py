@@ -67,6 +67,12 @@ def test_round_trip(records):
         ({"format_version": 99}, "format_version is 99, not 1"),
         ({"teachers": [{"weight": 1}]}, r"teachers\[0\] is"),
         ({"fingerprints": {"lists": "x"}}, r"fingerprints\.passages is missing"),
+        (
+            {"judges": {"human": ["people", "nobody"]}},
+            r"judges\.human is .*known are people, a lan",
+        ),
+        ({"judges": {"human": "people"}}, r"judges\.human is 'people'"),
+        ({"judges": ["people"]}, r"judges is \['people'\]"),
         ({"num_lists": {"train": 3}}, r"num_lists\.train is 3"),
         ({"num_passages": 21}, "the manifest tells of"),
         ({"num_lists": {"train": {"title": 7}, "dev": {}}}, "the manifest tells of"),
@@ -90,6 +96,25 @@ def test_all_wrong_keys_are_told_at_once(records):
 def test_nothing_need_be_said_of_the_order_key(records):
     change(records, order_key=...)
     assert Manifest.read(records).order_key == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "human", "mine"),
+    [
+        ({"judges": {"human": ["a language model"]}}, ["a language model"], []),
+        ({"judges": {"mine": ["people"]}}, [], ["people"]),
+        # Older records: their types tell, but not of graded lists.
+        ({"judges": ...}, ["people"], []),
+        ({"judges": ..., "yields": {"grade": {}}}, ["a source that the records do not name"], []),
+    ],
+)
+def test_who_judged(records, changes, human, mine):
+    change(records, **changes)
+    manifest = Manifest.read(records)
+    assert manifest.judges_of("human") == human
+    assert manifest.judges_of("mine") == mine
+    assert manifest.judges_of("title") == []
+    assert manifest.judges_of("human_dev") == ["people"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])

@@ -254,6 +254,7 @@ def test_written_passages_in_the_records(workspace):
     manifest = Manifest.read(workspace.records)
     assert manifest.num_passages - manifest.num_synthetic_passages == 60
     assert manifest.prompts["documents"]["model"] == MODEL
+    assert manifest.judges == {"human": ["people", "a language model"], "human_dev": ["people"]}
     assert manifest.teachers == []
     qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, "train"))
     records = [source[n] for source in lists_of(workspace) for n in range(len(source))]
@@ -278,6 +279,16 @@ def test_written_passages_in_the_records(workspace):
         "lists with fewer than wanted": 0,
     }
     assert np.unique([record.list_id for record in records]).size == len(records)
+
+
+def test_people_did_not_judge_lists_of_written_passages_alone(workspace):
+    with workspace.config.prep.unlocked():
+        del workspace.config.prep.graded["real"]
+    run_stages(workspace.config, workspace.workdir, stages_of(workspace.config.prep))
+    manifest = Manifest.read(workspace.records)
+    assert manifest.num_lists["dev"]["human"] > 0
+    assert manifest.judges_of("human") == ["a language model"]
+    assert manifest.judges_of(HUMAN_DEV) == ["people"]
 
 
 def lists_of(workspace):

@@ -11,15 +11,16 @@ from ml_collections import ConfigDict
 from configs import mediqa2019, sycl
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.checks import check_config
-from data_prep.grade import graded_paths
+from data_prep.grade import graded_paths, judges_of
 from data_prep.graded_sources import Material, compose, graded_sources, ordered
 from data_prep.lists import load_lists
 from data_prep.queries import Query, load_queries
 from data_prep.settings import PrepConfig, graded_kinds, has_documents
+from data_prep.stage import Workspace
 from data_prep.stages import stages_of
 from ldx.data.records import ListSource, Manifest, PassageSource
 from ldx.errors import UserError
-from ldx.files import read_json
+from ldx.files import read_json, write_json
 from ldx.settings import build
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
@@ -221,10 +222,33 @@ def test_records_of_graded_lists(graded):
     manifest = Manifest.read(graded.records)
     assert manifest.teachers == []
     assert manifest.num_synthetic_passages == 0
+    assert manifest.judges == {}
     assert set(manifest.yields) == {"corpus", "generate_queries", "mine", "grade"}
     record = ListSource(graded.records, "train")[0]
     assert record.rows[0] == record.source_row
     assert len(record.teacher_scores) == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "judges"),
+    [
+        ({"real": {"label 3": 4, "label 0": 1}}, ["people"]),
+        ({"written": {"label 3": 4, "label 0": 1}}, ["a language model"]),
+        ({"written": {"label 2": 4}, "real": {"label 3": 2}}, ["people", "a language model"]),
+        # What is not relevant, or stands in no list, is nobody's judgment of relevance.
+        ({"real": {"label 1": 4}, "found": {"label 0": 8}}, ["people"]),
+        ({"written": {"label 1": 4}, "real": {"lists with fewer than wanted": 3}},
+         ["a language model"]),
+        ({"found": {"label 10": 1}}, ["retrievers"]),
+    ],
+)  # fmt: skip
+def test_who_judged_is_whose_entries_are_relevant(counts, judges, tmp_path):
+    workspace = Workspace(make_config(tmp_path, Path("no student")), tmp_path / "work")
+    kinds = {"written": "synthetic", "real": "judged", "found": "mined"}
+    sources = {name: {"kind": kind} for name, kind in kinds.items()}
+    value = {"types": ["human"], "sources": sources, "facts": {"human": {"sources": counts}}}
+    write_json(workspace.prep / "graded.json", value)
+    assert judges_of(workspace, "human") == judges
 
 
 def test_judged_grades_of_a_query():

@@ -18,6 +18,11 @@ TRAIN = {"": [(1, 1.0), (2, 0.5)], "$a_b$": [(3, 0.7)]}
 RNG = np.random.default_rng(0)
 TEACHER = RNG.uniform(size=400)
 STUDENTS = {"base": RNG.normal(size=400), "trained": TEACHER + 0.1 * RNG.normal(size=400)}
+GAINS = [
+    {"gain": 0.3, "low": 0.1, "high": 0.5, "p_holm": 0.01},
+    {"gain": 0.1, "low": -0.1, "high": 0.3, "p_holm": 0.4},
+    {"gain": -0.4, "low": -0.5, "high": -0.3, "p_holm": 0.049},
+]
 FIGURES = {
     "curves": lambda: plots.curves(TRAIN, DEV, 5, "nDCG@10"),
     "work": lambda: plots.work({"": [(1, 0.5), (2, 0.4)]}, [(1, 2.0), (2, 2.5)]),
@@ -26,6 +31,7 @@ FIGURES = {
     "types": lambda: plots.change_by_group({"<b>&$x$": (0.1, 0.2), "中": (0.4, 0.3)}, "m"),
     "scores": lambda: plots.score_density(TEACHER, STUDENTS),
     "scores of one entry": lambda: plots.score_density(np.ones(1), {"base": np.ones(1)}),
+    "intervals": lambda: plots.intervals(GAINS, "gain", ["up", "<b>&$x$", "中"], "gain in m"),
     "entropies": lambda: plots.entropies(TEACHER, {"base": np.zeros(0), "trained": TEACHER}),
 }  # fmt: skip
 
@@ -75,6 +81,24 @@ def test_gains_are_left_and_up_losses_right_and_down(tmp_path):
     assert up.max() <= down.min() + 1
     # 1.0 and 0.25 over 2 queries, against 0.5 over one.
     assert len(up) / len(down) == pytest.approx(2.5, rel=0.05)
+
+
+def test_intervals_stand_where_they_are_and_are_filled_where_found(tmp_path):
+    (rows, columns), (lower_rows, left) = (
+        np.nonzero(pixels(FIGURES["intervals"], tmp_path, name)) for name in ("trained", "teacher")
+    )
+    assert rows.max() < lower_rows.min()  # the first is on top
+    assert left.max() < columns.min()  # losses are left of gains
+    first = rows < rows.min() + (lower_rows.min() - rows.min()) / 3
+    lengths = [np.ptp(x) for x in (columns[first], columns[~first], left)]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.05)  # 0.4 wide
+    assert lengths[0] == pytest.approx(2 * lengths[2], rel=0.05)  # 0.2
+    # Equal lines: what the first has more is the inside of its mark.
+    assert first.sum() > 1.05 * (~first).sum()
+    made = FIGURES["intervals"]()
+    assert [line.get_xdata()[0] for line in made.axes[0].lines if len(line.get_xdata()) == 1] == [
+        row["gain"] for row in GAINS
+    ]
 
 
 def test_the_best_step_is_marked_where_it_is(tmp_path):
