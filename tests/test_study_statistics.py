@@ -118,7 +118,7 @@ def make_summary(missing, base_kept=(), list_source="teacher"):
             "dev_base": 0.5, "dev_trained": 0.6, "dev_queries": "synthetic",
             "dev_verdict": "better", "base": 0.4, "trained": 0.4 + mean, "gain": mean,
             "low": mean, "high": mean, "p_value": 0.001, "t_test_p_value": 0.002,
-            "folder": cell.name,
+            "num_passages": 500, "num_lists": 90 + cell.seed, "folder": cell.name,
         }  # fmt: skip
         dev = {"title": {"l0": mean}, "keywords": {"l1": 0.0, "l2": mean}}
         settings = {"model": "toy", "steps": 16 + cell.seed, "learning rate": 2e-5}
@@ -189,11 +189,20 @@ def test_tables(summary):
             randomisation = table.head.index("p, randomisation")
             assert table.head[randomisation + 1] == "p, t-test"
     assert made["Cells"].rows[0][-2:] == ["0.0010", "0.0020"]
+    assert [row[2:5] for row in made["Cells"].rows[:2]] == [["0", "500", "90"], ["1", "500", "91"]]
     outcome = {tuple(row[:2]): row[-1] for row in made["Against the baseline"].rows}
     assert outcome == {("one", "nce"): "worse", ("two", "nce"): "worse"}
     lines = as_csv(summary).splitlines()
     assert len(lines) == 1 + 7
     assert lines[0].startswith("dataset,loss,seed,best_step")
+
+
+def test_one_seed_is_told_to_be_one(summary):
+    one = {**summary, "seeds": [0]}
+    for made, count in ((tables(summary), 0), (tables(one), 1)):
+        for table in made:
+            tests = table.title in ("Trained against untrained", "Against the baseline")
+            assert table.note.count("There is one seed") == count * tests, table.title
 
 
 def test_a_kept_base_model_is_told():

@@ -17,6 +17,10 @@ _BASE_KEPT_NOTE = (
     f' "{BASE_KEPT}": by dev no step was better than the untrained model, so that is what was '
     "tested; its gain of 0 says nothing of the steps that were done."
 )
+_ONE_SEED_NOTE = (
+    " There is one seed: intervals and p are over test queries and know nothing of what another "
+    "draw of training lists would give, which can differ by as much."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +181,9 @@ def _configurations(study: Summary) -> Table:
     )
     if any(row["num_base_kept"] for row in study["configurations"]):
         note += _BASE_KEPT_NOTE
-    if several:
+    if not several:
+        note += _ONE_SEED_NOTE
+    else:
         head.append("spread over seeds")
         note += (
             " Queries are averaged over seeds before testing; the spread is the standard deviation "
@@ -242,6 +248,8 @@ def _comparisons(study: Summary) -> Table:
         f"Gain less that of the baseline ({baseline}) where all else is equal, query by query over "
         "the queries that both have; p of the randomisation test corrected for all rows (Holm)."
     )
+    if len(study["seeds"]) == 1:
+        note += _ONE_SEED_NOTE
     head = [*axes, "difference [95%]", *TESTS_HEAD, "p Holm", "win/loss/tie", "against baseline"]
     return Table("Against the baseline", note, head, rows, len(axes))
 
@@ -280,6 +288,8 @@ def _cells(study: Summary) -> Table:
         [
             *(row[axis] for axis in axes),
             str(row["seed"]),
+            str(row["num_passages"]),
+            str(row["num_lists"]),
             f"{row['best_step']} of {row['last_step']}",
             f"{row['dev_base']:.4f} -> {row['dev_trained']:.4f}",
             f"{row['dev_verdict']}, {BASE_KEPT}" if row["best_step"] == 0 else row["dev_verdict"],
@@ -290,7 +300,8 @@ def _cells(study: Summary) -> Table:
         ]
         for row in study["cells"]
     ]
-    head = [*axes, "seed", "step", "dev nDCG@10", "dev verdict", "base", "trained", "gain [95%]"]
+    head = [*axes, "seed", "passages", "lists", "step", "dev nDCG@10", "dev verdict"]
+    head += ["base", "trained", "gain [95%]"]
     note = "Every run: the step that dev kept, of those done, and what dev and test say of it."
     links = tuple(f"cells/{row['folder']}/report/index.html" for row in study["cells"])
     return Table("Cells", note, [*head, *TESTS_HEAD], rows, len(axes), links)
