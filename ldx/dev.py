@@ -198,6 +198,16 @@ def evaluate_sources(
     return DevValues(means | own, per_query, _in_words(judges))
 
 
+def warn_of_perfect(base: float) -> None:
+    """Say that dev nDCG@10 can only fall, where the untrained model's is 1."""
+    if base >= 1:
+        logging.warning(
+            "dev %s of the untrained model is 1.0, so no step can be better; of a teacher's lists "
+            "that is so where the teacher ranks as the student does already",
+            METRIC,
+        )
+
+
 def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
     """Keep nDCG@10 of every query at an evaluated step, for tests that pair queries."""
     write_json(

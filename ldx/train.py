@@ -23,7 +23,7 @@ from ldx.data.manifest import Manifest
 from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.data.sources import Source
-from ldx.dev import METRIC, evaluate_sources, write_dev_values
+from ldx.dev import METRIC, evaluate_sources, warn_of_perfect, write_dev_values
 from ldx.errors import UserError
 from ldx.guide import add_guide, load_guide
 from ldx.interrupt import Interrupted, StopRequest
@@ -281,6 +281,8 @@ class _Run:
             write_dev_values(self.workdir, progress.step, found)
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
+        if progress.step == 0:
+            warn_of_perfect(ndcg)
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
         if not all(math.isfinite(value) for value in values.values()):
             raise UserError(f"a dev value of step {progress.step} is not finite: {values}")

@@ -9,7 +9,14 @@ from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.data.tokens import TokensInMemory
-from ldx.dev import DevSet, DevValues, evaluate_sources, read_dev_values, write_dev_values
+from ldx.dev import (
+    DevSet,
+    DevValues,
+    evaluate_sources,
+    read_dev_values,
+    warn_of_perfect,
+    write_dev_values,
+)
 from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
@@ -233,3 +240,11 @@ def test_sources_of_people_and_of_none(parts):
     assert values.means["dev/total"] == pytest.approx(total)
     assert values.judged_by == "queries: 1 human judged by people, 6 synthetic"
     assert len(values.per_query) == 7
+
+
+def test_a_perfect_base_is_told(caplog):
+    """As of a student that is its own teacher, where require_own_first leaves nothing to gain."""
+    warn_of_perfect(0.999)
+    assert not caplog.records
+    warn_of_perfect(1.0)
+    assert "no step can be better" in caplog.text
