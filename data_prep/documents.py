@@ -48,8 +48,10 @@ _REMARK = re.compile(
     r"^\W*(?:"
     r"(?:(?:please )?note|disclaimer|i have|i['’]ve)\b"
     r".*\b(?:(?:these|four) passages|passages above|as (?:asked|requested|specified))\b"
-    r"|(?:these|the|all)(?: four)? passages (?:above|are|were|differ|vary)\b"
-    r"|(?:please )?let me know\b|feel free to\b|(?:i )?hope (?:this|these|that)\b"
+    r"|(?:these|the|all) (?:four passages|passages above)\b"
+    r"|these passages (?:are|were) (?:all )?(?:designed|written|created|fictional|invented)\b"
+    r"|(?:please )?let me know\b|feel free to\b"
+    r"|(?:i )?hope (?:this|these)(?: passages)? (?:help|meet)"
     r"|would you like me to\b)",
     re.IGNORECASE,
 )

@@ -133,8 +133,9 @@ class _ListCheck:
         learners = self._objective.compares_entries
         if learners and len(table) and table.list_size == 1:
             raise UserError(
-                f"{where} lists have one entry (config.data.list_size cuts them), of which "
-                f"{' and '.join(learners)} can learn nothing; info_nce alone can"
+                f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "
+                f"which {' and '.join(learners)} can learn nothing; info_nce can, and wasserstein "
+                "of form batch"
             )
         if learners := self._objective.learn_from("teacher_scores"):
             problems += [

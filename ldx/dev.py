@@ -198,12 +198,13 @@ def evaluate_sources(
     return DevValues(means | own, per_query, _in_words(judges))
 
 
-def warn_of_perfect(base: float) -> None:
-    """Say that dev nDCG@10 can only fall, where the untrained model's is 1."""
-    if base >= 1:
+def warn_of_perfect(base: Mapping[str, float]) -> None:
+    """Say that dev nDCG@10 can only fall, where the untrained model's is 1 for every query."""
+    if min(base.values()) >= 1:
         logging.warning(
-            "dev %s of the untrained model is 1.0, so no step can be better; of a teacher's lists "
-            "that is so where the teacher ranks as the student does already",
+            "dev %s of the untrained model is 1.0 already, as it is where the teacher ranks as the "
+            "student does: by it no step can be better than none; "
+            "config.train.select_by=loss chooses by the dev loss",
             METRIC,
         )
 

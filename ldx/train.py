@@ -279,10 +279,10 @@ class _Run:
         values = distributed.from_primary(found.means)
         if distributed.is_primary():
             write_dev_values(self.workdir, progress.step, found)
+            if progress.step == 0:
+                warn_of_perfect(found.per_query)
         self.writer.write(progress.step, values)
         ndcg = values[f"dev/{METRIC}"]
-        if progress.step == 0:
-            warn_of_perfect(ndcg)
         losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
         if not all(math.isfinite(value) for value in values.values()):
             raise UserError(f"a dev value of step {progress.step} is not finite: {values}")

@@ -244,7 +244,7 @@ def test_sources_of_people_and_of_none(parts):
 
 def test_a_perfect_base_is_told(caplog):
     """As of a student that is its own teacher, where require_own_first leaves nothing to gain."""
-    warn_of_perfect(0.999)
+    warn_of_perfect({"a": 1.0, "b": 0.9})
     assert not caplog.records
-    warn_of_perfect(1.0)
-    assert "no step can be better" in caplog.text
+    warn_of_perfect({"a": 1.0, "b": 1.0})
+    assert "by it no step can be better" in caplog.text

@@ -236,7 +236,7 @@ def test_lists_of_one_entry_are_for_info_nce_alone():
     ):
         check = _ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
         if is_refused:
-            with pytest.raises(UserError, match=r"toy train lists have one entry .*list_size"):
+            with pytest.raises(UserError, match=r"toy train lists have one entry .*list_size=1"):
                 check("toy train", table)
         else:
             check("toy train", table)

@@ -198,9 +198,7 @@ def test_cells_differ_in_nothing_that_follows_from_the_number_of_lists(name, arg
         settings = resolve(cell.config, num_lists)
         train, optim = settings.train, settings.optim
         assert train.stop_on is None
-        found.add(
-            (settings.data.batch_size, train.num_steps, train.eval_every, optim.learning_rate)
-        )
+        found.add((settings.data.batch_size, train.num_steps, train.eval_every, optim))
     assert len(found) == 1
 
 

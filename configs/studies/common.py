@@ -92,9 +92,9 @@ def experiment(arg: str) -> ConfigDict:
     """The experiment that a study begins with, in the size that `arg` names.
 
     "" is CADET's recipe: queries written by an LLM, a cross-encoder as teacher; but all cells take
-    as many steps of as many lists at the same rate, so that they differ in nothing else. "cpu":
-    extractive queries and the hybrid teacher, minutes a cell on two cores. "smoke": 200 API docs;
-    one to three minutes a cell on two cores, of which compiling takes the most.
+    as many steps at the same rate, however many lists they have. "cpu": extractive queries and the
+    hybrid teacher, minutes a cell on two cores. "smoke": 200 API docs; one to three minutes a cell
+    on two cores, of which compiling takes the most.
     """
     check_arg(arg)
     config = base.get_config()
@@ -102,10 +102,11 @@ def experiment(arg: str) -> ConfigDict:
         config.model.query_max_length = 64
         config.model.passage_max_length = 256
         # auto and early stops go by how many lists there are, which cells do not have alike.
-        config.data.batch_size = 1024
-        config.optim.learning_rate = 1e-4  # what auto gives for that batch
-        config.train.num_steps = 200
-        config.train.eval_every = 20
+        config.data.batch_size = 256  # or somewhat fewer: an epoch is cut evenly
+        config.optim.learning_rate = 5e-5  # what auto gives for that batch
+        config.optim.warmup_steps = 40
+        config.train.num_steps = 400
+        config.train.eval_every = 40
         config.train.stop_on = None
         return base.use_cadet(config)
     base.use_hybrid_teacher(config)

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "":  # here the recipe is to fit itself to the lists that a corpus gives
         recipe = base.get_config()
         config.data.batch_size = recipe.data.batch_size
-        config.optim.learning_rate = recipe.optim.learning_rate
+        config.optim = recipe.optim
         for key in ("num_steps", "eval_every", "stop_on"):
             config.train[key] = recipe.train[key]
     datasets = {"scifact": common.SCIFACT, "api_docs": common.API_DOCS}
