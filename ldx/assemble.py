@@ -130,7 +130,7 @@ class _ListCheck:
     def __call__(self, where: str, table: ListTable) -> None:
         """Check the lists of a split; raises UserError."""
         problems = []
-        learners = self._objective.compares_entries
+        learners = self._objective.comparing_losses
         if learners and len(table) and table.list_size == 1:
             raise UserError(
                 f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "

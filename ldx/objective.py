@@ -210,7 +210,7 @@ class Objective:
         return [name for name, _, settings in self.terms if _targets(name, settings) == targets]
 
     @property
-    def compares_entries(self) -> list[str]:
+    def comparing_losses(self) -> list[str]:
         """The names of the losses that learn nothing from lists of one entry."""
         return [
             name

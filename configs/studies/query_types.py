@@ -5,7 +5,7 @@
 
 The second claim of CADET (arXiv 2505.19274). All cells of a dataset share one preparation, with all
 types: a single type is trained on by giving the others the weight 0. So dev lists of every type are
-there for all cells, and all take as many steps of the same size.
+there for all cells, and all take as many steps of one batch size.
 """
 
 from collections.abc import Sequence
