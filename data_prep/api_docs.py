@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ldx.errors import UserError
-from ldx.progress import progress_bar
+from ldx.common.errors import UserError
+from ldx.common.progress import progress_bar
 
 MIN_BODY_CHARS = 60
 MIN_SUMMARY_WORDS = 3

@@ -27,7 +27,7 @@ from data_prep.shards import (
     shard_key,
 )
 from data_prep.stage import Workspace
-from ldx.settings import build
+from ldx.common.sections import build
 
 REQUEST_FAILED = "request failed"
 

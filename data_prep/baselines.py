@@ -36,10 +36,10 @@ from data_prep.stage import (
     run_as_command,
     stage_counts,
 )
-from ldx.data.records import PassageSource, PassageTexts
-from ldx.data.schema import HUMAN_DEV
+from ldx.common.progress import progress_bar
 from ldx.eval.metrics import Run, write_run
-from ldx.progress import progress_bar
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import PassageSource, PassageTexts
 
 BM25, TEACHER = NAMES = ("bm25", "teacher")
 DEPTH = 100

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ldx.common.files import atomic_write, locked, read_json, write_json
+from ldx.common.progress import progress_bar
 from ldx.data.tokens import Texts
-from ldx.files import atomic_write, locked, read_json, write_json
-from ldx.progress import progress_bar
 
 K1 = 1.5
 B = 0.75

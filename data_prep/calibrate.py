@@ -37,9 +37,9 @@ from data_prep.queries import QUERIES_NAME, Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.data.schema import HUMAN_DEV
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.records.schema import HUMAN_DEV
 
 RESULT_NAME = "calibration.json"
 MAX_AGREEMENT_QUERIES = 2000  # of each type that agreement is measured on

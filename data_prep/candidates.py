@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.shards import arrays_file
 from data_prep.stage import Workspace, needed
-from ldx.files import read_json
+from ldx.common.files import read_json
 
 RECIPROCAL_RANK_K = 60
 CANDIDATES_NAME = "candidates.json"

@@ -28,11 +28,12 @@ from data_prep.settings import (
 from data_prep.stage import Workspace
 from data_prep.stages import stages_of
 from data_prep.teachers import KINDS
-from ldx.data.schema import check_template
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.sections import build, check_keys, check_seed
 from ldx.eval.beir import QUERIES_LINE, find_qrels
 from ldx.models.locate import check_model_path
-from ldx.settings import build, check_keys, check_model_section, check_seed
+from ldx.records.schema import check_template
+from ldx.settings import check_model_section
 
 WORK_OF_STAGE = {
     "generate_queries": "answers",

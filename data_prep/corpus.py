@@ -22,13 +22,13 @@ from data_prep.passages import ROLES_NAME, Roles
 from data_prep.readers import hub_name, read_passages, source_fingerprint
 from data_prep.shards import check_rejects
 from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
-from ldx.data.records import PassageSource, PassageTexts, write_passages
-from ldx.data.schema import Passage
-from ldx.data.tfds_layout import record_files
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, write_json
+from ldx.common.progress import progress_bar
 from ldx.eval import beir
-from ldx.files import atomic_write, write_json
-from ldx.progress import progress_bar
+from ldx.records.schema import Passage
+from ldx.records.sets import PassageSource, PassageTexts, write_passages
+from ldx.records.tfds_layout import record_files
 
 MAX_HELD_OUT_FRACTION = 0.05
 PASSAGES_PER_FILE = 500_000

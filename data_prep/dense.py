@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ldx.common.files import fingerprint
 from ldx.data.tokens import Texts
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Kind, get_encoder
-from ldx.files import fingerprint
 from ldx.models.student import load_student, resolve_model_path
 
 HOW_NOT_WHAT = ("attention", "remat")

@@ -31,8 +31,8 @@ from data_prep.prompt_files import (
     wrong_placeholders,
 )
 from data_prep.prompts import Sampling
-from ldx.errors import UserError, listing
-from ldx.files import fingerprint
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint
 
 FOLDER = Path(__file__).with_name("prompts") / "documents"
 HEADING = "### LEVEL {level}"

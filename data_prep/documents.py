@@ -12,9 +12,9 @@ from data_prep.llm import Answer, Request
 from data_prep.shards import Made, Payload, json_lines, read_json_lines
 from data_prep.stage import Workspace, needed
 from data_prep.words import num_words
-from ldx.data.schema import Passage
-from ldx.errors import UserError
-from ldx.files import atomic_write
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write
+from ldx.records.schema import Passage
 
 DOCUMENTS_NAME = "documents.jsonl"
 ID_PREFIX = "synthetic:"

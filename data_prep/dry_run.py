@@ -32,12 +32,12 @@ from data_prep.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, ty
 from data_prep.stage import Workspace
 from data_prep.stages import stages_of
 from data_prep.teachers import Pairs, make_teacher
-from ldx.data.schema import passage_text
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.progress import progress_bar
+from ldx.common.sections import build
 from ldx.eval import beir
 from ldx.eval.encode import Kind
-from ldx.progress import progress_bar
-from ldx.settings import build
+from ldx.records.schema import passage_text
 
 SAMPLE_PASSAGES = 64
 SAMPLE_PROMPTS = 16  # of all types together

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from absl import flags
 
 from data_prep.shards import Engine, Made, Shard, Worker
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 ENGINES = ("local", "ray")
 SHARDS_AHEAD = 2

@@ -34,9 +34,9 @@ from data_prep.stage import (
     run_as_command,
     workspace_from_flags,
 )
-from ldx.data.schema import HUMAN_DEV
-from ldx.errors import UserError
-from ldx.settings import build
+from ldx.common.errors import UserError
+from ldx.common.sections import build
+from ldx.records.schema import HUMAN_DEV
 
 GROUP = "documents"
 CHARS_PER_TOKEN = 4.0  # of English

@@ -26,9 +26,9 @@ from data_prep.query_sources import (
 )
 from data_prep.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
-from ldx.data.schema import HUMAN_DEV
-from ldx.errors import UserError
-from ldx.settings import build
+from ldx.common.errors import UserError
+from ldx.common.sections import build
+from ldx.records.schema import HUMAN_DEV
 
 MIN_QUERY_CHARS = 8
 MIN_QUERY_WORDS = 2

@@ -23,10 +23,10 @@ from data_prep.passages import passages_inputs
 from data_prep.queries import QUERIES_NAME, QueryShard, query_shards
 from data_prep.settings import JUDGED, MINED, SYNTHETIC, graded_kinds
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
-from ldx.data.records import count_passages
-from ldx.data.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.records.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
+from ldx.records.sets import count_passages
 
 RESULT_NAME = "graded.json"
 ONE_LABEL = "one label alone"

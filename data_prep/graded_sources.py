@@ -11,8 +11,8 @@ import numpy as np
 
 from data_prep.lists import Entry
 from data_prep.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
-from ldx.errors import UserError
-from ldx.settings import build
+from ldx.common.errors import UserError
+from ldx.common.sections import build
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 
 from data_prep.leaks import TestQueries, normalized
 from data_prep.near_duplicates import CONTAINED, EQUAL, KEPT, REASON_NAMES, NearDuplicates
-from ldx.data.schema import Passage, passage_text
+from ldx.common.files import atomic_write
+from ldx.common.progress import progress_bar
 from ldx.eval.beir import Qrels
-from ldx.files import atomic_write
-from ldx.progress import progress_bar
+from ldx.records.schema import Passage, passage_text
 
 QUANTILES = (5, 25, 50, 75, 95, 99)
 NUM_REJECTS, NUM_EXAMPLES, NUM_SCRIPTS = 10, 5, 8  # shown

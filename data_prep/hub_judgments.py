@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.beir import Qrels
 
 

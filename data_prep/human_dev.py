@@ -14,7 +14,7 @@ from data_prep.lists import NEW_LIST, UNJUDGED, Entry, Lists, labelled_lists
 from data_prep.queries import query_shards
 from data_prep.stage import Workspace
 from data_prep.stages import stages_of
-from ldx.data.schema import HUMAN_DEV
+from ldx.records.schema import HUMAN_DEV
 
 ENTRIES = 20
 LEAST_OTHERS = 10

@@ -27,8 +27,8 @@ from data_prep.shards import (
     shard_key,
 )
 from data_prep.stage import Workspace
-from ldx.errors import UserError
-from ldx.settings import check_keys
+from ldx.common.errors import UserError
+from ldx.common.sections import check_keys
 
 HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.candidates import pad_last
-from ldx.files import atomic_write
+from ldx.common.files import atomic_write
 
 UNJUDGED = -1
 NEW_LIST = "lists"  # the yield of queries that have one

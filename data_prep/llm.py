@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from data_prep.prompts import Sampling
-from ldx.errors import UserError
-from ldx.files import fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
 
 BACKENDS = ("vllm", "openai")
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_prep.llm import Answer, LlmConfig, Request
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = "none"  # sent where the server asks for no key

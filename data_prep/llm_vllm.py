@@ -13,8 +13,8 @@ from typing import Any
 from absl import logging
 
 from data_prep.llm import Answer, LlmConfig, Request
-from ldx.errors import UserError, listing
-from ldx.files import read_json
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json
 from ldx.models.locate import resolve_model_path
 
 NEEDS_VLLM = (

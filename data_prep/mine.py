@@ -39,8 +39,8 @@ from data_prep.stage import (
     needed,
     run_as_command,
 )
+from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.eval.search import MIN_SCANN_PASSAGES
-from ldx.files import atomic_write, fingerprint, write_json
 
 NUM_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
 NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list

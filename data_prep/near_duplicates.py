@@ -35,8 +35,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldx.errors import UserError
-from ldx.progress import progress_bar
+from ldx.common.errors import UserError
+from ldx.common.progress import progress_bar
 
 KEPT, TOO_SHORT, EQUAL, CONTAINED = range(4)
 """Why a row is dropped, if it is."""

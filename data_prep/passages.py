@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.stage import Workspace, needed
-from ldx.data.records import PassageSource, PassageTexts, records_fingerprint
-from ldx.errors import UserError
-from ldx.files import atomic_write, fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, fingerprint
+from ldx.records.sets import PassageSource, PassageTexts, records_fingerprint
 
 ROLES_NAME = "passages.npz"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
 

@@ -30,8 +30,8 @@ from data_prep.prompt_files import (
     wrong_keys,
     wrong_placeholders,
 )
-from ldx.errors import UserError, listing
-from ldx.files import fingerprint
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint
 
 FOLDER = Path(__file__).with_name("prompts")
 

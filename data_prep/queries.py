@@ -9,8 +9,8 @@ from data_prep.choice import split_of
 from data_prep.settings import HUMAN
 from data_prep.shards import read_json_lines
 from data_prep.stage import Workspace, needed
-from ldx.data.schema import HUMAN_DEV
-from ldx.files import atomic_write
+from ldx.common.files import atomic_write
+from ldx.records.schema import HUMAN_DEV
 
 QUERIES_NAME = "queries.jsonl"
 

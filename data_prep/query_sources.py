@@ -32,10 +32,10 @@ from data_prep.shards import (
     shard_key,
 )
 from data_prep.stage import Workspace
-from ldx.data.records import PassageSource
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.sections import build
 from ldx.eval import beir
-from ldx.settings import build
+from ldx.records.sets import PassageSource
 
 VERSION = 2
 """Raised when the same passage gives another extractive answer than before."""

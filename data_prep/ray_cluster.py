@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-from ldx.errors import UserError, listing
-from ldx.interrupt import Interrupted
+from ldx.common.errors import UserError, listing
+from ldx.common.interrupt import Interrupted
 
 SECONDS_TO_CONNECT = 20.0
 

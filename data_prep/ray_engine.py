@@ -14,7 +14,7 @@ from absl import logging
 from data_prep.engine import LocalEngine
 from data_prep.ray_cluster import LOGS, has_gpus, prepare_ray, sigterm_as_ctrl_c, start_ray
 from data_prep.shards import Made, Payload, Shard, Worker
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
 
 MAX_DEATHS = 3
 """So many actors may die over one shard, or at their start, until the job ends."""

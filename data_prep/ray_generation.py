@@ -19,7 +19,7 @@ from data_prep.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
 from data_prep.ray_engine import MAX_DEATHS, RayEngine
 from data_prep.ray_prompts import ERROR, Desk, decode, encode, look, read
 from data_prep.shards import Made, Shard, Worker
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
 
 if TYPE_CHECKING:
     from data_prep.asking import Questions

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.locate import resolve_model_path
 
 ERROR = "__inference_error__"

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ldx.data.schema import Passage
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint
+from ldx.common.lines import Lines
 from ldx.eval import beir
-from ldx.eval.lines import Lines
-from ldx.files import fingerprint
+from ldx.records.schema import Passage
 
 Reject = Callable[[str, str, str], None]
 """Takes where a bad row is, why it is rejected (`KIND: detail`), and the row's beginning."""

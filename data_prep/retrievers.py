@@ -14,9 +14,9 @@ from data_prep.candidates import Found, top_rows
 from data_prep.dense import DenseModel
 from data_prep.passages import Passages, doc_ids_where
 from data_prep.teachers.run_file import RunFile
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.sections import check_keys
 from ldx.eval.search import Searcher
-from ldx.settings import check_keys
 
 BLOCK = 65_536  # embeddings in memory at once
 

@@ -16,7 +16,7 @@ from absl import flags
 from data_prep.checks import check_collection, check_config, check_models, check_vllm
 from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.stages import GRADED_STAGES, STAGES, stages_of
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 
 def _interpreters(workspace: Workspace) -> dict[str, str]:

@@ -30,8 +30,8 @@ from data_prep.shards import (
 from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.parity import compare_scores, transformers_form
-from ldx.data.records import PassageSource
-from ldx.files import fingerprint, read_json, write_json
+from ldx.common.files import fingerprint, read_json, write_json
+from ldx.records.sets import PassageSource
 
 INDEX_NAME = "scores.json"
 NUM_PARITY_PAIRS = 50

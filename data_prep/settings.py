@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 EXTRACTIVE, LLM, HUMAN = "extractive", "llm", "human"
 HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import atomic_write, fingerprint
-from ldx.progress import progress_bar
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, fingerprint
+from ldx.common.progress import progress_bar
 
 LEAST_TO_JUDGE = 8
 """Records of a shard, all of which failed, that tell of an engine that failed."""

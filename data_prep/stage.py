@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 from data_prep.engine import LocalEngine, define_engine_flags, engine_from_flags
 from data_prep.settings import PrepConfig, has_documents
 from data_prep.shards import Engine
-from ldx import cli
-from ldx.data.schema import check_template
-from ldx.errors import UserError
-from ldx.files import fingerprint, read_json, write_json
-from ldx.settings import build, check_model_section, check_seed
+from ldx.common import cli
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint, read_json, write_json
+from ldx.common.sections import build, check_seed
+from ldx.records.schema import check_template
+from ldx.settings import check_model_section
 
 VERSION = 5
 """Raised when the same config and inputs give other outputs than before."""

@@ -32,7 +32,10 @@ from data_prep.stage import (
     stage_counts,
 )
 from data_prep.stages import stages_of
-from ldx.data.records import (
+from ldx.common.errors import UserError
+from ldx.common.progress import progress_bar
+from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
+from ldx.records.sets import (
     ListSource,
     Manifest,
     PassageSource,
@@ -41,10 +44,7 @@ from ldx.data.records import (
     write_lists,
     write_passages,
 )
-from ldx.data.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
-from ldx.data.tfds_layout import record_files
-from ldx.errors import UserError
-from ldx.progress import progress_bar
+from ldx.records.tfds_layout import record_files
 
 ORDER_KEY = "the place of the query in an order of all by the mean embedding of their candidates"
 VERSIONED = ("ldx", "numpy", "bm25s", "jax", "torch", "transformers", "vllm", "openai", "ray")

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldx.embedder import EmbedFn, Params
+from ldx.common.types import Params
+from ldx.parallel.embedder import EmbedFn
 
 
 @jax.tree_util.register_dataclass

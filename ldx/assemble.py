@@ -10,22 +10,23 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from ldx.common.errors import UserError, listing
+from ldx.common.sections import build
 from ldx.data.batching import Shapes, best_lengths, default_num_lengths
 from ldx.data.lists import BatchSize, ListTable
-from ldx.data.manifest import Manifest
 from ldx.data.pipeline import BatchSource, TrainSource, epoch_counts
 from ldx.data.plan import BatchPlanner, Devices
 from ldx.data.sources import Source, SourceConfig, check_query_types, open_source
 from ldx.dev import DevSet
 from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
-from ldx.errors import UserError, listing
 from ldx.eval.encode import Encoder
 from ldx.models.student import Student
 from ldx.models.tokenizer import num_special
 from ldx.objective import Objective
 from ldx.optim import make_optimizer
-from ldx.settings import Settings, build
-from ldx.sharding import local_blocks, make_mesh
+from ldx.parallel.mesh import local_blocks, make_mesh
+from ldx.records.manifest import Manifest
+from ldx.settings import Settings
 from ldx.train_state import TrainState
 from ldx.train_step import TrainStep
 

@@ -14,9 +14,9 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from ldx.embedder import Params
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.common.types import Params
 from ldx.train_state import TrainState
 
 PROGRESS_NAME = "progress.json"

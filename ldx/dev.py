@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from absl import logging
 
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.common.types import Params
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
-from ldx.embedder import Params
-from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.eval.metrics import score_run
 from ldx.eval.search import search
-from ldx.files import read_json, write_json
 from ldx.objective import Objective
 
 METRIC = "nDCG@10"

@@ -8,7 +8,7 @@ import jax
 
 from ldx.activations import kept_bytes
 from ldx.data.batching import default_microbatch_tokens
-from ldx.distributed import least
+from ldx.parallel.processes import least
 
 MICROBATCH_SHARE = 0.4
 """Of the memory that the state leaves, for one micro-batch's backward pass."""

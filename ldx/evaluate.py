@@ -12,9 +12,8 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from ldx import cli
-from ldx.data.schema import check_template
-from ldx.errors import UserError
+from ldx.common import cli
+from ldx.common.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import Run, read_run
 from ldx.eval.model import declared_template, load_model
@@ -30,6 +29,7 @@ from ldx.eval.report import (
     retrieve,
     write_report,
 )
+from ldx.records.schema import check_template
 
 FLAGS = flags.FLAGS
 CACHE_NAME = ".embeddings"

@@ -17,17 +17,17 @@ from absl import logging
 
 from ldx.assemble import source_configs
 from ldx.checkpoint import Progress, best_params, read_progress
-from ldx.data.manifest import Manifest
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, write_json
+from ldx.common.types import Params
 from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC as DEV_METRIC
-from ldx.distributed import is_primary
-from ldx.embedder import Params
-from ldx.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import Run, read_run, write_run
 from ldx.eval.report import drop_self, excludes_self, retrieve
-from ldx.files import atomic_write, write_json
 from ldx.models.student import Student
+from ldx.parallel.processes import is_primary
+from ldx.records.manifest import Manifest
 from ldx.report.dev_scores import with_prompts
 from ldx.report.judged import NO_JUDGMENTS
 from ldx.report.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ldx.common.errors import UserError
+from ldx.common.sections import build, check_keys
 from ldx.data.lists import GuideEmbeddings
-from ldx.data.records import PassageSource, PassageTexts
 from ldx.data.sources import Source
-from ldx.distributed import primary_first
-from ldx.errors import UserError
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Encoder
 from ldx.models.student import Student, load_student
 from ldx.objective import Objective
-from ldx.settings import build, check_keys
+from ldx.parallel.processes import primary_first
+from ldx.records.sets import PassageSource, PassageTexts
 
 
 def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from ldx.data.records import PassageSource
+from ldx.common.files import fingerprint, read_json, write_json
 from ldx.data.sources import Source
 from ldx.eval.beir import Dataset
-from ldx.files import fingerprint, read_json, write_json
+from ldx.records.sets import PassageSource
 
 LEAKAGE_NAME = "leakage.json"
 OF = "fingerprint"  # beside the counts of a source: of the lists and the test that they are of

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ldx import losses
+from ldx.common.errors import UserError
 from ldx.data.lists import Lists
-from ldx.errors import UserError
 from ldx.models.pooling import normalize
 
 Loss = Callable[..., jax.Array]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 REFERENCE_BATCH_SIZE = 4096
 REFERENCE_LEARNING_RATE = 2e-4

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ldx import cli
-from ldx.data.schema import check_template
+from ldx.common import cli
+from ldx.common.files import fingerprint
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import encode_texts, get_encoder
 from ldx.eval.model import Model, declared_template, load_model
 from ldx.eval.report import DEFAULT_TEMPLATE
 from ldx.eval.search import search
-from ldx.files import fingerprint
+from ldx.records.schema import check_template
 
 FLAGS = flags.FLAGS
 SNIPPET_LINES = 2

@@ -1,24 +1,26 @@
 """The sections of a config as checked, typed values; "auto" becomes a number here."""
 
 import dataclasses
-import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json, write_json
+from ldx.common.sections import build, check_keys, check_seed, flatten
 from ldx.data.pipeline import num_batches
-from ldx.data.schema import check_template
-from ldx.errors import UserError, listing
-from ldx.files import read_json, write_json
 from ldx.models.student import load_student
 from ldx.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
-
-T = TypeVar("T")
+from ldx.records.schema import check_template
 
 CONFIG_NAME = "config.json"
+
+
 FINGERPRINTS_NAME = "fingerprints.json"
+
+
 MAY_DIFFER = (
     "checkpoint.",
     "logging.",
@@ -114,36 +116,6 @@ class LoggingConfig:
     wandb_project: str
 
 
-def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
-    """`make(**section)`; a key that it does not take, or one it misses, is named.
-
-    Raises:
-      UserError: an unknown or a missing key.
-    """
-    parameters = inspect.signature(make).parameters
-    check_keys(section, list(parameters), name)
-    required = {k for k, p in parameters.items() if p.default is p.empty}
-    missing = sorted(required - set(section))
-    if missing:
-        raise UserError(f"config.{name}.{missing[0]} is missing; configs/base.py explains it")
-    return make(**section)
-
-
-def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
-    """Refuse keys that a section does not have, and name the nearest that it has."""
-    for key in section:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
-            where = f"config.{name}.{key}" if name else f"config.{key}"
-            raise UserError(f"{where}: there is no such key; did you mean {' or '.join(near)}?")
-
-
-def check_seed(seed: Any) -> None:
-    """Refuse a seed that random generators do not take."""
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"config.seed={seed!r}: wanted a whole number of at least 0")
-
-
 SECTIONS = (
     "seed",
     "model",
@@ -229,17 +201,6 @@ def _positive(section: Mapping[str, Any], key: str, name: str) -> int:
     if not isinstance(value, int) or value < 1:
         raise UserError(f"config.{name}.{key}={value!r}: wanted a whole number of at least 1")
     return value
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:

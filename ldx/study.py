@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from ldx import cli
-from ldx.errors import UserError
+from ldx.common import cli
+from ldx.common.errors import UserError
 from ldx.studies.run import run_study
 
 flags.DEFINE_string("workdir", None, "Folder of the study: data, cells, report")

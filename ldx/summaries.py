@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ldx.errors import UserError
-from ldx.files import atomic_write
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write
 
 METRICS_NAME = "metrics.jsonl"
 

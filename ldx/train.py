@@ -16,35 +16,31 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from ldx import cli, distributed, final_report
+from ldx import final_report
 from ldx.assemble import Parts, check_cut, lists_of_epoch, make_parts, open_sources, source_configs
 from ldx.checkpoint import Checkpoints, Progress, read_progress
-from ldx.data.manifest import Manifest
+from ldx.common import cli
+from ldx.common.errors import UserError
+from ldx.common.interrupt import Interrupted, StopRequest
+from ldx.common.sections import build
 from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.data.sources import Source
 from ldx.dev import METRIC, evaluate_sources, warn_of_perfect, write_dev_values
-from ldx.errors import UserError
 from ldx.guide import add_guide, load_guide
-from ldx.interrupt import Interrupted, StopRequest
 from ldx.leakage import report_leakage
 from ldx.models.student import load_student
 from ldx.objective import make_objective
-from ldx.settings import (
-    Settings,
-    build,
-    check_model_section,
-    check_same_run,
-    resolve,
-    save_run,
-)
+from ldx.parallel import processes
+from ldx.records.manifest import Manifest
+from ldx.settings import Settings, check_model_section, check_same_run, resolve, save_run
 from ldx.step_log import StepClock, StepLog
 from ldx.summaries import MetricsWriter
 from ldx.train_step import StepResult
 from ldx.verdict import judge
 
 flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
-distributed.define_flags()
+processes.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -52,14 +48,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
     config, workdir = cli.get_config().to_dict(), Path(cli.required("workdir"))
-    distributed.initialize()
+    processes.initialize()
     try:
         train(config, workdir)
     except Interrupted:
-        distributed.stop_together()
+        processes.stop_together()
         raise
     except (RuntimeError, ValueError) as error:
-        if told := distributed.explain_loss(error):
+        if told := processes.explain_loss(error):
             raise told from None
         raise
 
@@ -89,7 +85,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         fingerprints["guide"] = guide.fingerprint
     progress = read_progress(workdir)
     seen = dataclasses.asdict(progress) if progress else None
-    distributed.check_same("config, records and progress", [settings.whole, fingerprints, seen])
+    processes.check_same("config, records and progress", [settings.whole, fingerprints, seen])
     if progress:
         check_same_run(workdir, settings.whole, fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -98,7 +94,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     if not finished:
         mesh = check_cut(settings, student)
         sources = open_sources(workdir, settings, configs, manifests, student, objective)
-        if distributed.is_primary():
+        if processes.is_primary():
             datasets = {name: each.dataset for name, each in judged.items()}
             report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
         if guide:
@@ -106,13 +102,13 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
         parts = make_parts(settings, student, objective, sources, mesh)
         checkpoints = Checkpoints(workdir)
         checkpoints.discard_uncommitted(progress)
-    if distributed.is_primary():
+    if processes.is_primary():
         save_run(workdir, settings.whole, fingerprints)
     if not finished:
         _print_start(settings, parts, sources)
         with stop:
             _Run(settings, workdir, parts, checkpoints, progress or Progress(), stop).train()
-    if distributed.is_primary():
+    if processes.is_primary():
         progress = read_progress(workdir)
         assert progress is not None
         verdict = judge(workdir, progress, settings.train.select_by)
@@ -196,7 +192,7 @@ class _Run:
             self.state = checkpoints.restore(parts.state, progress)
             self.saved_step = progress.step
             logging.info("going on from step %d", progress.step)
-        self.agreement = distributed.Agreement(parts.mesh)
+        self.agreement = processes.Agreement(parts.mesh)
         # Alone, a stop is answered between micro-batches; several processes stop between steps.
         self.check = stop.check if jax.process_count() == 1 else lambda: None
         self.pending: StepResult | None = None
@@ -209,7 +205,7 @@ class _Run:
             tensorboard=settings.logging.tensorboard,
             wandb_project=settings.logging.wandb_project,
             config=settings.whole,
-            silent=not distributed.is_primary(),
+            silent=not processes.is_primary(),
         )
         self.log = StepLog(self.writer, settings, parts.batches)
 
@@ -276,8 +272,8 @@ class _Run:
         progress, train = self.progress, self.settings.train
         params = self.parts.step.whole_params(self.state)
         found = evaluate_sources(self.parts.dev, params, self.check)
-        values = distributed.from_primary(found.means)
-        if distributed.is_primary():
+        values = processes.from_primary(found.means)
+        if processes.is_primary():
             write_dev_values(self.workdir, progress.step, found)
             if progress.step == 0:
                 warn_of_perfect(found.per_query)
@@ -315,4 +311,4 @@ class _Run:
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.run(main, leave=distributed.leave)
+    cli.run(main, leave=processes.leave)

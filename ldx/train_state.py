@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from ldx.embedder import Params
-from ldx.sharding import DATA_AXIS, FSDP_AXIS, ROWS, split_state
+from ldx.common.types import Params
+from ldx.parallel.mesh import DATA_AXIS, FSDP_AXIS, ROWS, split_state
 
 
 @jax.tree_util.register_dataclass

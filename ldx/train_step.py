@@ -6,7 +6,7 @@ gradients (gradient caching, Gao et al., arXiv 2101.06983). Memory is bounded by
 result is that of the whole batch. What the backward pass needs of a micro-batch is kept from the
 first pass while it fits in `activation_bytes`; that micro-batch is then not computed again.
 
-Parameters and optimiser state may be split over devices (`ldx.sharding`): the step gathers the
+Parameters and optimiser state may be split over devices (`ldx.parallel.mesh`): the step gathers the
 parameters once, each device sums its own gradient over its micro-batches, and gradients cross
 devices once, at the end. Only the last program, the update, donates the state: until it runs a step
 can be abandoned and leaves the state as it was.
@@ -23,13 +23,14 @@ import optax
 from jax.sharding import PartitionSpec
 
 from ldx.activations import Activations, embed_and_keep, kept_bytes, pull_back
+from ldx.common.errors import UserError, listing
+from ldx.common.types import Params
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, Lists
 from ldx.data.plan import BatchPlan, TokenBatch
-from ldx.embedder import Embedder, Params, compile_together
-from ldx.errors import UserError, listing
 from ldx.objective import Objective
-from ldx.sharding import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state, to_host
+from ldx.parallel.embedder import Embedder, compile_together
+from ldx.parallel.mesh import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state, to_host
 from ldx.train_state import TrainState, apply_gradient, init_state, sum_over_devices
 
 Metrics = dict[str, float]

@@ -8,12 +8,12 @@ import numpy as np
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner, Devices
-from ldx.data.schema import ListRecord
 from ldx.data.tokens import TokensInMemory
-from ldx.embedder import Embedder
 from ldx.models.pooling import normalize
 from ldx.objective import make_objective
-from ldx.sharding import make_mesh
+from ldx.parallel.embedder import Embedder
+from ldx.parallel.mesh import make_mesh
+from ldx.records.schema import ListRecord
 from ldx.train_step import TrainStep
 
 VOCAB, DIM = 50, 8

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from ldx.checkpoint import Checkpoints, Progress, best_params, read_progress
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.train_state import TrainState, init_state
 
 OPTIMIZER = optax.adam(1e-3)

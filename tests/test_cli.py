@@ -18,7 +18,7 @@ def get_config(arg=""):
 
 PROGRAM = """
 import errno
-from ldx import cli
+from ldx.common import cli
 def main(argv):
     what = cli.get_config().optim.learning_rate
     if what == 2.0:
@@ -41,7 +41,7 @@ def get_config(arg=""):
 """
 
 SHOW = """
-from ldx import cli
+from ldx.common import cli
 cli.define_config()
 cli.run(lambda argv: print(sorted(cli.get_config().a.items())))
 """

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ldx.checkpoint import read_progress
-from ldx.data.records import ListSource, Manifest
+from ldx.records.sets import ListSource, Manifest
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ldx.common.errors import UserError
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
@@ -17,11 +18,10 @@ from ldx.dev import (
     warn_of_perfect,
     write_dev_values,
 )
-from ldx.errors import UserError
 from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
 from ldx.objective import make_objective
-from ldx.sharding import make_mesh
+from ldx.parallel.mesh import make_mesh
 from tests import toy
 from tests.helpers import count_compilations
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldx import distributed
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.parallel import processes
 from tests import toy
 
 CONFIG = """
@@ -221,9 +221,9 @@ def test_a_killed_process_ends_the_others_and_a_restart_goes_on(config, start, t
 
 def test_different_plans_end_the_run(monkeypatch):
     """What the processes tell each other, as it would come from two of them."""
-    from ldx.sharding import make_mesh
+    from ldx.parallel.mesh import make_mesh
 
-    agreement = distributed.Agreement(make_mesh(2))
+    agreement = processes.Agreement(make_mesh(2))
     agreement._told = 6, np.array([[1, 2, 0, 1], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
     agreement.read()
     assert agreement.save_is_due

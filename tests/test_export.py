@@ -14,11 +14,11 @@ import pytest
 
 from configs import base
 from ldx.checkpoint import Checkpoints, Progress, read_progress
-from ldx.data.records import Manifest
 from ldx.dev import DevValues, write_dev_values
 from ldx.eval.model import declared_template
 from ldx.export import _run_facts
 from ldx.models.student import load_student
+from ldx.records.sets import Manifest
 from ldx.train_state import init_state
 from ldx.verdict import judge
 from tests import toy

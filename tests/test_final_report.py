@@ -19,9 +19,9 @@ import scipy.stats
 from ldx import final_report
 from ldx.assemble import source_configs
 from ldx.checkpoint import read_progress
-from ldx.data.records import ListSource, Manifest, records_fingerprint, write_lists
-from ldx.interrupt import Interrupted
+from ldx.common.interrupt import Interrupted
 from ldx.models.student import Student, load_student
+from ldx.records.sets import ListSource, Manifest, records_fingerprint, write_lists
 from ldx.report import page as page_module
 from ldx.report import plots
 from ldx.report.html import Html

@@ -8,11 +8,11 @@ import pytest
 
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
-from ldx.data.schema import ListRecord
 from ldx.data.tokens import TokensInMemory
 from ldx.objective import make_objective
 from ldx.optim import OptimConfig, make_optimizer
-from ldx.sharding import make_mesh
+from ldx.parallel.mesh import make_mesh
+from ldx.records.schema import ListRecord
 from ldx.train_step import TrainStep
 from tests.step_problems import PLENTY
 

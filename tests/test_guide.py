@@ -10,16 +10,16 @@ import numpy as np
 import optax
 import pytest
 
+from ldx.common.errors import UserError
 from ldx.data.lists import BatchSize, GuideEmbeddings, take_lists
-from ldx.data.manifest import Manifest
-from ldx.data.records import PassageSource
 from ldx.data.sources import SourceConfig, open_source
-from ldx.embedder import Embedder
-from ldx.errors import UserError
 from ldx.guide import add_guide, load_guide
 from ldx.losses import info_nce
 from ldx.objective import make_objective
-from ldx.sharding import make_mesh
+from ldx.parallel.embedder import Embedder
+from ldx.parallel.mesh import make_mesh
+from ldx.records.manifest import Manifest
+from ldx.records.sets import PassageSource
 from ldx.train_step import TrainStep
 from tests import toy
 from tests.step_problems import Problem, embed, make_planner

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from ldx.interrupt import Interrupted, StopRequest
+from ldx.common.interrupt import Interrupted, StopRequest
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

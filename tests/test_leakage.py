@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ldx.data.lists import ListTable
-from ldx.data.manifest import Manifest
-from ldx.data.records import PassageSource, write_lists, write_passages
-from ldx.data.schema import ListRecord, Passage
 from ldx.data.sources import Source, SourceConfig
 from ldx.eval.beir import Corpus, Dataset
 from ldx.leakage import find_leakage, read_leakage, report_leakage
+from ldx.records.manifest import Manifest
+from ldx.records.schema import ListRecord, Passage
+from ldx.records.sets import PassageSource, write_lists, write_passages
 
 
 def make_list(number, query, rows):

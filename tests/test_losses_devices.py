@@ -5,9 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from ldx.embedder import Embedder
 from ldx.objective import LOSSES, make_objective
-from ldx.sharding import make_mesh
+from ldx.parallel.embedder import Embedder
+from ldx.parallel.mesh import make_mesh
 from ldx.train_step import TrainStep
 from tests.step_problems import DIM, Problem, embed, make_planner
 

@@ -7,8 +7,8 @@ import pytest
 
 from configs.base import get_config
 from ldx.assemble import _ListCheck
+from ldx.common.errors import UserError
 from ldx.data.lists import Lists
-from ldx.errors import UserError
 from ldx.losses import (
     info_nce,
     list_scores,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.optim import (
     OptimConfig,
     auto_batch_size,

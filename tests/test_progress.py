@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from ldx import progress
-from ldx.progress import progress_bar
+from ldx.common import progress
+from ldx.common.progress import progress_bar
 
 
 def test_quick_work_says_nothing(capsys: pytest.CaptureFixture) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from configs import base
 from data_prep.settings import PrepConfig
-from ldx.errors import UserError
-from ldx.files import write_json
-from ldx.settings import build, check_model_section, check_same_run, resolve, save_run
+from ldx.common.errors import UserError
+from ldx.common.files import write_json
+from ldx.common.sections import build
+from ldx.settings import check_model_section, check_same_run, resolve, save_run
 
 EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
 EXPERIMENTS += ("sycl", "mediqa2019")

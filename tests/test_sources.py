@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data_prep.bm25 import Bm25
-from ldx.data.records import Manifest, records_fingerprint, write_lists, write_passages
-from ldx.data.schema import ListRecord, Passage, passage_text
 from ldx.eval.beir import read_corpus
+from ldx.records.schema import ListRecord, Passage, passage_text
+from ldx.records.sets import Manifest, records_fingerprint, write_lists, write_passages
 
 CONFIG = """
 from configs import base

@@ -16,7 +16,7 @@ from scipy import stats
 
 from configs import base
 from configs.studies import common
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.studies.jobs import auto_max_parallel, last_lines
 from ldx.studies.run import Commands, copy_baselines, run_study
 from tests import toy
@@ -33,7 +33,6 @@ import sys
 from pathlib import Path
 from ldx import cli
 from ldx.studies.run import run_study
-from tests.test_study import COMMANDS, make
 
 root, workdir, max_parallel = sys.argv[1:]
 config = make(root, max_parallel=int(max_parallel))

@@ -4,7 +4,7 @@ import pytest
 
 from configs import base
 from configs.studies import common
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset, read_corpus, read_qrels, write_dataset
 from ldx.studies import collections
 from ldx.studies.collections import check_samples, find_root, sample_collection

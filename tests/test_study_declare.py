@@ -10,10 +10,11 @@ from configs import base
 from configs.studies import common
 from data_prep.checks import check_config
 from data_prep.settings import PrepConfig
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.sections import build
 from ldx.eval.metrics import score_run
 from ldx.objective import make_objective
-from ldx.settings import build, resolve
+from ldx.settings import resolve
 from ldx.studies.collections import check_samples
 from ldx.studies.declare import expand, read_study
 

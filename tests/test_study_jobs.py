@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ldx.interrupt import Interrupted, StopRequest
+from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.studies import jobs
 
 # As data_prep.run: a job that starts a process of its own. Neither answers SIGTERM.

@@ -8,8 +8,8 @@ import pytest
 
 from configs import base
 from configs.studies import common
-from ldx.data.records import Manifest, records_fingerprint, write_lists, write_passages
-from ldx.data.schema import HUMAN_DEV, Passage
+from ldx.records.schema import HUMAN_DEV, Passage
+from ldx.records.sets import Manifest, records_fingerprint, write_lists, write_passages
 from ldx.studies.declare import expand, read_study
 from ldx.studies.results import read_cell
 from ldx.studies.run_settings import shared_settings

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.summaries import MetricsWriter, read_metrics
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ldx.data.records import ListSource, Manifest, records_fingerprint, write_lists
+from ldx.records.sets import ListSource, Manifest, records_fingerprint, write_lists
 from tests import toy
 
 CONFIG = """

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_prep.teachers.base import Pairs, Problem, Teacher
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 __all__ = ["KINDS", "Pairs", "Problem", "Teacher", "make_teacher"]
 
@@ -34,7 +34,7 @@ def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:
       UserError: an unknown kind, an unknown or missing key, a value that cannot be, or no model.
     """
     # Imported here because it brings JAX, which the environment of an engine need not have.
-    from ldx.settings import build
+    from ldx.common.sections import build
 
     where = f"prep.teachers.{name}"
     kind = settings.get("kind")

@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.teachers.loading import TransformersTeacher, float32_linear
 from data_prep.teachers.prompts import PromptEncoder, choose_preset
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 
 class CrossEncoder(TransformersTeacher):

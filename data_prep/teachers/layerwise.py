@@ -18,8 +18,8 @@ import numpy as np
 from data_prep.teachers.loading import TransformersTeacher, load_model
 from data_prep.teachers.prompts import PromptEncoder, choose_preset
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
-from ldx.errors import UserError
-from ldx.files import read_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.models.weights import weight_files
 
 MODEL_TYPE = "cost_wise_gemma"

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_prep.teachers.token_teacher import INPUT_IDS, TokenTeacher
-from ldx.errors import UserError, listing
-from ldx.files import fingerprint, read_json
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint, read_json
 from ldx.models.locate import resolve_model_path
 from ldx.models.weights import weight_files
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.teachers import make_teacher
 from data_prep.teachers.base import Pairs, Problem, Teacher
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
 
 LEAST = 0.99
 MIN_PAIRS = 10

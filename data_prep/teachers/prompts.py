@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 FORMS = ("difference", "yes")
 FIELDS = ("query", "passage", "instruction")

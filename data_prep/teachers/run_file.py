@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.teachers.base import Pairs, Problem
-from ldx.errors import UserError
-from ldx.eval.lines import Lines
-from ldx.files import fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
+from ldx.common.lines import Lines
 
 VERSION = "run_file 1"
 COLUMNS = {

@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.teachers.loading import TransformersTeacher, float32_linear, single_token
 from data_prep.teachers.prompts import Prompt, PromptEncoder
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 RANK_T5_TOKEN = "<extra_id_10>"
 

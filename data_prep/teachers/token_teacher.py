@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from data_prep.teachers.base import Pairs, Problem
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 ENCODED_AT_ONCE = 1024
 INPUT_IDS = "input_ids"

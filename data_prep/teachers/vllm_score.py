@@ -26,8 +26,8 @@ from data_prep.teachers.loading import (
 )
 from data_prep.teachers.prompts import Preset, PromptEncoder, choose_preset
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, TokenTeacher
-from ldx.errors import UserError, listing
-from ldx.files import read_json
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json
 
 SET_BY_TEACHER = (
     "model", "runner", "convert", "dtype", "max_model_len", "hf_overrides", "load_format",

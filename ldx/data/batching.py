@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 LENGTH_STEP = 8
 """Padded lengths are multiples of this, but for the longest."""

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldx.data.schema import ListRecord
-from ldx.progress import progress_bar
+from ldx.common.progress import progress_bar
+from ldx.records.schema import ListRecord
 
 Array = Any  # numpy on the host, jax on the device
 

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ldx.common.errors import UserError
 from ldx.data.lists import ListTable
-from ldx.data.records import ListSource, Manifest, PassageSource, PassageTexts
-from ldx.data.schema import HUMAN_DEV
 from ldx.data.tokens import Texts, TextTokenizer, TokenStore
-from ldx.distributed import primary_first
-from ldx.errors import UserError
+from ldx.parallel.processes import primary_first
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import ListSource, Manifest, PassageSource, PassageTexts
 
 
 @dataclasses.dataclass(frozen=True)

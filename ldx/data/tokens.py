@@ -15,16 +15,16 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import atomic_write, fingerprint, locked, read_json, write_json
-from ldx.progress import progress_bar
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, fingerprint, locked, read_json, write_json
+from ldx.common.progress import progress_bar
 
 CHUNK_TEXTS = 8192
 """Texts tokenised between two points from which a killed build goes on."""
 
 
 class Texts(Protocol):
-    """Texts by number: a list, or `ldx.data.records.PassageTexts`."""
+    """Texts by number: a list, or `ldx.records.sets.PassageTexts`."""
 
     def __len__(self) -> int:
         """The number of texts."""

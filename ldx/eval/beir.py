@@ -11,10 +11,10 @@ from typing import Any
 
 from absl import logging
 
-from ldx.data.schema import passage_text
-from ldx.errors import UserError
-from ldx.eval.lines import Lines
-from ldx.files import fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
+from ldx.common.lines import Lines
+from ldx.records.schema import passage_text
 
 Qrels = dict[str, dict[str, int]]
 """Grades by query id and passage id; above 0 is relevant."""

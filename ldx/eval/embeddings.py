@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 from absl import logging
 
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint, locked, read_json, write_json
+from ldx.common.types import Params
 from ldx.data.tokens import Texts
-from ldx.embedder import Params
-from ldx.errors import UserError
 from ldx.eval.encode import Encoder, Kind
-from ldx.files import fingerprint, locked, read_json, write_json
 
 Dtype = Literal["float32", "float16"]
 

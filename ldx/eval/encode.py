@@ -10,14 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from ldx.common.files import fingerprint
+from ldx.common.progress import progress_bar
+from ldx.common.types import Params
 from ldx.data.batching import MicroBatch, Shapes, cut_microbatches, default_microbatch_tokens
 from ldx.data.tokens import Texts
-from ldx.embedder import Embedder, Params, compile_together
-from ldx.files import fingerprint
 from ldx.models.student import Student
 from ldx.models.tokenizer import pad_tokens
-from ldx.progress import progress_bar
-from ldx.sharding import make_local_mesh, to_host
+from ldx.parallel.embedder import Embedder, compile_together
+from ldx.parallel.mesh import make_local_mesh, to_host
 
 Kind = Literal["query", "passage"]
 MAX_BLOCK_TEXTS = 65_536

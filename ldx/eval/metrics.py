@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ldx.errors import UserError
-from ldx.eval.lines import Lines
-from ldx.files import atomic_write
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write
+from ldx.common.lines import Lines
 
 Run = dict[str, dict[str, float]]
 

@@ -9,12 +9,12 @@ import numpy as np
 from absl import logging
 
 from ldx.checkpoint import best_params
-from ldx.data.manifest import Manifest
-from ldx.embedder import Params
-from ldx.errors import UserError
-from ldx.files import fingerprint, read_json
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint, read_json
+from ldx.common.types import Params
 from ldx.models.st_folder import EXPORT_NAME
 from ldx.models.student import Student, load_student
+from ldx.records.manifest import Manifest
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from ldx.embedder import Params
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, write_json
+from ldx.common.types import Params
 from ldx.eval.beir import CorpusTexts, Dataset
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import get_encoder
@@ -22,7 +23,6 @@ from ldx.eval.metrics import (
     write_run,
 )
 from ldx.eval.search import search
-from ldx.files import atomic_write, write_json
 from ldx.models.student import Student
 
 DEPTH = 100

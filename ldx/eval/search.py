@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 Index = Literal["auto", "exact", "scann"]
 

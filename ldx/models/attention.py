@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 Attention = Literal["auto", "xla", "cudnn"]
 ATTENTIONS = get_args(Attention)

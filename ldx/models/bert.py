@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 
-from ldx.errors import UserError, listing
-from ldx.files import read_json
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json
 from ldx.models.attention import attend
 from ldx.models.weights import KeyTable, Rule
 

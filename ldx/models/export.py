@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.common.types import Params
 from ldx.models.bert import KEY_TABLE, BertConfig
 from ldx.models.st_folder import EXPORT_NAME, POOLING_KEYS, read_st_folder
-from ldx.models.student import Params, Student, load_student
+from ldx.models.student import Student, load_student
 from ldx.models.tokenizer import pad_tokens
 from ldx.models.weights import WEIGHTS_NAME, load_unused, save_weights
 

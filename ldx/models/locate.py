@@ -6,8 +6,8 @@ from pathlib import Path
 
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import sha256_file
+from ldx.common.errors import UserError
+from ldx.common.files import sha256_file
 from ldx.models.weights import WEIGHTS_NAME
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.jinja", "tokenizer*", "*.safetensors"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import read_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.models.pooling import POOLINGS
 
 POOLING_KEYS = {

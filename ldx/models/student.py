@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 
-from ldx.errors import UserError
-from ldx.files import fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
+from ldx.common.types import Params
 from ldx.models.attention import ATTENTIONS, choose_attention
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
 from ldx.models.locate import resolve_model_path
@@ -24,7 +25,6 @@ from ldx.models.weights import flatten, load_weights, unflatten, weight_files
 
 __all__ = ["Student", "StudentConfig", "load_student", "resolve_model_path"]
 
-Params = dict[Any, Any]
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 import tokenizers
 
-from ldx.errors import UserError
-from ldx.files import fingerprint
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
 
 
 class SpecialTokens(Protocol):

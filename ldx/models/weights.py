@@ -14,8 +14,8 @@ from absl import logging
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ldx.errors import UserError, listing
-from ldx.files import read_json
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

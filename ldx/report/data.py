@@ -5,8 +5,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldx.data.manifest import Manifest
 from ldx.leakage import Leakage
+from ldx.records.manifest import Manifest
 from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
 from ldx.report.parts import NoData
 

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from ldx.common.files import atomic_write
+from ldx.common.types import Params
 from ldx.data.lists import ListTable
-from ldx.data.manifest import Manifest
-from ldx.data.records import ListSource, PassageSource, PassageTexts
-from ldx.data.schema import HUMAN_DEV
 from ldx.dev import METRIC, relevant_of
-from ldx.embedder import Params
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Encoder, get_encoder
 from ldx.eval.metrics import score_run
 from ldx.eval.search import search
-from ldx.files import atomic_write
 from ldx.models.student import Student
+from ldx.records.manifest import Manifest
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import ListSource, PassageSource, PassageTexts
 
 NAME = "dev_scores.npz"
 CACHE_NAME = ".dev_embeddings"

@@ -14,16 +14,16 @@ import numpy as np
 from absl import logging
 
 from ldx.checkpoint import Progress
-from ldx.data.manifest import Manifest
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, write_json
+from ldx.common.types import Params
 from ldx.data.sources import SourceConfig
 from ldx.dev import METRIC, read_dev_values
-from ldx.embedder import Params
-from ldx.errors import UserError
 from ldx.eval.metrics import METRICS
-from ldx.files import atomic_write, write_json
 from ldx.leakage import read_leakage
 from ldx.models.card import base_name
 from ldx.models.student import Student
+from ldx.records.manifest import Manifest
 from ldx.report import judged, plots, training
 from ldx.report.data import data_section, settings_section, versions
 from ldx.report.dev_lists import (

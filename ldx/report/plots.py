@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldx.files import atomic_write
+from ldx.common.files import atomic_write
 from ldx.report.html import Html, escape
 
 Figure = Any  # matplotlib is imported where it is used

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ldx.checkpoint import Progress
-from ldx.data.tfrecord import FRAME_BYTES
+from ldx.records.tfrecord import FRAME_BYTES
 from ldx.report import plots
 from ldx.report.html import Html, details, figure, join, note, table
 from ldx.report.parts import NoData

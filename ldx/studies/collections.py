@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint, locked
+from ldx.common.sections import build
 from ldx.eval.beir import (
     Corpus,
     Qrels,
@@ -21,8 +23,6 @@ from ldx.eval.beir import (
     read_queries,
     write_dataset,
 )
-from ldx.files import fingerprint, locked
-from ldx.settings import build
 from ldx.studies.declare import Cell
 
 DATA_DIR = "LDX_DATA_DIR"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ldx.errors import UserError, listing
-from ldx.settings import build, flatten
+from ldx.common.errors import UserError, listing
+from ldx.common.sections import build, flatten
 
 DATASET_AXIS = "dataset"
 """The axis whose values are test collections: nothing is compared across it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldx.files import atomic_write, write_json
+from ldx.common.files import atomic_write, write_json
 
 EXPERIMENT_NAME = "experiment.py"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from absl import logging
 
-from ldx.errors import UserError
-from ldx.files import write_json
-from ldx.interrupt import Interrupted, StopRequest
+from ldx.common.errors import UserError
+from ldx.common.files import write_json
+from ldx.common.interrupt import Interrupted, StopRequest
 
 FINISHED_NAME = "finished.json"
 LOG_NAME = "log.txt"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldx.files import atomic_write
+from ldx.common.files import atomic_write
 from ldx.report import html
 from ldx.report.plots import intervals, to_svg
 from ldx.studies.results import axis_columns

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from ldx.files import fingerprint
+from ldx.common.files import fingerprint
 from ldx.settings import MAY_DIFFER
 from ldx.studies.collections import collection_fingerprint
 from ldx.studies.declare import Cell, differing_keys

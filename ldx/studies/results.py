@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ldx.checkpoint import read_progress
-from ldx.data.records import ListSource
-from ldx.data.schema import HUMAN_DEV
+from ldx.common.errors import UserError
 from ldx.dev import read_dev_values
-from ldx.errors import UserError
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import ListSource
 from ldx.studies.declare import DATASET_AXIS, Cell, Study
 from ldx.studies.run_settings import settings_of_cell, shared_settings
 from ldx.studies.statistics import (

@@ -20,11 +20,12 @@ from typing import Any
 
 from absl import logging
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write, fingerprint, write_json
+from ldx.common.interrupt import StopRequest
+from ldx.common.sections import flatten
 from ldx.eval.beir import Qrels
-from ldx.files import atomic_write, fingerprint, write_json
-from ldx.interrupt import StopRequest
-from ldx.settings import MAY_DIFFER, flatten
+from ldx.settings import MAY_DIFFER
 from ldx.studies.collections import (
     check_samples,
     collection_fingerprint,

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldx.data.manifest import Manifest
+from ldx.common.files import read_json
 from ldx.data.pipeline import epoch_counts
-from ldx.files import read_json
+from ldx.records.manifest import Manifest
 from ldx.settings import CONFIG_NAME
 from ldx.studies.jobs import FINISHED_NAME
 

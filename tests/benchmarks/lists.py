@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ldx.errors import UserError
-from ldx.files import atomic_write
+from ldx.common.errors import UserError
+from ldx.common.files import atomic_write
 
 BERT_VOCAB_SIZE = 30522
 BERT_SPECIAL_IDS = ((101,), (102,), 0)  # [CLS], [SEP], [PAD]

@@ -13,12 +13,12 @@ import numpy as np
 from configs.base import MINILM
 from data_prep.bm25 import Bm25
 from data_prep.extractive import SENTENCE_WORDS, split_sentences
-from ldx.data.schema import passage_text
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.progress import progress_bar
 from ldx.eval.beir import Corpus, read_corpus
 from ldx.models.locate import resolve_model_path
 from ldx.models.tokenizer import Tokenizer
-from ldx.progress import progress_bar
+from ldx.records.schema import passage_text
 from tests.benchmarks.lists import BenchmarkLists, StoredTexts, save
 
 COLLECTIONS = ("nfcorpus", "scifact")

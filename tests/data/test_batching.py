@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldx.common.errors import UserError
 from ldx.data.batching import LENGTH_STEP, Shapes, best_lengths, cut_microbatches
-from ldx.errors import UserError
 
 
 @given(st.lists(st.integers(2, 128), max_size=200), st.sampled_from([1, 2, 8]))

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from ldx.data.manifest import Manifest
-from ldx.data.records import records_fingerprint, write_lists, write_passages
-from ldx.data.schema import ListRecord, Passage
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.records.manifest import Manifest
+from ldx.records.schema import ListRecord, Passage
+from ldx.records.sets import records_fingerprint, write_lists, write_passages
 
 
 def make_list(number: int) -> ListRecord:

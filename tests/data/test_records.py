@@ -8,7 +8,9 @@ import grain
 import numpy as np
 import pytest
 
-from ldx.data.records import (
+from ldx.common.errors import UserError
+from ldx.records.schema import ListRecord, Passage
+from ldx.records.sets import (
     ListSource,
     PassageSource,
     PassageTexts,
@@ -17,8 +19,6 @@ from ldx.data.records import (
     write_lists,
     write_passages,
 )
-from ldx.data.schema import ListRecord, Passage
-from ldx.errors import UserError
 
 NUM_PASSAGES = 23
 PASSAGES = [

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ldx.data.example import Feature, decode_example, encode_example
-from ldx.data.schema import (
+from ldx.common.errors import UserError
+from ldx.records.example import Feature, decode_example, encode_example
+from ldx.records.schema import (
     LIST_FEATURES,
     PASSAGE_FEATURES,
     ListRecord,
@@ -21,7 +22,6 @@ from ldx.data.schema import (
     passage_text,
     validate_list,
 )
-from ldx.errors import UserError
 
 texts = st.text()
 int64s = st.integers(-(2**63), 2**63 - 1)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldx.data.tfrecord import FRAME_BYTES, TFRecordFile, TFRecordWriter, masked_crc
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.records.tfrecord import FRAME_BYTES, TFRecordFile, TFRecordWriter, masked_crc
 
 RECORDS = [b"", b"one", b"\x00" * 9, bytes(range(50))]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tokenizers
 
+from ldx.common.errors import UserError
 from ldx.data import tokens
-from ldx.data.records import PassageSource, PassageTexts, write_passages
-from ldx.data.schema import Passage
 from ldx.data.tokens import TokenStore
-from ldx.errors import UserError
+from ldx.records.schema import Passage
+from ldx.records.sets import PassageSource, PassageTexts, write_passages
 
 TEXTS = ["the cat sat", "", "a banded matrix", "the the the", "zebra"]
 

@@ -10,7 +10,7 @@ from configs import base
 from data_prep import api_docs, corpus
 from data_prep.passages import ROLES_NAME, Roles
 from data_prep.stage import Workspace
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 DOC = """Solve a banded linear system.
 

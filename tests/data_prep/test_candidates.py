@@ -13,7 +13,7 @@ from data_prep.retrievers import (
     retriever_sections,
     second_moments,
 )
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.conftest import TINY_WORDS
 
 RNG = np.random.default_rng(0)

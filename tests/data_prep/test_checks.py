@@ -7,7 +7,7 @@ import pytest
 from configs import base
 from data_prep.checks import check_collection, check_config, check_models, check_vllm
 from data_prep.stage import Workspace
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection
 
 MISTAKES = {

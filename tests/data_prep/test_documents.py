@@ -7,8 +7,8 @@ import pytest
 from data_prep import documents
 from data_prep.document_prompts import FOLDER, load_document_prompt
 from data_prep.documents import ID_PREFIX, Document, join_passages, read_answer
-from ldx.data.schema import Passage
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.records.schema import Passage
 
 PUBLISHED = {1: "e5dd1c0e56ac0728f673ddb3f735bb75"}
 WORDS = "banded solvers use the few diagonals of a matrix and so they need little memory"

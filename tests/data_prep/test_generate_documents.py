@@ -22,11 +22,11 @@ from data_prep.queries import load_queries
 from data_prep.shards import read_json_lines
 from data_prep.stage import Workspace
 from data_prep.stages import stages_of
-from ldx.data.records import ListSource, Manifest, PassageSource
-from ldx.data.schema import HUMAN_DEV
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.eval import beir
-from ldx.files import read_json
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import ListSource, Manifest, PassageSource
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 from tests.data_prep.toy import make_collection, make_config, run_stages
 

@@ -17,7 +17,7 @@ from data_prep.queries import Query, cut_into_shards, read_queries, write_querie
 from data_prep.query_sources import extractive_queries, human_queries, llm_queries
 from data_prep.settings import query_sources as parse_sources
 from data_prep.stage import Workspace
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 

@@ -18,10 +18,10 @@ from data_prep.queries import Query, load_queries
 from data_prep.settings import PrepConfig, graded_kinds, has_documents
 from data_prep.stage import Workspace
 from data_prep.stages import stages_of
-from ldx.data.records import ListSource, Manifest, PassageSource
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
-from ldx.settings import build
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.common.sections import build
+from ldx.records.sets import ListSource, Manifest, PassageSource
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 # Rows 1 to 5 are judged; by the draws of their rows 3 comes before 1, and 5 before 4.

@@ -9,8 +9,8 @@ import pytest
 from data_prep.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.near_duplicates import find_near_duplicates
 from data_prep.readers import read_passages
-from ldx.data.schema import Passage
 from ldx.eval import beir
+from ldx.records.schema import Passage
 
 TEXTS = [
     "The drag of a thin wing in slow air.",

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from data_prep.hub_judgments import fetch_judgments
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 QUERIES = [
     {"_id": "1", "title": "", "text": "what is a bond?"},

@@ -12,11 +12,11 @@ from data_prep.lists import load_lists
 from data_prep.queries import load_queries, query_shards
 from data_prep.score import load_scores, score_paths
 from data_prep.stages import STAGES, stages_of
-from ldx.data.records import ListSource, PassageSource
-from ldx.data.schema import HUMAN_DEV
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.eval import beir
-from ldx.files import read_json
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import ListSource, PassageSource
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 BEFORE_BASELINES = STAGES[: STAGES.index("baselines")]

@@ -4,7 +4,7 @@ import pytest
 
 from data_prep import llm
 from data_prep.llm import LlmConfig, llm_fingerprint, make_llm
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 MODEL = "org/writer"
 

@@ -14,7 +14,7 @@ import pytest
 from data_prep import llm_openai
 from data_prep.llm import Answer, LlmConfig, Request, make_llm
 from data_prep.prompts import Sampling
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_tokens=50)

@@ -24,7 +24,7 @@ from data_prep.near_duplicates import (
     find_near_duplicates,
     normalize,
 )
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval import beir
 
 

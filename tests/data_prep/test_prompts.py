@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from data_prep.prompts import FOLDER, Sampling, load_prompts, request_seed, shipped_prompts
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 TYPES = ["claim", "keywords", "question", "title", "web_search_few_shot", "web_search_zero_shot"]
 PASSAGE = "Braces cut the sway of the bridge by half."

@@ -21,7 +21,7 @@ from data_prep.ray_engine import MAX_DEATHS, RayEngine
 from data_prep.score import load_scores, score_paths
 from data_prep.shards import Made, Shard
 from data_prep.stage import Workspace
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert
 from tests.data_prep.toy import make_collection, make_config, run_stages
 

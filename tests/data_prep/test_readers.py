@@ -16,9 +16,9 @@ from hypothesis import given
 
 from data_prep import readers
 from data_prep.readers import SeenIds, read_passages, source_fingerprint
-from ldx.data.schema import Passage
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval import beir
+from ldx.records.schema import Passage
 
 PASSAGES = [
     Passage("d1", "Lift", "The wing has lift."),

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.engine import LocalEngine
 from data_prep.shards import Made, Shard, ShardFolder, check_rejects, json_lines, shard_key
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 ENGINE = LocalEngine()
 

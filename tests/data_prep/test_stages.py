@@ -14,10 +14,10 @@ from data_prep.passages import load_passages
 from data_prep.queries import load_queries
 from data_prep.run import STAGES
 from data_prep.stage import Workspace
-from ldx.data.records import ListSource, Manifest, PassageSource
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.eval import beir, metrics
-from ldx.files import read_json
+from ldx.records.sets import ListSource, Manifest, PassageSource
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 

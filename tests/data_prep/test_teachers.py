@@ -6,7 +6,7 @@ import pytest
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.parity import check_parity, compare_scores, transformers_form
 from data_prep.teachers.token_teacher import INPUT_IDS, TokenTeacher, pad
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert, random_pairs
 
 

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from data_prep.teachers import Pairs, make_teacher
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import (
     make_bert,
     make_gpt2,

@@ -9,7 +9,7 @@ import scipy.special
 
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.run_file import RunFile
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.beir import read_qrels
 from ldx.eval.metrics import read_run, score_run
 

@@ -14,7 +14,7 @@ import transformers
 from data_prep.llm_vllm import ENVIRONMENT
 from data_prep.teachers import make_teacher
 from data_prep.teachers.parity import check_parity, transformers_form
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert, make_language_model, make_t5, random_pairs
 
 PAIRS = random_pairs(20)

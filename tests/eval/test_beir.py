@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from absl import logging as absl_logging
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval import beir
 
 CORPUS = [

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.embeddings import encode_to_file
 from ldx.eval.encode import Encoder
 from ldx.models.student import Student, load_student
-from ldx.sharding import make_mesh
+from ldx.parallel.mesh import make_mesh
 from tests.conftest import TINY_WORDS
 
 BLOCK = 16

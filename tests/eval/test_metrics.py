@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.beir import read_qrels
 from ldx.eval.metrics import (
     METRICS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldx.checkpoint import Checkpoints, Progress
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.model import declared_template, load_model
 from ldx.models.student import load_student
 from ldx.train_state import TrainState

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldx.data.schema import check_template
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset
 from ldx.eval.encode import Encoder
 from ldx.eval.metrics import METRICS, read_run, score_run
@@ -22,6 +21,7 @@ from ldx.eval.report import (
     write_report,
 )
 from ldx.models.student import load_student
+from ldx.records.schema import check_template
 
 
 def make_dataset(queries: dict[str, str] | None = None) -> Dataset:

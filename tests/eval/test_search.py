@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.eval import search as module
 from ldx.eval.search import Searcher, search
 

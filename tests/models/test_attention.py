@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.attention import attend, choose_attention
 from ldx.models.student import load_student
 from tests.models.helpers import tokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
 from ldx.models.student import load_student
 from ldx.models.weights import flatten

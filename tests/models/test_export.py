@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models import export
 from ldx.models.card import base_name, license_of, model_card
 from ldx.models.export import save_student

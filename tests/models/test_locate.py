@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.locate import check_model_path, resolve_model_path
 
 SHA = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.student import Student, load_student
 from ldx.models.tokenizer import pad_tokens
 from tests.models.helpers import HfBert, edit_json
@@ -227,8 +227,8 @@ def test_fingerprint(st_folder: Path, hf_bert: HfBert, tiny_bert: Path) -> None:
 
 
 def test_embed_runs_on_eight_devices(tiny_bert: Path) -> None:
-    from ldx.embedder import Embedder
-    from ldx.sharding import make_mesh
+    from ldx.parallel.embedder import Embedder
+    from ldx.parallel.mesh import make_mesh
 
     student = load_student(tiny_bert)
     assert hash(student) == hash(student)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.tokenizer import Tokenizer, pad_tokens
 from tests.models.helpers import edit_json
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
 from ldx.models.student import load_student
 from ldx.models.weights import flatten, load_weights, save_weights, unflatten

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ldx.data.manifest import Manifest
 from ldx.leakage import Leakage
+from ldx.records.manifest import Manifest
 from ldx.report.data import data_section
 
 # What data_prep.grade tells of people's lists.

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ldx.data.manifest import Manifest
-from ldx.data.records import ListSource, PassageSource
 from ldx.models.student import load_student
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource, PassageSource
 from ldx.report.dev_scores import CACHE_NAME, NAME, make_dev_scores, with_prompts
 from tests import toy
 

@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.llm import Answer, LlmConfig, Request, make_llm
 from data_prep.prompts import Sampling, load_prompts
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 
 PROMPTS = ["question", "claim", "title", "keywords", "web_search_zero_shot", "web_search_few_shot"]

@@ -22,7 +22,7 @@ from data_prep.ray_cluster import start_ray
 from data_prep.ray_engine import RayEngine
 from data_prep.ray_generation import RayGeneration
 from data_prep.shards import Shard
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 
 # Unchunked: of prompts that are worked off in pieces, a CPU cannot draw with a seed.

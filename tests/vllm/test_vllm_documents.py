@@ -11,7 +11,7 @@ from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.queries import QUERIES_NAME, Query, load_queries, write_queries
 from data_prep.shards import read_json_lines
 from data_prep.stage import Workspace
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, make_llama
 
 PROMPT = """

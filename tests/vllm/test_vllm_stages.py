@@ -14,8 +14,8 @@ from data_prep.queries import query_shards
 from data_prep.score import load_scores, pairs_of, pairs_payload, score_paths
 from data_prep.stage import Workspace
 from data_prep.teachers.cross_encoder import CrossEncoder
-from ldx.data.records import PassageSource
-from ldx.files import read_json
+from ldx.common.files import read_json
+from ldx.records.sets import PassageSource
 from tests.data_prep.teacher_models import make_bert
 from tests.data_prep.toy import make_collection, make_config
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ldx.data.example import Feature, decode_example, encode_example
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
+from ldx.records.example import Feature, decode_example, encode_example
 
 FORMAT_VERSION = 1
 """Raised when a record of this version could not be read by an older ldx."""

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"

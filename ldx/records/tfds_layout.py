@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from ldx.data.schema import PREPARE_COMMAND, Feature, tfds_features
-from ldx.data.tfrecord import TFRecordFile, TFRecordWriter
-from ldx.errors import UserError
-from ldx.files import read_json, write_json
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.records.schema import PREPARE_COMMAND, Feature, tfds_features
+from ldx.records.tfrecord import TFRecordFile, TFRecordWriter
 
 VERSION = "1.0.0"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

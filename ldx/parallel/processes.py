@@ -24,9 +24,9 @@ from absl import flags, logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
-from ldx.errors import UserError
-from ldx.interrupt import Interrupted
-from ldx.sharding import put_local_rows
+from ldx.common.errors import UserError
+from ldx.common.interrupt import Interrupted
+from ldx.parallel.mesh import put_local_rows
 
 HEARTBEAT_SECONDS = 20
 """A process that is silent for so long counts as dead, and the others end."""

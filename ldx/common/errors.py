@@ -4,7 +4,7 @@
 class UserError(ValueError):
     """A user's mistake: the message says what was found, where, and what to do.
 
-    Entries print the message without a traceback and exit with `exit_code` (`ldx.cli.run`).
+    Entries print the message without a traceback and exit with `exit_code` (`ldx.common.cli.run`).
     """
 
     exit_code = 2

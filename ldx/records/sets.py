@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
-from ldx.data import tfds_layout
-from ldx.data.manifest import Manifest, remove_manifest
-from ldx.data.schema import (
+from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
+from ldx.records import tfds_layout
+from ldx.records.manifest import Manifest, remove_manifest
+from ldx.records.schema import (
     LIST_FEATURES,
     PASSAGE_FEATURES,
     PASSAGE_SPLIT,
@@ -23,8 +25,6 @@ from ldx.data.schema import (
     passage_text,
     validate_list,
 )
-from ldx.errors import UserError
-from ldx.files import fingerprint
 
 __all__ = [
     "ListSource",

@@ -16,8 +16,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ldx.errors import UserError
-from ldx.interrupt import Interrupted
+from ldx.common.errors import UserError
+from ldx.common.interrupt import Interrupted
 
 HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
 NO_SPACE = "No space left on device"
@@ -211,7 +211,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 def _is_worth_showing(record: std_logging.LogRecord) -> bool:
     """Our own lines; of other libraries only warnings."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     ours = str(root / "ldx"), str(root / "data_prep")
     return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
 

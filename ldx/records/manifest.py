@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldx.data import tfds_layout
-from ldx.data.schema import (
+from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json, write_json
+from ldx.records import tfds_layout
+from ldx.records.schema import (
     FORMAT_VERSION,
     HUMAN_DEV,
     HUMAN_TYPES,
@@ -19,8 +21,6 @@ from ldx.data.schema import (
     PREPARE_COMMAND,
     UNTOLD,
 )
-from ldx.errors import UserError, listing
-from ldx.files import read_json, write_json
 
 MANIFEST_NAME = "manifest.json"
 

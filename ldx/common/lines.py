@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import logging
 
-from ldx.errors import UserError, listing
+from ldx.common.errors import UserError, listing
 
 
 class Lines:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 _LIST_OF = {
     "string": "bytes_list",

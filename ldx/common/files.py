@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from absl import logging
 
-from ldx.errors import UserError
+from ldx.common.errors import UserError
 
 
 @contextlib.contextmanager

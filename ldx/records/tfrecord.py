@@ -14,8 +14,8 @@ from typing import Any, SupportsIndex
 import google_crc32c
 import numpy as np
 
-from ldx.data.schema import PREPARE_COMMAND
-from ldx.errors import UserError
+from ldx.common.errors import UserError
+from ldx.records.schema import PREPARE_COMMAND
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")

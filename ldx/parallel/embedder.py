@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ldx.sharding import ROWS, put, put_local_rows, replicated, split_rows
+from ldx.common.types import Params
+from ldx.parallel.mesh import ROWS, put, put_local_rows, replicated, split_rows
 
-Params = Any
 EmbedFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
 
 

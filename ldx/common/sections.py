@@ -1,0 +1,51 @@
+"""Sections of a config: made into the objects whose arguments they hold, their keys checked."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ldx.common.errors import UserError
+
+T = TypeVar("T")
+
+
+def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
+    """`make(**section)`; a key that it does not take, or one it misses, is named.
+
+    Raises:
+      UserError: an unknown or a missing key.
+    """
+    parameters = inspect.signature(make).parameters
+    check_keys(section, list(parameters), name)
+    required = {k for k, p in parameters.items() if p.default is p.empty}
+    missing = sorted(required - set(section))
+    if missing:
+        raise UserError(f"config.{name}.{missing[0]} is missing; configs/base.py explains it")
+    return make(**section)
+
+
+def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
+    """Refuse keys that a section does not have, and name the nearest that it has."""
+    for key in section:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
+            where = f"config.{name}.{key}" if name else f"config.{key}"
+            raise UserError(f"{where}: there is no such key; did you mean {' or '.join(near)}?")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that random generators do not take."""
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"config.seed={seed!r}: wanted a whole number of at least 0")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

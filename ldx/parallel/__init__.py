@@ -1,0 +1,1 @@
+"""Meshes of devices, processes on several hosts, and programs on rows of a mesh."""
