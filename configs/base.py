@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
     loss.matryoshka.dims = config_dict.placeholder(tuple)
     loss.matryoshka.weights = config_dict.placeholder(tuple)
 
-    # ---- AdamW (ldx/optim.py).
+    # ---- AdamW (ldx/step/optim.py).
     config.optim = optim = ConfigDict()
     optim.learning_rate = config_dict.placeholder(object)
     optim.learning_rate = "auto"  # auto: 2e-4 * sqrt(batch_size / 4096)

@@ -32,8 +32,8 @@ from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys, check_seed
 from ldx.eval.beir import QUERIES_LINE, find_qrels
 from ldx.models.locate import check_model_path
+from ldx.models.student import check_model_section
 from ldx.records.schema import check_template
-from ldx.settings import check_model_section
 
 WORK_OF_STAGE = {
     "generate_queries": "answers",

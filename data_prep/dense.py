@@ -8,9 +8,10 @@ import numpy as np
 
 from ldx.common.files import fingerprint
 from ldx.data.tokens import Texts
-from ldx.eval.embeddings import encode_to_file
-from ldx.eval.encode import Kind, get_encoder
-from ldx.models.student import load_student, resolve_model_path
+from ldx.models.locate import resolve_model_path
+from ldx.models.student import load_student
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import Kind, get_encoder
 
 HOW_NOT_WHAT = ("attention", "remat")
 

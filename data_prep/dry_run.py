@@ -36,8 +36,8 @@ from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.common.sections import build
 from ldx.eval import beir
-from ldx.eval.encode import Kind
 from ldx.records.schema import passage_text
+from ldx.retrieval.encoder import Kind
 
 SAMPLE_PASSAGES = 64
 SAMPLE_PROMPTS = 16  # of all types together

@@ -40,7 +40,7 @@ from data_prep.stage import (
     run_as_command,
 )
 from ldx.common.files import atomic_write, fingerprint, write_json
-from ldx.eval.search import MIN_SCANN_PASSAGES
+from ldx.retrieval.search import MIN_SCANN_PASSAGES
 
 NUM_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
 NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list

@@ -16,7 +16,7 @@ from data_prep.passages import Passages, doc_ids_where
 from data_prep.teachers.run_file import RunFile
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
-from ldx.eval.search import Searcher
+from ldx.retrieval.search import Searcher
 
 BLOCK = 65_536  # embeddings in memory at once
 
@@ -52,7 +52,7 @@ class DenseRetriever:
       passages: those searched.
       folder: where their embeddings are, or are made.
       depth: passages found for a query.
-      index: as for `ldx.eval.search.Searcher`.
+      index: as for `ldx.retrieval.search.Searcher`.
       sample_queries: texts, of which ScaNN's recall is measured.
     """
 

@@ -16,8 +16,8 @@ from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json, write_json
 from ldx.common.sections import build, check_seed
+from ldx.models.student import check_model_section
 from ldx.records.schema import check_template
-from ldx.settings import check_model_section
 
 VERSION = 5
 """Raised when the same config and inputs give other outputs than before."""

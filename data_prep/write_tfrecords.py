@@ -34,10 +34,10 @@ from data_prep.stage import (
 from data_prep.stages import stages_of
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
+from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
 from ldx.records.sets import (
     ListSource,
-    Manifest,
     PassageSource,
     count_passages,
     records_fingerprint,

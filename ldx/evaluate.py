@@ -16,20 +16,10 @@ from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import Run, read_run
-from ldx.eval.model import declared_template, load_model
-from ldx.eval.report import (
-    DEFAULT_TEMPLATE,
-    DEPTH,
-    MetricValues,
-    check_output,
-    drop_self,
-    excludes_self,
-    format_table,
-    make_report,
-    retrieve,
-    write_report,
-)
+from ldx.eval.report import MetricValues, check_output, format_table, make_report, write_report
 from ldx.records.schema import check_template
+from ldx.retrieval.retrieve import DEFAULT_TEMPLATE, DEPTH, drop_self, excludes_self, retrieve
+from ldx.training.model import declared_template, load_model
 
 FLAGS = flags.FLAGS
 CACHE_NAME = ".embeddings"

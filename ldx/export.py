@@ -10,18 +10,19 @@ from typing import Any
 
 from absl import flags
 
-from ldx.assemble import source_configs
-from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.common import cli
 from ldx.common.errors import UserError, WorseModelError
 from ldx.common.files import read_json
-from ldx.eval.model import declared_template
+from ldx.data.sources import source_configs
 from ldx.models.card import model_card
-from ldx.models.export import check_output, save_student
+from ldx.models.save import check_output, save_student
 from ldx.models.student import load_student
+from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import Manifest, PassageSource, PassageTexts
-from ldx.verdict import UNKNOWN, WORSE, Verdict, judge
+from ldx.records.sets import PassageSource, PassageTexts
+from ldx.training.checkpoint import Progress, best_params, read_progress
+from ldx.training.model import declared_template
+from ldx.training.verdict import UNKNOWN, WORSE, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
 

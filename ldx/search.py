@@ -17,12 +17,12 @@ from absl import flags
 from ldx.common import cli
 from ldx.common.files import fingerprint
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
-from ldx.eval.embeddings import encode_to_file
-from ldx.eval.encode import encode_texts, get_encoder
-from ldx.eval.model import Model, declared_template, load_model
-from ldx.eval.report import DEFAULT_TEMPLATE
-from ldx.eval.search import search
 from ldx.records.schema import check_template
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import encode_texts, get_encoder
+from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.retrieval.search import search
+from ldx.training.model import Model, declared_template, load_model
 
 FLAGS = flags.FLAGS
 SNIPPET_LINES = 2

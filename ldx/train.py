@@ -7,37 +7,30 @@ judgments. Killed at any moment, the same command goes on; a finished run prints
 
 import dataclasses
 import json
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags, logging
 
-from ldx import final_report
-from ldx.assemble import Parts, check_cut, lists_of_epoch, make_parts, open_sources, source_configs
-from ldx.checkpoint import Checkpoints, Progress, read_progress
 from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.common.sections import build
-from ldx.data.pipeline import read_ahead
-from ldx.data.plan import BatchPlan
-from ldx.data.sources import Source
-from ldx.dev import METRIC, evaluate_sources, warn_of_perfect, write_dev_values
-from ldx.guide import add_guide, load_guide
-from ldx.leakage import report_leakage
-from ldx.models.student import load_student
-from ldx.objective import make_objective
+from ldx.data.sources import Source, lists_of_epoch, source_configs
+from ldx.models.student import check_model_section, load_student
 from ldx.parallel import processes
 from ldx.records.manifest import Manifest
-from ldx.settings import Settings, check_model_section, check_same_run, resolve, save_run
-from ldx.step_log import StepClock, StepLog
-from ldx.summaries import MetricsWriter
-from ldx.train_step import StepResult
-from ldx.verdict import judge
+from ldx.report import final
+from ldx.step.objective import make_objective
+from ldx.training.checkpoint import Checkpoints, Progress, read_progress
+from ldx.training.guide import add_guide, load_guide
+from ldx.training.leakage import report_leakage
+from ldx.training.loop import TrainingLoop
+from ldx.training.parts import Parts, check_cut, make_parts, open_sources
+from ldx.training.settings import Settings, check_same_run, resolve, save_run
+from ldx.training.verdict import judge
 
 flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
 processes.define_flags()
@@ -74,7 +67,7 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     _check_texts(config["data"], manifests)
     weights = config["data"]["query_type_weights"]
     settings = resolve(config, *lists_of_epoch(configs, manifests, weights))
-    judged = final_report.judged_datasets(workdir, settings.whole, configs, manifests)
+    judged = final.judged_datasets(workdir, settings.whole, configs, manifests)
     student = build(load_student, config["model"], "model")
     objective = objective.of_student(
         unit_norm=student.config.normalize, embedding_size=student.embedding_size
@@ -107,13 +100,15 @@ def train(config: Mapping[str, Any], workdir: Path) -> None:
     if not finished:
         _print_start(settings, parts, sources)
         with stop:
-            _Run(settings, workdir, parts, checkpoints, progress or Progress(), stop).train()
+            TrainingLoop(
+                settings, workdir, parts, checkpoints, progress or Progress(), stop
+            ).train()
     if processes.is_primary():
         progress = read_progress(workdir)
         assert progress is not None
         verdict = judge(workdir, progress, settings.train.select_by)
         with stop:
-            final_report.make(workdir, settings.whole, judged, student, stop.check, verdict)
+            final.make(workdir, settings.whole, judged, student, stop.check, verdict)
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:
@@ -165,148 +160,6 @@ def _print_start(settings: Settings, parts: Parts, sources: Mapping[str, Source]
         optim.warmup_steps,
         train.eval_every,
     )
-
-
-class _Run:
-    """One training run, from where its progress is to its last checkpoint."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        workdir: Path,
-        parts: Parts,
-        checkpoints: Checkpoints,
-        progress: Progress,
-        stop: StopRequest,
-    ):
-        self.settings = settings
-        self.workdir = workdir
-        self.parts = parts
-        self.checkpoints = checkpoints
-        self.progress = progress
-        self.stop = stop
-        self.state = parts.state
-        self.saved_step = -1
-        self.saved_at = time.monotonic()
-        if progress.evaluated_step >= 0:
-            self.state = checkpoints.restore(parts.state, progress)
-            self.saved_step = progress.step
-            logging.info("going on from step %d", progress.step)
-        self.agreement = processes.Agreement(parts.mesh)
-        # Alone, a stop is answered between micro-batches; several processes stop between steps.
-        self.check = stop.check if jax.process_count() == 1 else lambda: None
-        self.pending: StepResult | None = None
-        self.clock = StepClock()
-        self.waited = 0.0
-        self.writer = MetricsWriter(
-            workdir,
-            num_bytes=progress.metrics_bytes,
-            step=progress.step,
-            tensorboard=settings.logging.tensorboard,
-            wandb_project=settings.logging.wandb_project,
-            config=settings.whole,
-            silent=not processes.is_primary(),
-        )
-        self.log = StepLog(self.writer, settings, parts.batches)
-
-    def train(self) -> None:
-        """Train to the end; a stop saves the last completed step."""
-        try:
-            self._loop()
-        except Interrupted:
-            self._write_pending()
-            if self.saved_step != self.progress.step:
-                self._save()
-            logging.info("step %d is saved; the same command goes on", self.saved_step)
-            raise
-        finally:
-            self.writer.close()
-
-    def _loop(self) -> None:
-        progress, train = self.progress, self.settings.train
-        batches: Iterator[BatchPlan] = read_ahead(self.parts.batches, progress.step)
-        while not progress.finished:
-            is_last = progress.step == train.num_steps
-            due = progress.step % train.eval_every == 0 or is_last
-            if due and progress.evaluated_step < progress.step:
-                self._settle()
-                self._evaluate(is_last)
-                self._save()
-                self.clock.restart()
-                continue
-            begin = time.monotonic()
-            plan = next(batches)
-            waited = time.monotonic() - begin
-            minutes = (time.monotonic() - self.saved_at) / 60
-            due = minutes > self.settings.checkpoint.every_minutes
-            self.agreement.tell(progress.step, plan.digest, self.stop.signum, due)
-            self.state, result = self.parts.step(self.state, plan, self._between_microbatches)
-            self._write_pending()  # of the step before: the device has this one to work on
-            self.pending, self.waited = result, waited
-            progress.step += 1
-            if self.agreement.save_is_due:
-                self._settle()
-                self._save()
-
-    def _between_microbatches(self) -> None:
-        """Answer a stop, and see whether the step before is done."""
-        self.check()
-        if self.pending is not None:
-            self.clock.look(self.pending.is_ready())
-
-    def _settle(self) -> None:
-        """Before anything is decided or saved: the last step's numbers, and what others told."""
-        self._write_pending()
-        self.agreement.read()
-
-    def _write_pending(self) -> None:
-        """Numbers of the step that was done last, if they are not written yet."""
-        if self.pending is None:
-            return
-        result, self.pending = self.pending, None
-        metrics = result.metrics()
-        self.log.step(self.progress.step, result.plan, metrics, self.clock.lap(), self.waited)
-
-    def _evaluate(self, is_last: bool) -> None:
-        """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
-        progress, train = self.progress, self.settings.train
-        params = self.parts.step.whole_params(self.state)
-        found = evaluate_sources(self.parts.dev, params, self.check)
-        values = processes.from_primary(found.means)
-        if processes.is_primary():
-            write_dev_values(self.workdir, progress.step, found)
-            if progress.step == 0:
-                warn_of_perfect(found.per_query)
-        self.writer.write(progress.step, values)
-        ndcg = values[f"dev/{METRIC}"]
-        losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise UserError(f"a dev value of step {progress.step} is not finite: {values}")
-        lowest = progress.lowest_losses
-        better_loss = any(value < lowest.get(name, math.inf) for name, value in losses.items())
-        better_ndcg = ndcg > progress.best_ndcg
-        lower_total = losses["dev/total"] < lowest.get("dev/total", math.inf)
-        progress.lowest_losses = {k: min(v, lowest.get(k, math.inf)) for k, v in losses.items()}
-        if {"ndcg": better_ndcg, "loss": lower_total}[train.select_by]:
-            progress.best_step, progress.best_ndcg = progress.step, ndcg
-        improved = {"loss": better_loss, "ndcg": better_ndcg, None: True}[train.stop_on]
-        progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
-        progress.evaluated_step = progress.step
-        if progress.num_bad_evaluations >= train.patience:
-            what = {"loss": "no dev loss", "ndcg": f"dev {METRIC} not"}[train.stop_on or "loss"]
-            progress.stop_reason = f"{what} improved {train.patience} times in a row"
-        elif is_last:
-            progress.stop_reason = "all steps done"
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        logging.info("step %d  %s  best: step %d", progress.step, shown, progress.best_step)
-        if progress.finished:
-            logging.info("training ended at step %d: %s", progress.step, progress.stop_reason)
-
-    def _save(self) -> None:
-        self.progress.metrics_bytes = self.writer.flush()
-        self.checkpoints.save(self.state, self.progress)
-        self.saved_step, self.saved_at = self.progress.step, time.monotonic()
-        self.agreement.save_is_due = False
 
 
 if __name__ == "__main__":

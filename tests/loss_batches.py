@@ -8,7 +8,7 @@ import numpy as np
 
 from ldx import losses
 from ldx.data.lists import Lists
-from ldx.objective import make_objective
+from ldx.step.objective import make_objective
 
 DIM = 6
 

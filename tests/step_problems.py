@@ -10,11 +10,11 @@ from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner, Devices
 from ldx.data.tokens import TokensInMemory
 from ldx.models.pooling import normalize
-from ldx.objective import make_objective
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.records.schema import ListRecord
-from ldx.train_step import TrainStep
+from ldx.step.objective import make_objective
+from ldx.step.train_step import TrainStep
 
 VOCAB, DIM = 50, 8
 CONFIG = {

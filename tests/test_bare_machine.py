@@ -38,13 +38,13 @@ from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.records.schema import ListRecord
 from ldx.data.tokens import TokensInMemory
-from ldx.checkpoint import Checkpoints
-from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
+from ldx.training.checkpoint import Checkpoints
+from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
 from ldx.parallel.embedder import Embedder
 from ldx.models.student import load_student
-from ldx.objective import make_objective
+from ldx.step.objective import make_objective
 from ldx.parallel.mesh import make_mesh
-from ldx.train_step import TrainStep
+from ldx.step.train_step import TrainStep
 
 student = load_student({model!r}, query_max_length=16, passage_max_length=16)
 passages, queries = student.tokenizer.encode(["solve a matrix", "cell"]), {{"matrix": 0}}

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from ldx.checkpoint import Checkpoints, Progress, best_params, read_progress
 from ldx.common.errors import UserError
-from ldx.train_state import TrainState, init_state
+from ldx.step.state import TrainState, init_state
+from ldx.training.checkpoint import Checkpoints, Progress, best_params, read_progress
 
 OPTIMIZER = optax.adam(1e-3)
 

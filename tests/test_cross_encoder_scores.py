@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldx.checkpoint import read_progress
-from ldx.records.sets import ListSource, Manifest
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource
+from ldx.training.checkpoint import read_progress
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8

@@ -10,18 +10,12 @@ from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.data.tokens import TokensInMemory
-from ldx.dev import (
-    DevSet,
-    DevValues,
-    evaluate_sources,
-    read_dev_values,
-    warn_of_perfect,
-    write_dev_values,
-)
-from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
-from ldx.objective import make_objective
 from ldx.parallel.mesh import make_mesh
+from ldx.retrieval.encoder import Encoder
+from ldx.step.objective import make_objective
+from ldx.training.dev_set import DevSet, evaluate_sources, warn_of_perfect
+from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
 from tests import toy
 from tests.helpers import count_compilations
 

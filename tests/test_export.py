@@ -13,14 +13,14 @@ import optax
 import pytest
 
 from configs import base
-from ldx.checkpoint import Checkpoints, Progress, read_progress
-from ldx.dev import DevValues, write_dev_values
-from ldx.eval.model import declared_template
 from ldx.export import _run_facts
 from ldx.models.student import load_student
-from ldx.records.sets import Manifest
-from ldx.train_state import init_state
-from ldx.verdict import judge
+from ldx.records.manifest import Manifest
+from ldx.step.state import init_state
+from ldx.training.checkpoint import Checkpoints, Progress, read_progress
+from ldx.training.dev_values import DevValues, write_dev_values
+from ldx.training.model import declared_template
+from ldx.training.verdict import judge
 from tests import toy
 
 CHOSEN = " The step was chosen on the same queries."

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ldx import final_report
-from ldx.assemble import source_configs
-from ldx.checkpoint import read_progress
 from ldx.common.interrupt import Interrupted
+from ldx.data.sources import source_configs
 from ldx.models.student import Student, load_student
-from ldx.records.sets import ListSource, Manifest, records_fingerprint, write_lists
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource, records_fingerprint, write_lists
+from ldx.report import final, plots
 from ldx.report import page as page_module
-from ldx.report import plots
 from ldx.report.html import Html
 from ldx.report.html import page as html_page
-from ldx.verdict import judge
+from ldx.training.checkpoint import read_progress
+from ldx.training.verdict import judge
 from tests import toy
 from tests.browser import browse, look_at, needs_browser
 
@@ -141,10 +141,10 @@ def make(workdir: Path, config=None, judged=True, check=lambda: None, **options)
     config = config or json.loads((workdir / "config.json").read_text())
     sources = source_configs(config["data"], workdir)
     manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
-    found = final_report.judged_datasets(workdir, config, sources, manifests) if judged else {}
+    found = final.judged_datasets(workdir, config, sources, manifests) if judged else {}
     student = student_of(json.dumps(config["model"]))
     options.setdefault("verdict", judge(workdir, read_progress(workdir)))
-    final_report.make(workdir, config, found, student, check, **options)
+    final.make(workdir, config, found, student, check, **options)
     return workdir / "report" / "index.html"
 
 
@@ -353,7 +353,7 @@ def test_what_fails_costs_itself_alone(finished, tmp_path, monkeypatch, capsys):
     page = Page(make(workdir))
     assert page.text.count(f"could not be scored: no plot today {HOSTILE}") == 3
     (workdir / "report" / "index.html").unlink()
-    monkeypatch.setattr(final_report, "make_page", broken)
+    monkeypatch.setattr(final, "make_page", broken)
     capsys.readouterr()
     assert not make(workdir).exists()
     assert capsys.readouterr().out == (workdir / "report.txt").read_text()

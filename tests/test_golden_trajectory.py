@@ -9,11 +9,11 @@ import pytest
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlanner
 from ldx.data.tokens import TokensInMemory
-from ldx.objective import make_objective
-from ldx.optim import OptimConfig, make_optimizer
 from ldx.parallel.mesh import make_mesh
 from ldx.records.schema import ListRecord
-from ldx.train_step import TrainStep
+from ldx.step.objective import make_objective
+from ldx.step.optim import OptimConfig, make_optimizer
+from ldx.step.train_step import TrainStep
 from tests.step_problems import PLENTY
 
 
@@ -27,8 +27,8 @@ from tests.step_problems import PLENTY
 )
 def test_golden_trajectory(golden_dir, minilm, activation_bytes):
     """Four AdamW steps of CADET's trainer on real text, through micro-batches and embed-once."""
-    from ldx.eval.encode import Encoder
     from ldx.models.student import load_student
+    from ldx.retrieval.encoder import Encoder
 
     golden = json.loads(gzip.decompress((golden_dir / "trajectory.json.gz").read_bytes()))
     arrays = np.load(golden_dir / "trajectory.npz")

@@ -13,14 +13,14 @@ import pytest
 from ldx.common.errors import UserError
 from ldx.data.lists import BatchSize, GuideEmbeddings, take_lists
 from ldx.data.sources import SourceConfig, open_source
-from ldx.guide import add_guide, load_guide
 from ldx.losses import info_nce
-from ldx.objective import make_objective
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.records.manifest import Manifest
 from ldx.records.sets import PassageSource
-from ldx.train_step import TrainStep
+from ldx.step.objective import make_objective
+from ldx.step.train_step import TrainStep
+from ldx.training.guide import add_guide, load_guide
 from tests import toy
 from tests.step_problems import Problem, embed, make_planner
 

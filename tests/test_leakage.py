@@ -10,10 +10,10 @@ import pytest
 from ldx.data.lists import ListTable
 from ldx.data.sources import Source, SourceConfig
 from ldx.eval.beir import Corpus, Dataset
-from ldx.leakage import find_leakage, read_leakage, report_leakage
 from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage
 from ldx.records.sets import PassageSource, write_lists, write_passages
+from ldx.training.leakage import find_leakage, read_leakage, report_leakage
 
 
 def make_list(number, query, rows):

@@ -5,10 +5,10 @@ import numpy as np
 import optax
 import pytest
 
-from ldx.objective import LOSSES, make_objective
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
-from ldx.train_step import TrainStep
+from ldx.step.objective import LOSSES, make_objective
+from ldx.step.train_step import TrainStep
 from tests.step_problems import DIM, Problem, embed, make_planner
 
 LISTS = [name for name in LOSSES if name not in ("info_nce", "wasserstein")]

@@ -18,7 +18,7 @@ from ldx.losses import (
     rank_net,
 )
 from ldx.models.pooling import normalize
-from ldx.objective import make_objective
+from ldx.step.objective import make_objective
 
 rax = pytest.importorskip("rax")
 torch = pytest.importorskip("torch")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
-from ldx.assemble import _ListCheck
 from ldx.common.errors import UserError
 from ldx.data.lists import Lists
 from ldx.losses import (
@@ -19,7 +18,8 @@ from ldx.losses import (
     slot_scores,
     wasserstein,
 )
-from ldx.objective import LOSSES, make_objective
+from ldx.step.list_check import ListCheck
+from ldx.step.objective import LOSSES, make_objective
 from tests.step_problems import Problem
 
 CADET = {"listwise_kl": 1.0, "info_nce": 0.1}
@@ -168,7 +168,7 @@ def test_every_loss_is_in_the_config():
 def test_lists_without_targets_are_refused(loss, message):
     """The message names the list and the losses; lists that have what is learned from pass."""
     table = Problem.make(labels=True).table()
-    check = _ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
+    check = ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
     table.labels[:, 0] = 2
     check("toy train", table)
     table.labels[0] = -1
@@ -182,7 +182,7 @@ def test_a_relevance_level_that_no_list_reaches_is_refused():
     table.labels[:, 0] = 1
     for level, is_refused in ((1, False), (2, True)):
         info_nce = {"weight": 1.0, "relevance_level": level}
-        check = _ListCheck(make_objective({"info_nce": info_nce}))
+        check = ListCheck(make_objective({"info_nce": info_nce}))
         if not is_refused:
             check("toy train", table)
             continue
@@ -234,7 +234,7 @@ def test_lists_of_one_entry_are_for_info_nce_alone():
         ({"wasserstein": {"form": "list"}}, True),
         ({"info_nce": {}, "listwise_kl": {}}, True),
     ):
-        check = _ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
+        check = ListCheck(make_objective({name: s | {"weight": 1.0} for name, s in loss.items()}))
         if is_refused:
             with pytest.raises(UserError, match=r"toy train lists have one entry .*list_size=1"):
                 check("toy train", table)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldx.common.errors import UserError
-from ldx.optim import (
+from ldx.step.optim import (
     OptimConfig,
     auto_batch_size,
     auto_learning_rate,

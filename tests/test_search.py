@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ldx.eval.beir import Corpus
-from ldx.eval.encode import encode_texts
-from ldx.eval.model import load_model
 from ldx.models.student import load_student
+from ldx.retrieval.encoder import encode_texts
 from ldx.search import embed_corpus
+from ldx.training.model import load_model
 
 TEXTS = ["banded linear solver " * 20, "mean of an array", "random sample", "drag of the wing"]
 

@@ -9,7 +9,8 @@ from data_prep.settings import PrepConfig
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
 from ldx.common.sections import build
-from ldx.settings import check_model_section, check_same_run, resolve, save_run
+from ldx.models.student import check_model_section
+from ldx.training.settings import check_same_run, resolve, save_run
 
 EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
 EXPERIMENTS += ("sycl", "mediqa2019")

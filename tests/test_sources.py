@@ -13,8 +13,9 @@ import pytest
 
 from data_prep.bm25 import Bm25
 from ldx.eval.beir import read_corpus
+from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage, passage_text
-from ldx.records.sets import Manifest, records_fingerprint, write_lists, write_passages
+from ldx.records.sets import records_fingerprint, write_lists, write_passages
 
 CONFIG = """
 from configs import base

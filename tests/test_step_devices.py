@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ldx.checkpoint import Checkpoints, Progress
+from ldx.training.checkpoint import Checkpoints, Progress
 from tests.helpers import count_compilations
 from tests.step_problems import PLENTY, Problem, make_plan, make_planner, make_step
 

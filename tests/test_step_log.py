@@ -1,6 +1,6 @@
 """How long a step took."""
 
-from ldx.step_log import StepClock
+from ldx.training.step_log import StepClock
 
 
 def test_a_step_ends_when_it_is_done_not_when_it_is_read():

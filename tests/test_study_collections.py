@@ -6,9 +6,9 @@ from configs import base
 from configs.studies import common
 from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset, read_corpus, read_qrels, write_dataset
-from ldx.studies import collections
-from ldx.studies.collections import check_samples, find_root, sample_collection
+from ldx.studies import samples
 from ldx.studies.declare import expand, read_study
+from ldx.studies.samples import check_samples, find_root, sample_collection
 
 SAMPLE = {"num_passages": None, "num_queries": None, "from_split": "", "seed": 0}
 
@@ -61,8 +61,8 @@ def test_queries_are_put_in_order_once(collection, tmp_path, monkeypatch):
             Counted.rounds += 1
             return super().__iter__()
 
-    read = collections.read_judgments
-    monkeypatch.setattr(collections, "read_judgments", lambda *names: Counted(read(*names)))
+    read = samples.read_judgments
+    monkeypatch.setattr(samples, "read_judgments", lambda *names: Counted(read(*names)))
     sample = SAMPLE | {"num_passages": 50, "num_queries": 5}
     sample_collection(collection, "test", sample, tmp_path / "samples")
     assert 1 <= Counted.rounds < 5  # of 20 queries

@@ -13,10 +13,10 @@ from data_prep.settings import PrepConfig
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.eval.metrics import score_run
-from ldx.objective import make_objective
-from ldx.settings import resolve
-from ldx.studies.collections import check_samples
+from ldx.step.objective import make_objective
 from ldx.studies.declare import expand, read_study
+from ldx.studies.samples import check_samples
+from ldx.training.settings import resolve
 
 STUDIES = sorted(
     path.stem

@@ -8,11 +8,12 @@ import pytest
 
 from configs import base
 from configs.studies import common
+from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, Passage
-from ldx.records.sets import Manifest, records_fingerprint, write_lists, write_passages
+from ldx.records.sets import records_fingerprint, write_lists, write_passages
+from ldx.studies.cell_settings import shared_settings
 from ldx.studies.declare import expand, read_study
 from ldx.studies.results import read_cell
-from ldx.studies.run_settings import shared_settings
 from tests import toy
 
 TYPES = ["title", "keywords", "human", HUMAN_DEV, HUMAN_DEV]

@@ -10,14 +10,8 @@ from scipy import stats
 from configs import base
 from configs.studies import common
 from ldx.studies.declare import expand, read_study
+from ldx.studies.gains import Gains, compare_gains, gain_against_base, holm, mean_over_datasets
 from ldx.studies.results import CellResult, summarize
-from ldx.studies.statistics import (
-    Gains,
-    compare_gains,
-    gain_against_base,
-    holm,
-    mean_over_datasets,
-)
 from ldx.studies.tables import as_csv, as_text, label, tables
 
 

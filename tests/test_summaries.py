@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ldx.common.errors import UserError
-from ldx.summaries import MetricsWriter, read_metrics
+from ldx.training.metrics_writer import MetricsWriter, read_metrics
 
 
 def test_a_resumed_file_is_cut_to_what_counts(tmp_path):

@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ldx.records.sets import ListSource, Manifest, records_fingerprint, write_lists
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource, records_fingerprint, write_lists
 from tests import toy
 
 CONFIG = """

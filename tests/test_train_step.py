@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ldx.common.errors import UserError
 from ldx.data.lists import take_lists
 from ldx.models.tokenizer import pad_tokens
-from ldx.objective import make_objective
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
-from ldx.train_step import TrainStep
+from ldx.step.objective import make_objective
+from ldx.step.train_step import TrainStep
 from tests.step_problems import (
     CONFIG,
     PLENTY,

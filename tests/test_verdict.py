@@ -3,9 +3,9 @@
 import pytest
 from scipy import stats
 
-from ldx.checkpoint import Progress
-from ldx.dev import DevValues, write_dev_values
-from ldx.verdict import BETTER, SAME, UNKNOWN, WORSE, judge
+from ldx.training.checkpoint import Progress
+from ldx.training.dev_values import DevValues, write_dev_values
+from ldx.training.verdict import BETTER, SAME, UNKNOWN, WORSE, judge
 
 
 def run_of(folder, *differences, step=4):

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from ldx.eval.beir import Corpus, write_dataset
+from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage
-from ldx.records.sets import Manifest, records_fingerprint, write_lists, write_passages
+from ldx.records.sets import records_fingerprint, write_lists, write_passages
 
 WORDS = """solve solver matrix linear banded system array sum mean cell protein blood drug trial
 random sample sort index query wing lift drag flow air""".split()  # noqa: SIM905

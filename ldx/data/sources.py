@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ldx.common.errors import UserError
+from ldx.common.sections import build
 from ldx.data.lists import ListTable
+from ldx.data.pipeline import epoch_counts
 from ldx.data.tokens import Texts, TextTokenizer, TokenStore
 from ldx.parallel.processes import primary_first
+from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, Manifest, PassageSource, PassageTexts
+from ldx.records.sets import ListSource, PassageSource, PassageTexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,3 +196,53 @@ def check_query_types(weights: Mapping[str, float], manifests: Mapping[str, Mani
 def _is_number(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, SourceConfig]:
+    """The sources of `config.data`: its `sources`, or the one of `records`, named "".
+
+    Raises:
+      UserError: an unknown or missing key, or both are given.
+    """
+    sections = data["sources"] or {}
+    if not isinstance(sections, Mapping):
+        raise UserError(
+            f'config.data.sources={sections!r}: wanted {{NAME: {{"records": FOLDER, ...}}}}, as '
+            "configs/base.py explains"
+        )
+    if not sections:
+        return {"": SourceConfig(str(data["records"] or workdir / "records"))}
+    for key in ("records", "root"):
+        if data[key]:
+            raise UserError(
+                f"config.data.{key}={data[key]!r} beside config.data.sources; each source has "
+                "its own"
+            )
+    return {
+        name: build(SourceConfig, section, f"data.sources.{name}")
+        for name, section in sections.items()
+    }
+
+
+def lists_of_epoch(
+    configs: Mapping[str, SourceConfig],
+    manifests: Mapping[str, Manifest],
+    query_type_weights: Mapping[str, float],
+) -> list[int]:
+    """How many training lists each source has in an epoch.
+
+    Raises:
+      UserError: a source has none, or a weight is of a query type that there is not.
+    """
+    check_query_types(query_type_weights, manifests)
+    counts = []
+    for name, config in configs.items():
+        have = manifests[name].num_lists["train"]
+        count = sum(epoch_counts(have, config.weight, query_type_weights).values())
+        if not count:
+            raise UserError(
+                f"no training list of {name or config.records} stands in an epoch; raise its "
+                "weight, or config.data.query_type_weights"
+            )
+        counts.append(count)
+    return counts

@@ -226,3 +226,6 @@ def _sign_flip_p_value(differences: np.ndarray, seed: int) -> float:
         signs = 1.0 - 2.0 * rng.integers(2, size=size, dtype=np.int8)
         num_extreme += int((np.abs(signs @ moved) >= least).sum())
     return (num_extreme + 1) / (NUM_RESAMPLES + 1)
+
+
+METRIC = "nDCG@10"

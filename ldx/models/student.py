@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from flax import nnx
 
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
+from ldx.common.sections import check_keys
 from ldx.common.types import Params
 from ldx.models.attention import ATTENTIONS, choose_attention
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
@@ -22,8 +25,6 @@ from ldx.models.pooling import POOLINGS, Pooling, normalize, pool
 from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
 from ldx.models.tokenizer import Tokenizer
 from ldx.models.weights import flatten, load_weights, unflatten, weight_files
-
-__all__ = ["Student", "StudentConfig", "load_student", "resolve_model_path"]
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -167,3 +168,8 @@ def _check_lengths(
                 f"model.{key} is {length}; this model takes {least} to {bert_config.max_length} "
                 f"tokens (max_position_embeddings in {path})"
             )
+
+
+def check_model_section(section: Mapping[str, Any]) -> None:
+    """Refuse keys that a student does not have, before anything is loaded."""
+    check_keys(section, list(inspect.signature(load_student).parameters), "model")

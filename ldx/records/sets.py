@@ -11,7 +11,7 @@ from typing import SupportsIndex
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 from ldx.records import tfds_layout
-from ldx.records.manifest import Manifest, remove_manifest
+from ldx.records.manifest import remove_manifest
 from ldx.records.schema import (
     LIST_FEATURES,
     PASSAGE_FEATURES,
@@ -25,17 +25,6 @@ from ldx.records.schema import (
     passage_text,
     validate_list,
 )
-
-__all__ = [
-    "ListSource",
-    "Manifest",
-    "PassageSource",
-    "PassageTexts",
-    "count_passages",
-    "records_fingerprint",
-    "write_lists",
-    "write_passages",
-]
 
 
 def write_passages(

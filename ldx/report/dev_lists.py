@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ldx.dev import METRIC
-from ldx.eval.metrics import Comparison, compare
+from ldx.eval.metrics import METRIC, Comparison, compare
 from ldx.losses import listwise_kl
 from ldx.report import plots
+from ldx.report.common import interval, mean_or_dash, p_value, signed
 from ldx.report.dev_scores import SYSTEMS, DevScores
 from ldx.report.html import Html, element, figure, join, note, subsection, table
 from ldx.report.list_stats import (
@@ -23,7 +23,6 @@ from ldx.report.list_stats import (
     ndcg_against_best,
     same_best,
 )
-from ldx.report.parts import interval, mean_or_dash, p_value, signed
 
 ALL = "all"
 NUMBERS = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")

@@ -15,15 +15,15 @@ from absl import logging
 from ldx.common.files import atomic_write
 from ldx.common.types import Params
 from ldx.data.lists import ListTable
-from ldx.dev import METRIC, relevant_of
-from ldx.eval.embeddings import encode_to_file
-from ldx.eval.encode import Encoder, get_encoder
-from ldx.eval.metrics import score_run
-from ldx.eval.search import search
+from ldx.eval.metrics import METRIC, score_run
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSource, PassageSource, PassageTexts
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import Encoder, get_encoder
+from ldx.retrieval.search import search
+from ldx.training.dev_set import relevant_of
 
 NAME = "dev_scores.npz"
 CACHE_NAME = ".dev_embeddings"
@@ -72,7 +72,7 @@ def make_dev_scores(
 ) -> DevScores:
     """Score the dev lists with every system; FOLDER/dev_scores.npz is made where it is missing.
 
-    A kill costs a block of embeddings, as for `ldx.eval.embeddings.encode_to_file`.
+    A kill costs a block of embeddings, as for `ldx.retrieval.embeddings_file.encode_to_file`.
 
     Args:
       folder: where the scores are kept.

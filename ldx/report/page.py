@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ldx.checkpoint import Progress
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
 from ldx.common.types import Params
 from ldx.data.sources import SourceConfig
-from ldx.dev import METRIC, read_dev_values
-from ldx.eval.metrics import METRICS
-from ldx.leakage import read_leakage
+from ldx.eval.metrics import METRIC, METRICS
+from ldx.eval.outcome import Outcome, results
 from ldx.models.card import base_name
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
-from ldx.report import judged, plots, training
-from ldx.report.data import data_section, settings_section, versions
+from ldx.report import curves, human_judgments, plots
+from ldx.report.common import NoData, attempt
 from ldx.report.dev_lists import (
     NUMBERS,
     DevLists,
@@ -37,10 +35,12 @@ from ldx.report.dev_lists import (
 )
 from ldx.report.dev_scores import SYSTEMS, make_dev_scores, with_prompts
 from ldx.report.html import Html, Section, element, join, note, page, paragraph
-from ldx.report.outcome import Outcome, results
-from ldx.report.parts import NoData, attempt
-from ldx.summaries import read_metrics
-from ldx.verdict import Verdict
+from ldx.report.training_data import data_section, settings_section, versions
+from ldx.training.checkpoint import Progress
+from ldx.training.dev_values import read_dev_values
+from ldx.training.leakage import read_leakage
+from ldx.training.metrics_writer import read_metrics
+from ldx.training.verdict import Verdict
 
 PAGE_NAME = "index.html"
 FOLDER_NAME = "report"
@@ -92,13 +92,15 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
     dev, problems = _dev_lists(run, check)
     level = run.config["eval"]["relevance_level"]
     sections = [
-        attempt("Human judgments", lambda: judged.table_section(run.outcomes)),
+        attempt("Human judgments", lambda: human_judgments.table_section(run.outcomes)),
         attempt("Training", lambda: _training(run, lines)),
-        attempt("Queries won and lost", lambda: judged.changes_section(run.outcomes, level)),
+        attempt(
+            "Queries won and lost", lambda: human_judgments.changes_section(run.outcomes, level)
+        ),
         attempt("Query types", lambda: _of_dev(types_section, dev, problems)),
         attempt("Student and teacher", lambda: _of_dev(scores_section, dev, problems)),
         attempt("Entropy of the lists", lambda: _of_dev(entropy_section, dev, problems)),
-        attempt("Distinct passages and time", lambda: training.work_section(lines, run.workdir)),
+        attempt("Distinct passages and time", lambda: curves.work_section(lines, run.workdir)),
         attempt("Training data", lambda: data_section(run.manifests, read_leakage(run.workdir))),
         attempt("Settings and versions", lambda: settings_section(run.config, run.manifests)),
     ]
@@ -112,7 +114,7 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
 
 def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     """The curves, and whose judgments dev nDCG@10 is of, where the run has kept that."""
-    body = training.curves_section(lines, run.progress, METRIC)
+    body = curves.curves_section(lines, run.progress, METRIC)
     try:
         _, judged_by = read_dev_values(run.workdir, 0)
     except UserError:
@@ -131,9 +133,9 @@ def _title(run: FinishedRun) -> str:
 
 def _lead(run: FinishedRun) -> Html:
     """The verdict, and what human judgments say."""
-    told = [paragraph(judged.sentence(outcome)) for outcome in run.outcomes]
+    told = [paragraph(human_judgments.sentence(outcome)) for outcome in run.outcomes]
     if not run.outcomes:
-        told = [paragraph(judged.NO_JUDGMENTS)]
+        told = [paragraph(human_judgments.NO_JUDGMENTS)]
     if run.progress.best_step == 0:
         told.insert(0, paragraph("No step was better on dev: the base model is what is kept."))
     if run.verdict is None:
@@ -181,7 +183,7 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
 
 def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     plots.write_png(
-        lambda: training.curves_figure(lines, run.progress, METRIC), run.folder / "curves.png"
+        lambda: curves.curves_figure(lines, run.progress, METRIC), run.folder / "curves.png"
     )
     return Html("")
 
@@ -196,7 +198,7 @@ def _write_data(
         "stop_reason": run.progress.stop_reason,
         "step": run.progress.step,
         "best_step": run.progress.best_step,
-        "evaluations": training.dev_lines(lines, METRIC),
+        "evaluations": curves.dev_lines(lines, METRIC),
         "results": results(run.outcomes),
         "dev_lists": {lists.title: summary(lists) for lists in dev},
         "versions": versions(),
@@ -259,7 +261,7 @@ def _list_rows(dev: Sequence[DevLists]) -> Iterable[Sequence[object]]:
 
 
 def _step_rows(lines: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:
-    train = training.train_lines(lines)
+    train = curves.train_lines(lines)
     names = list(dict.fromkeys(name for line in train for name in line))
     yield names
     for line in train:

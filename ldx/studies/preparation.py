@@ -15,11 +15,11 @@ from typing import Any
 from absl import logging
 
 from ldx.common.files import fingerprint
-from ldx.settings import MAY_DIFFER
-from ldx.studies.collections import collection_fingerprint
 from ldx.studies.declare import Cell, differing_keys
 from ldx.studies.experiment import canonical, write_experiment
 from ldx.studies.jobs import FINISHED_NAME, LOG_NAME
+from ldx.studies.samples import collection_fingerprint
+from ldx.training.settings import MAY_DIFFER
 
 _CORPUS_KEYS = ("collection", "packages", "max_passages")
 

@@ -10,23 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldx.checkpoint import read_progress
 from ldx.common.errors import UserError
-from ldx.dev import read_dev_values
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSource
+from ldx.studies.cell_settings import settings_of_cell, shared_settings
 from ldx.studies.declare import DATASET_AXIS, Cell, Study
-from ldx.studies.run_settings import settings_of_cell, shared_settings
-from ldx.studies.statistics import (
-    Gains,
-    compare_gains,
-    gain_against_base,
-    holm,
-    mean_over_datasets,
-)
-from ldx.verdict import judge
+from ldx.studies.gains import Gains, compare_gains, gain_against_base, holm, mean_over_datasets
+from ldx.training.checkpoint import read_progress
+from ldx.training.dev_values import read_dev_values
+from ldx.training.verdict import judge
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,21 +25,21 @@ from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.common.interrupt import StopRequest
 from ldx.common.sections import flatten
 from ldx.eval.beir import Qrels
-from ldx.settings import MAY_DIFFER
-from ldx.studies.collections import (
-    check_samples,
-    collection_fingerprint,
-    find_root,
-    read_judgments,
-    sample_collection,
-)
 from ldx.studies.declare import AUTO, Cell, Study, expand, read_study
 from ldx.studies.experiment import EXPERIMENT_NAME, canonical, write_experiment
 from ldx.studies.jobs import Job, JobRunner, auto_max_parallel
 from ldx.studies.page import write_page
 from ldx.studies.preparation import Preparation, begin_from_another, prepared_for
 from ldx.studies.results import CellResult, read_cell, summarize
+from ldx.studies.samples import (
+    check_samples,
+    collection_fingerprint,
+    find_root,
+    read_judgments,
+    sample_collection,
+)
 from ldx.studies.tables import as_csv, as_text
+from ldx.training.settings import MAY_DIFFER
 
 BASE_RUN = ("base.json", "base.trec")
 """What evaluating the base model leaves in CELL/report; the run last, which says it is done."""

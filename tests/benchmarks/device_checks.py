@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldx import losses
-from ldx.eval.search import search
 from ldx.models.pooling import normalize, pool
+from ldx.retrieval.search import search
 from tests.benchmarks.table import Case
 
 TEMPERATURE = 0.01

@@ -22,8 +22,9 @@ from sentence_transformers import SentenceTransformer
 
 from configs.base import MINILM
 from ldx.eval.beir import CorpusTexts, read_corpus
-from ldx.eval.encode import Encoder
-from ldx.models.student import load_student, resolve_model_path
+from ldx.models.locate import resolve_model_path
+from ldx.models.student import load_student
+from ldx.retrieval.encoder import Encoder
 from tests.benchmarks.table import (
     Case,
     Row,

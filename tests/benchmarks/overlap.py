@@ -24,9 +24,9 @@ from configs.base import MINILM
 from data_prep.neighbours import neighbour_order
 from ldx.data.pipeline import shuffle_blocks
 from ldx.eval.beir import Corpus, read_corpus
-from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
 from ldx.records.schema import passage_text
+from ldx.retrieval.encoder import Encoder
 from tests.benchmarks.make_lists import draw_sentences, find_lists
 from tests.benchmarks.table import Case, write_json
 

@@ -1,5 +1,5 @@
 """ldx's side of the step benchmark: its own planner, shapes and programs, put together as training
-does it (`ldx.assemble`), on lists that are in memory.
+does it (`ldx.training.parts`), on lists that are in memory.
 
 Q queries, L list entries, P distinct passages.
 """
@@ -20,15 +20,15 @@ from ldx.data.batching import Shapes, best_lengths, default_num_lengths
 from ldx.data.lists import BatchSize, ListTable
 from ldx.data.plan import BatchPlan, BatchPlanner, Devices
 from ldx.data.tokens import Tokens
-from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
 from ldx.models.bert import KEY_TABLE
 from ldx.models.student import Student, load_student
 from ldx.models.weights import flatten
-from ldx.objective import make_objective
-from ldx.optim import OptimConfig, make_optimizer
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh, to_host
-from ldx.train_step import TrainStep
+from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
+from ldx.step.objective import make_objective
+from ldx.step.optim import OptimConfig, make_optimizer
+from ldx.step.train_step import TrainStep
 from tests.benchmarks.lists import BenchmarkLists, load
 from tests.benchmarks.step_cases import (
     CONTRASTIVE,
@@ -199,7 +199,7 @@ def fake_devices(setup: Setup, num_devices: int) -> OurSide:
 def make_planner(
     lists: BenchmarkLists, student: Student, num_queries: int, num_devices: int = 1
 ) -> BatchPlanner:
-    """The planner of a run on one process, shapes chosen as `ldx.assemble` does."""
+    """The planner of a run on one process, shapes chosen as `ldx.training.parts` does."""
     config, backend = student.config, jax.default_backend()
     max_length = max(config.query_max_length, config.passage_max_length)
     size = batch_size(lists, num_queries)
@@ -230,7 +230,7 @@ def batch_size(lists: BenchmarkLists, num_queries: int) -> BatchSize:
 def text_lengths(
     lists: BenchmarkLists, size: BatchSize, query_max_length: int, passage_max_length: int
 ) -> np.ndarray:
-    """Tokens of passages and queries in the proportion of a batch, as `ldx.assemble` counts."""
+    """Tokens of passages and queries in the proportion of a batch, as in `ldx.training.parts`."""
     passages = lists.passage_lengths(passage_max_length)
     queries = lists.query_lengths(query_max_length)
     num = max(1, min(len(queries), len(passages) * size.num_queries // size.num_passages))

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
-from ldx import assemble
 from ldx.models.student import load_student
+from ldx.training import parts
 from tests.benchmarks import make_lists, step
 from tests.benchmarks.lists import load, save, synthetic_lists
 from tests.benchmarks.reference import Settings, padded_tokens
@@ -187,7 +187,7 @@ def test_lengths_are_counted_as_in_training(ours, setup, folder):
     student = load_student(folder, query_max_length=16, passage_max_length=24)
     lists = load(setup.lists)
     source = SimpleNamespace(passages=lists.passages, queries=lists.queries)
-    expected = assemble._text_lengths(student, {"": source}, ours.planner.size)
+    expected = parts._text_lengths(student, {"": source}, ours.planner.size)
     assert text_lengths(lists, ours.planner.size, 16, 24).tolist() == expected.tolist()
 
 

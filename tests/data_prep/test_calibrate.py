@@ -14,10 +14,11 @@ from data_prep.passages import load_passages
 from data_prep.queries import load_queries, query_shards
 from data_prep.score import load_scores, score_paths
 from data_prep.stage import Workspace
-from ldx.eval.encode import Encoder
 from ldx.models.student import load_student
 from ldx.parallel.mesh import make_mesh
-from ldx.records.sets import ListSource, Manifest
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource
+from ldx.retrieval.encoder import Encoder
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from configs import base
 from data_prep.dense import DenseModel
-from ldx.eval.encode import Encoder, encode_texts
 from ldx.models.student import load_student
+from ldx.retrieval.encoder import Encoder, encode_texts
 
 TEXTS = ["random sample", "drag of the wing", "", "banded linear solver"]
 

@@ -25,8 +25,9 @@ from data_prep.stages import stages_of
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir
+from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, Manifest, PassageSource
+from ldx.records.sets import ListSource, PassageSource
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 from tests.data_prep.toy import make_collection, make_config, run_stages
 

@@ -21,7 +21,8 @@ from data_prep.stages import stages_of
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build
-from ldx.records.sets import ListSource, Manifest, PassageSource
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource, PassageSource
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 # Rows 1 to 5 are judged; by the draws of their rows 3 comes before 1, and 5 before 4.

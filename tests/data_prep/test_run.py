@@ -12,7 +12,7 @@ import pytest
 from data_prep.dry_run import estimate, render
 from data_prep.run import STAGES
 from data_prep.stage import Workspace
-from ldx.records.sets import Manifest
+from ldx.records.manifest import Manifest
 from tests.data_prep.toy import make_collection, make_config
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,8 @@ from data_prep.stage import Workspace
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir, metrics
-from ldx.records.sets import ListSource, Manifest, PassageSource
+from ldx.records.manifest import Manifest
+from ldx.records.sets import ListSource, PassageSource
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 

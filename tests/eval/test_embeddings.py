@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from ldx.common.errors import UserError
-from ldx.eval.embeddings import encode_to_file
-from ldx.eval.encode import Encoder
 from ldx.models.student import Student, load_student
 from ldx.parallel.mesh import make_mesh
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import Encoder
 from tests.conftest import TINY_WORDS
 
 BLOCK = 16
@@ -247,8 +247,8 @@ WORKER = textwrap.dedent(
     """
     import os, sys, time
     from absl import logging
-    from ldx.eval.embeddings import encode_to_file
-    from ldx.eval.encode import Encoder
+    from ldx.retrieval.embeddings_file import encode_to_file
+    from ldx.retrieval.encoder import Encoder
     from ldx.models.student import load_student
 
     logging.set_verbosity(logging.INFO)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldx.checkpoint import Checkpoints, Progress
 from ldx.common.errors import UserError
-from ldx.eval.model import declared_template, load_model
 from ldx.models.student import load_student
-from ldx.train_state import TrainState
+from ldx.step.state import TrainState
+from ldx.training.checkpoint import Checkpoints, Progress
+from ldx.training.model import declared_template, load_model
 from tests import toy
 
 

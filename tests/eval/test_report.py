@@ -8,20 +8,18 @@ import pytest
 
 from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus, Dataset, load_dataset
-from ldx.eval.encode import Encoder
 from ldx.eval.metrics import METRICS, read_run, score_run
-from ldx.eval.report import (
+from ldx.eval.report import format_table, make_report, write_report
+from ldx.models.student import load_student
+from ldx.records.schema import check_template
+from ldx.retrieval.encoder import Encoder
+from ldx.retrieval.retrieve import (
     drop_self,
     evaluate_embeddings,
     excludes_self,
-    format_table,
-    make_report,
     queries_are_passages,
     retrieve,
-    write_report,
 )
-from ldx.models.student import load_student
-from ldx.records.schema import check_template
 
 
 def make_dataset(queries: dict[str, str] | None = None) -> Dataset:

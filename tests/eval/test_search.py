@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ldx.common.errors import UserError
-from ldx.eval import search as module
-from ldx.eval.search import Searcher, search
+from ldx.retrieval import search as module
+from ldx.retrieval.search import Searcher, search
 
 
 def clustered(num_vectors: int, size: int, seed: int = 0) -> np.ndarray:

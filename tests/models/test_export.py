@@ -10,9 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from ldx.common.errors import UserError
-from ldx.models import export
+from ldx.models import save
 from ldx.models.card import base_name, license_of, model_card
-from ldx.models.export import save_student
+from ldx.models.save import save_student
 from ldx.models.student import Student, load_student
 from tests.models.helpers import HfBert, tokens
 
@@ -77,11 +77,11 @@ def test_sentence_transformers_opens_it(
     save_student(student, params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}")
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert model.prompts == {"query": "query: ", "passage": "passage: ", "document": "passage: "}
-    assert model.max_seq_length == export.max_seq_length(student)
+    assert model.max_seq_length == save.max_seq_length(student)
     assert model.similarity_fn_name == ("cosine" if normalize else "dot")
-    ours = export._embed(student, params, ["query: " + text for text in TEXTS])
+    ours = save._embed(student, params, ["query: " + text for text in TEXTS])
     np.testing.assert_allclose(ours, model.encode_query(TEXTS), atol=2e-5)
-    ours = export._embed(student, params, ["passage: " + text for text in TEXTS])
+    ours = save._embed(student, params, ["passage: " + text for text in TEXTS])
     np.testing.assert_allclose(ours, model.encode_document(TEXTS), atol=2e-5)
 
 
@@ -158,7 +158,7 @@ def test_a_folder_that_embeds_otherwise_is_not_left_behind(
     if not installed:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     params = trained(student)
-    write = export._write
+    write = save._write
 
     def spoil(student: Student, params: dict, folder: Path) -> None:
         write(student, student.params if fault == "weights" else params, folder)
@@ -168,7 +168,7 @@ def test_a_folder_that_embeds_otherwise_is_not_left_behind(
             pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
             path.write_text(json.dumps(pooling))
 
-    monkeypatch.setattr(export, "_write", spoil)
+    monkeypatch.setattr(save, "_write", spoil)
     if fault == "nan":
         params["layers"][1]["feed_forward_out"]["bias"] *= np.nan
     with pytest.raises(UserError, match=r"does not embed as the trained model|not finite"):

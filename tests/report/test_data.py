@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ldx.leakage import Leakage
 from ldx.records.manifest import Manifest
-from ldx.report.data import data_section
+from ldx.report.training_data import data_section
+from ldx.training.leakage import Leakage
 
 # What data_prep.grade tells of people's lists.
 GRADED = {

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ldx.report.training import MAX_POINTS, step_seconds, thin
-from ldx.summaries import MetricsWriter
+from ldx.report.curves import MAX_POINTS, step_seconds, thin
+from ldx.training.metrics_writer import MetricsWriter
 
 
 def write_times(workdir, steps, seconds):

@@ -10,25 +10,24 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from ldx.common.errors import UserError, listing
-from ldx.common.sections import build
 from ldx.data.batching import Shapes, best_lengths, default_num_lengths
-from ldx.data.lists import BatchSize, ListTable
-from ldx.data.pipeline import BatchSource, TrainSource, epoch_counts
+from ldx.data.lists import BatchSize
+from ldx.data.pipeline import BatchSource, TrainSource
 from ldx.data.plan import BatchPlanner, Devices
-from ldx.data.sources import Source, SourceConfig, check_query_types, open_source
-from ldx.dev import DevSet
-from ldx.device_memory import auto_activation_bytes, auto_microbatch_tokens
-from ldx.eval.encode import Encoder
+from ldx.data.sources import Source, SourceConfig, open_source
 from ldx.models.student import Student
 from ldx.models.tokenizer import num_special
-from ldx.objective import Objective
-from ldx.optim import make_optimizer
 from ldx.parallel.mesh import local_blocks, make_mesh
 from ldx.records.manifest import Manifest
-from ldx.settings import Settings
-from ldx.train_state import TrainState
-from ldx.train_step import TrainStep
+from ldx.retrieval.encoder import Encoder
+from ldx.step.list_check import ListCheck
+from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
+from ldx.step.objective import Objective
+from ldx.step.optim import make_optimizer
+from ldx.step.state import TrainState
+from ldx.step.train_step import TrainStep
+from ldx.training.dev_set import DevSet
+from ldx.training.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,56 +39,6 @@ class Parts:
     batches: BatchSource
     dev: dict[str, DevSet]
     mesh: Mesh
-
-
-def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, SourceConfig]:
-    """The sources of `config.data`: its `sources`, or the one of `records`, named "".
-
-    Raises:
-      UserError: an unknown or missing key, or both are given.
-    """
-    sections = data["sources"] or {}
-    if not isinstance(sections, Mapping):
-        raise UserError(
-            f'config.data.sources={sections!r}: wanted {{NAME: {{"records": FOLDER, ...}}}}, as '
-            "configs/base.py explains"
-        )
-    if not sections:
-        return {"": SourceConfig(str(data["records"] or workdir / "records"))}
-    for key in ("records", "root"):
-        if data[key]:
-            raise UserError(
-                f"config.data.{key}={data[key]!r} beside config.data.sources; each source has "
-                "its own"
-            )
-    return {
-        name: build(SourceConfig, section, f"data.sources.{name}")
-        for name, section in sections.items()
-    }
-
-
-def lists_of_epoch(
-    configs: Mapping[str, SourceConfig],
-    manifests: Mapping[str, Manifest],
-    query_type_weights: Mapping[str, float],
-) -> list[int]:
-    """How many training lists each source has in an epoch.
-
-    Raises:
-      UserError: a source has none, or a weight is of a query type that there is not.
-    """
-    check_query_types(query_type_weights, manifests)
-    counts = []
-    for name, config in configs.items():
-        have = manifests[name].num_lists["train"]
-        count = sum(epoch_counts(have, config.weight, query_type_weights).values())
-        if not count:
-            raise UserError(
-                f"no training list of {name or config.records} stands in an epoch; raise its "
-                "weight, or config.data.query_type_weights"
-            )
-        counts.append(count)
-    return counts
 
 
 def open_sources(
@@ -105,7 +54,7 @@ def open_sources(
     Raises:
       UserError: records are damaged, or have scores that the objective cannot use.
     """
-    check = _ListCheck(objective)
+    check = ListCheck(objective)
     sources = {}
     for name, config in configs.items():
         sources[name] = open_source(
@@ -120,56 +69,6 @@ def open_sources(
             check=check,
         )
     return sources
-
-
-class _ListCheck:
-    """Refuses lists that do not fit the losses, before anything is compiled."""
-
-    def __init__(self, objective: Objective):
-        self._objective = objective
-
-    def __call__(self, where: str, table: ListTable) -> None:
-        """Check the lists of a split; raises UserError."""
-        problems = []
-        learners = self._objective.comparing_losses
-        if learners and len(table) and table.list_size == 1:
-            raise UserError(
-                f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "
-                f"which {' and '.join(learners)} can learn nothing; info_nce can, and wasserstein "
-                "of form batch"
-            )
-        if learners := self._objective.learn_from("teacher_scores"):
-            problems += [
-                f"{where} list {table.list_ids[i]!r}: no teacher scores, but "
-                f"{' and '.join(learners)} would learn from them"
-                for i in np.flatnonzero(~table.has_scores)
-            ]
-        if learners := self._objective.learn_from("labels"):
-            problems += [
-                f"{where} list {table.list_ids[i]!r}: no label, but {' and '.join(learners)} would "
-                "learn from them"
-                for i in np.flatnonzero((table.labels < 0).all(axis=1))
-            ]
-        level = self._objective.relevance_level
-        first = table.labels[:, 0]
-        if level is not None and len(table) and not ((first < 0) | (first >= level)).any():
-            raise UserError(
-                f"config.loss.info_nce.relevance_level={level}: no {where} list has a positive, "
-                f"as the greatest label is {table.labels.max()}; lower it"
-            )
-        if self._objective.needs_unit_scores:
-            low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
-            problems += [
-                f"{where} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
-                for i in np.flatnonzero((low < 0) | (high > 1))
-            ]
-        if problems:
-            raise UserError(
-                "the records do not fit config.loss: losses learn from teacher scores, or from "
-                "labels (LOSS.targets); info_nce.false_negative_ratio compares ratios of scores, "
-                "and lambda_loss and approx_ndcg take them as gains, so these want them in [0, 1] "
-                "(None switches the ratio off)\n" + listing(problems)
-            )
 
 
 def check_cut(settings: Settings, student: Student) -> Mesh:

@@ -7,8 +7,8 @@ from typing import Any
 from ldx.common.files import read_json
 from ldx.data.pipeline import epoch_counts
 from ldx.records.manifest import Manifest
-from ldx.settings import CONFIG_NAME
 from ldx.studies.jobs import FINISHED_NAME
+from ldx.training.settings import CONFIG_NAME
 
 RANGED = ("passages", "training lists", "steps", "lists a step", "learning rate", "day (UTC)")
 """Told as the least and the most where cells differ; other settings are left out there."""

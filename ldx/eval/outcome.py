@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldx.dev import METRIC
 from ldx.eval.beir import Dataset
-from ldx.eval.metrics import METRICS, Run, Scores, compare, confidence_interval, score_run
+from ldx.eval.metrics import METRIC, METRICS, Run, Scores, compare, confidence_interval, score_run
 
 BASE = "base"
 TRAINED = "trained"

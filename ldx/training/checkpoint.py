@@ -17,7 +17,7 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.types import Params
-from ldx.train_state import TrainState
+from ldx.step.state import TrainState
 
 PROGRESS_NAME = "progress.json"
 NUM_LAST = 2

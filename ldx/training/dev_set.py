@@ -5,44 +5,25 @@ nDCG@10 is of people's dev queries and judgments where the records have some, el
 Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
 """
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import read_json, write_json
 from ldx.common.types import Params
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
-from ldx.eval.encode import Encoder
-from ldx.eval.metrics import score_run
-from ldx.eval.search import search
-from ldx.objective import Objective
+from ldx.eval.metrics import METRIC, score_run
+from ldx.retrieval.encoder import Encoder
+from ldx.retrieval.search import search
+from ldx.step.objective import Objective
+from ldx.training.dev_values import DevValues
 
-METRIC = "nDCG@10"
 FEW_LISTS = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class DevValues:
-    """What an evaluation found.
-
-    Attributes:
-      means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
-      per_query: nDCG@10 by the id of the query's list.
-      judged_by: whose queries, judged by whom, in words, such as "synthetic queries" or "human
-        queries judged by a language model"; of several kinds how many of each.
-    """
-
-    means: dict[str, float]
-    per_query: dict[str, float]
-    judged_by: str
 
 
 class DevSet:
@@ -209,33 +190,6 @@ def warn_of_perfect(base: Mapping[str, float]) -> None:
         )
 
 
-def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
-    """Keep nDCG@10 of every query at an evaluated step, for tests that pair queries."""
-    write_json(
-        _values_path(workdir, step),
-        {"metric": METRIC, "judged_by": values.judged_by, "per_query": values.per_query},
-    )
-
-
-def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
-    """nDCG@10 by query at a step, and whose judgments it is of.
-
-    Raises:
-      UserError: the step was not evaluated.
-    """
-    path = _values_path(workdir, step)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
-    found = read_json(path)
-    judged_by = found["judged_by"]
-    # Older runs have an adjective, by who wrote the queries alone.
-    return found["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
-
-
-def _values_path(workdir: Path, step: int) -> Path:
-    return workdir / "dev" / f"{step:06d}.json"
-
-
 def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
     """Whose queries, judged by whom; `judges` has the number of queries by their judges."""
 
@@ -287,8 +241,3 @@ def _choose(
     room = pool_size - len(pool)
     pool.update(int(row) for row in others[~np.isin(others, list(pool))][:room])
     return chosen, np.array(sorted(pool))
-
-
-def evaluated_steps(workdir: Path) -> list[int]:
-    """The steps whose dev values are kept, ascending."""
-    return sorted(int(path.stem) for path in (workdir / "dev").glob("*.json"))

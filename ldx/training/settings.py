@@ -1,7 +1,6 @@
 """The sections of a config as checked, typed values; "auto" becomes a number here."""
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,16 +10,11 @@ from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build, check_keys, check_seed, flatten
 from ldx.data.pipeline import num_batches
-from ldx.models.student import load_student
-from ldx.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
 from ldx.records.schema import check_template
+from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
 
 CONFIG_NAME = "config.json"
-
-
 FINGERPRINTS_NAME = "fingerprints.json"
-
-
 MAY_DIFFER = (
     "checkpoint.",
     "logging.",
@@ -142,11 +136,6 @@ class Settings:
     checkpoint: CheckpointConfig
     logging: LoggingConfig
     whole: dict[str, Any]
-
-
-def check_model_section(section: Mapping[str, Any]) -> None:
-    """Refuse keys that a student does not have, before anything is loaded."""
-    check_keys(section, list(inspect.signature(load_student).parameters), "model")
 
 
 def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:

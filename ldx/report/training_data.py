@@ -5,10 +5,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldx.leakage import Leakage
 from ldx.records.manifest import Manifest
+from ldx.report.common import NoData
 from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
-from ldx.report.parts import NoData
+from ldx.training.leakage import Leakage
 
 PACKAGES = ("ldx", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 SPLITS = ("train", "dev")

@@ -9,9 +9,9 @@ from absl import logging
 
 from ldx.data.pipeline import BatchSource
 from ldx.data.plan import BatchPlan
-from ldx.optim import make_schedule
-from ldx.settings import Settings
-from ldx.summaries import MetricsWriter
+from ldx.step.optim import make_schedule
+from ldx.training.metrics_writer import MetricsWriter
+from ldx.training.settings import Settings
 
 
 class StepClock:

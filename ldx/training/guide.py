@@ -14,12 +14,12 @@ from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys
 from ldx.data.lists import GuideEmbeddings
 from ldx.data.sources import Source
-from ldx.eval.embeddings import encode_to_file
-from ldx.eval.encode import Encoder
 from ldx.models.student import Student, load_student
-from ldx.objective import Objective
 from ldx.parallel.processes import primary_first
 from ldx.records.sets import PassageSource, PassageTexts
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import Encoder
+from ldx.step.objective import Objective
 
 
 def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | None:
@@ -42,7 +42,7 @@ def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | No
 def add_guide(sources: Mapping[str, Source], guide: Student, workdir: Path) -> dict[str, Source]:
     """The sources, their lists with the guide's embeddings; made where they are missing.
 
-    A kill costs a block of them (`ldx.eval.embeddings.encode_to_file`).
+    A kill costs a block of them (`ldx.retrieval.embeddings_file.encode_to_file`).
 
     Raises:
       UserError: the disk has no room for them.

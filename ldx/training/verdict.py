@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldx.checkpoint import Progress
-from ldx.dev import METRIC, evaluated_steps, read_dev_values
-from ldx.eval.metrics import Comparison, compare
+from ldx.eval.metrics import METRIC, Comparison, compare
+from ldx.training.checkpoint import Progress
+from ldx.training.dev_values import evaluated_steps, read_dev_values
 
 BETTER, SAME, WORSE = "better", "not distinguishable", "worse"
 UNKNOWN = "not known yet"
@@ -25,7 +25,7 @@ class Verdict:
     Attributes:
       status: BETTER, SAME, WORSE (also where the base model is kept), or UNKNOWN.
       text: a sentence with the numbers.
-      judged_by: whose queries dev has, and who judged for them, see `ldx.dev.DevValues`.
+      judged_by: whose queries dev has, and who judged for them; see `DevValues`.
       step: the best one; 0 is the base model.
       num_queries: that were compared.
       base: the base model's mean nDCG@10.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ldx.checkpoint import Progress
 from ldx.records.tfrecord import FRAME_BYTES
 from ldx.report import plots
+from ldx.report.common import NoData
 from ldx.report.html import Html, details, figure, join, note, table
-from ldx.report.parts import NoData
+from ldx.training.checkpoint import Progress
 
 MAX_POINTS = 240
 LENGTH_BYTES = 12  # of a record's head: its length and that one's checksum

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from ldx.checkpoint import best_params
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json
 from ldx.common.types import Params
 from ldx.models.st_folder import EXPORT_NAME
 from ldx.models.student import Student, load_student
 from ldx.records.manifest import Manifest
+from ldx.training.checkpoint import best_params
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"

@@ -22,16 +22,16 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from ldx.activations import Activations, embed_and_keep, kept_bytes, pull_back
 from ldx.common.errors import UserError, listing
 from ldx.common.types import Params
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, Lists
 from ldx.data.plan import BatchPlan, TokenBatch
-from ldx.objective import Objective
 from ldx.parallel.embedder import Embedder, compile_together
 from ldx.parallel.mesh import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state, to_host
-from ldx.train_state import TrainState, apply_gradient, init_state, sum_over_devices
+from ldx.step.activations import Activations, embed_and_keep, kept_bytes, pull_back
+from ldx.step.objective import Objective
+from ldx.step.state import TrainState, apply_gradient, init_state, sum_over_devices
 
 Metrics = dict[str, float]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from ldx.activations import kept_bytes
 from ldx.data.batching import default_microbatch_tokens
 from ldx.parallel.processes import least
+from ldx.step.activations import kept_bytes
 
 MICROBATCH_SHARE = 0.4
 """Of the memory that the state leaves, for one micro-batch's backward pass."""

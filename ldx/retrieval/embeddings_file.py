@@ -19,7 +19,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, locked, read_json, write_json
 from ldx.common.types import Params
 from ldx.data.tokens import Texts
-from ldx.eval.encode import Encoder, Kind
+from ldx.retrieval.encoder import Encoder, Kind
 
 Dtype = Literal["float32", "float16"]
 

@@ -15,25 +15,24 @@ from typing import Any
 
 from absl import logging
 
-from ldx.assemble import source_configs
-from ldx.checkpoint import Progress, best_params, read_progress
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
 from ldx.common.types import Params
-from ldx.data.sources import SourceConfig
-from ldx.dev import METRIC as DEV_METRIC
+from ldx.data.sources import SourceConfig, source_configs
 from ldx.eval.beir import Dataset, load_dataset
+from ldx.eval.metrics import METRIC as DEV_METRIC
 from ldx.eval.metrics import Run, read_run, write_run
-from ldx.eval.report import drop_self, excludes_self, retrieve
+from ldx.eval.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs
 from ldx.models.student import Student
 from ldx.parallel.processes import is_primary
 from ldx.records.manifest import Manifest
 from ldx.report.dev_scores import with_prompts
-from ldx.report.judged import NO_JUDGMENTS
-from ldx.report.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs
+from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, make_page
-from ldx.summaries import read_metrics
-from ldx.verdict import Verdict
+from ldx.retrieval.retrieve import drop_self, excludes_self, retrieve
+from ldx.training.checkpoint import Progress, best_params, read_progress
+from ldx.training.metrics_writer import read_metrics
+from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
 RESULTS_NAME = "results.json"

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ldx.dev import METRIC
-from ldx.eval.metrics import METRICS, rank
+from ldx.eval.metrics import METRIC, METRICS, rank
+from ldx.eval.outcome import BASE, TRAINED, Outcome
 from ldx.report import plots
+from ldx.report.common import NoData, cut, interval, p_value, signed
 from ldx.report.html import (
     Html,
     details,
@@ -20,8 +21,6 @@ from ldx.report.html import (
     subsection,
     table,
 )
-from ldx.report.outcome import BASE, TRAINED, Outcome
-from ldx.report.parts import NoData, cut, interval, p_value, signed
 
 NUM_CHANGES = 5  # queries shown that won most, and as many that lost most
 NUM_PASSAGES = 5  # shown of each

@@ -1,0 +1,1 @@
+"""From texts to embeddings to ranked passages."""

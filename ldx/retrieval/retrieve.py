@@ -1,0 +1,157 @@
+"""Retrieval on a collection: from a model or embeddings to a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from ldx.common.types import Params
+from ldx.eval.beir import CorpusTexts, Dataset
+from ldx.eval.metrics import (
+    Run,
+)
+from ldx.eval.report import MetricValues
+from ldx.models.student import Student
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import get_encoder
+from ldx.retrieval.search import search
+
+DEPTH = 100
+DEFAULT_TEMPLATE = "{title} {text}"
+SAME_TEXT_FRACTION = 0.95
+
+
+def queries_are_passages(dataset: Dataset) -> bool:
+    """Whether queries are passages of the corpus themselves, under the same id (as in ArguAna).
+
+    Equal ids alone are chance: nearly all of the shared ids must have equal texts.
+    """
+    rows = {doc_id: row for row, doc_id in enumerate(dataset.corpus.doc_ids)}
+    shared = [query_id for query_id in dataset.queries if query_id in rows]
+    num_equal = 0
+    for query_id in shared:
+        title, text = dataset.corpus.titles[rows[query_id]], dataset.corpus.texts[rows[query_id]]
+        query = dataset.queries[query_id].split()
+        num_equal += query in (text.split(), f"{title} {text}".split())
+    return bool(shared) and num_equal >= SAME_TEXT_FRACTION * len(shared)
+
+
+def excludes_self(dataset: Dataset, requested: bool = False) -> bool:
+    """Whether passages with their query's own id go: on request, or where they are the query."""
+    if requested:
+        return True
+    detected = queries_are_passages(dataset)
+    if detected:
+        logging.info(
+            "%s: queries are passages of the corpus; each one's own passage is removed",
+            dataset.root,
+        )
+    return detected
+
+
+def drop_self(run: Run) -> Run:
+    """The run without the passages that have their query's own id."""
+    return {
+        query_id: {doc_id: score for doc_id, score in scores.items() if doc_id != query_id}
+        for query_id, scores in run.items()
+    }
+
+
+def evaluate_embeddings(
+    dataset: Dataset,
+    query_embeddings: np.ndarray,
+    passage_embeddings: np.ndarray,
+    *,
+    index: str = "auto",
+    k: int = DEPTH,
+    exclude_self: bool = False,
+) -> tuple[Run, MetricValues]:
+    """Search the corpus for every query of the dataset.
+
+    Args:
+      dataset: its queries and passages, in their order, are what was embedded.
+      query_embeddings: float32 [Q, D].
+      passage_embeddings: float32 [N, D].
+      index: of `search`.
+      k: results a query.
+      exclude_self: whether to remove the passage with the query's own id.
+
+    Returns:
+      The run, and what is to be told of it: index and recall_of_index.
+    """
+    result = search(query_embeddings, passage_embeddings, k + exclude_self, index)
+    doc_ids = dataset.corpus.doc_ids
+    run: Run = {}
+    for i, query_id in enumerate(dataset.queries):
+        found = zip(result.rows[i].tolist(), result.scores[i].tolist(), strict=True)
+        scores = {doc_ids[row]: score for row, score in found}
+        if exclude_self:
+            scores.pop(query_id, None)
+        run[query_id] = dict(list(scores.items())[:k])
+    recall = 1.0 if result.recall is None else result.recall
+    return run, {"index": result.index, "recall_of_index": recall}
+
+
+def retrieve(
+    dataset: Dataset,
+    student: Student,
+    params: Params,
+    *,
+    index: str = "auto",
+    k: int = DEPTH,
+    exclude_self: bool = False,
+    template: str = DEFAULT_TEMPLATE,
+    microbatch_tokens: int | None = None,
+    cache: Path | None = None,
+    description: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Run, MetricValues]:
+    """Embed a dataset and search it; arguments and result as of `evaluate_embeddings`.
+
+    Args:
+      dataset: what to search.
+      student: the model.
+      params: its parameters.
+      index: of `search`.
+      k: results a query.
+      exclude_self: asks to remove the passage with the query's own id; it is removed unasked
+        where `queries_are_passages`.
+      template: joins title and text.
+      microbatch_tokens: tokens in work at once; None means the device's default.
+      cache: a folder for the passages' embeddings, from which the work goes on after a kill; to
+        be removed once the run is written. None keeps them in memory.
+      description: goes before "passages" and "queries" at the progress bars.
+      check: called between micro-batches; what it raises ends the work.
+    """
+    encoder = get_encoder(student, microbatch_tokens)
+    texts = CorpusTexts(dataset.corpus, template)
+    what = f"{description} passages".strip()
+    if cache is None:
+        passages = encoder.encode(params, texts, kind="passage", description=what, check=check)
+    else:
+        passages = encode_to_file(
+            encoder,
+            params,
+            texts,
+            cache / "passages.npy",
+            kind="passage",
+            key=texts.fingerprint,
+            description=what,
+            check=check,
+        )
+    queries = encoder.encode(
+        params,
+        list(dataset.queries.values()),
+        kind="query",
+        description=f"{description} queries".strip(),
+        check=check,
+    )
+    return evaluate_embeddings(
+        dataset,
+        queries,
+        passages,
+        index=index,
+        k=k,
+        exclude_self=excludes_self(dataset, exclude_self),
+    )

@@ -1,0 +1,1 @@
+"""One optimisation step: objective, embed once, update (docs/step.md)."""

@@ -1,0 +1,1 @@
+"""A run around its steps: settings, parts, loop, dev, checkpoints, verdict."""

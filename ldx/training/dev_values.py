@@ -1,0 +1,56 @@
+"""The dev values of a run's evaluated steps, as WORKDIR/dev keeps them."""
+
+import dataclasses
+from pathlib import Path
+
+from ldx.common.errors import UserError
+from ldx.common.files import read_json, write_json
+from ldx.eval.metrics import METRIC
+
+
+@dataclasses.dataclass(frozen=True)
+class DevValues:
+    """What an evaluation found.
+
+    Attributes:
+      means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
+      per_query: nDCG@10 by the id of the query's list.
+      judged_by: whose queries, judged by whom, in words, such as "synthetic queries" or "human
+        queries judged by a language model"; of several kinds how many of each.
+    """
+
+    means: dict[str, float]
+    per_query: dict[str, float]
+    judged_by: str
+
+
+def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
+    """Keep nDCG@10 of every query at an evaluated step, for tests that pair queries."""
+    write_json(
+        _values_path(workdir, step),
+        {"metric": METRIC, "judged_by": values.judged_by, "per_query": values.per_query},
+    )
+
+
+def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
+    """nDCG@10 by query at a step, and whose judgments it is of.
+
+    Raises:
+      UserError: the step was not evaluated.
+    """
+    path = _values_path(workdir, step)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
+    found = read_json(path)
+    judged_by = found["judged_by"]
+    # Older runs have an adjective, by who wrote the queries alone.
+    return found["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
+
+
+def _values_path(workdir: Path, step: int) -> Path:
+    return workdir / "dev" / f"{step:06d}.json"
+
+
+def evaluated_steps(workdir: Path) -> list[int]:
+    """The steps whose dev values are kept, ascending."""
+    return sorted(int(path.stem) for path in (workdir / "dev").glob("*.json"))

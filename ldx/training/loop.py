@@ -1,0 +1,166 @@
+"""The loop of a training run: steps, evaluations, checkpoints, stops."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from ldx.common.errors import UserError
+from ldx.common.interrupt import Interrupted, StopRequest
+from ldx.data.pipeline import read_ahead
+from ldx.data.plan import BatchPlan
+from ldx.eval.metrics import METRIC
+from ldx.parallel import processes
+from ldx.step.train_step import StepResult
+from ldx.training.checkpoint import Checkpoints, Progress
+from ldx.training.dev_set import evaluate_sources, warn_of_perfect
+from ldx.training.dev_values import write_dev_values
+from ldx.training.metrics_writer import MetricsWriter
+from ldx.training.parts import Parts
+from ldx.training.settings import Settings
+from ldx.training.step_log import StepClock, StepLog
+
+
+class TrainingLoop:
+    """One training run, from where its progress is to its last checkpoint."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        workdir: Path,
+        parts: Parts,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        stop: StopRequest,
+    ):
+        self.settings = settings
+        self.workdir = workdir
+        self.parts = parts
+        self.checkpoints = checkpoints
+        self.progress = progress
+        self.stop = stop
+        self.state = parts.state
+        self.saved_step = -1
+        self.saved_at = time.monotonic()
+        if progress.evaluated_step >= 0:
+            self.state = checkpoints.restore(parts.state, progress)
+            self.saved_step = progress.step
+            logging.info("going on from step %d", progress.step)
+        self.agreement = processes.Agreement(parts.mesh)
+        # Alone, a stop is answered between micro-batches; several processes stop between steps.
+        self.check = stop.check if jax.process_count() == 1 else lambda: None
+        self.pending: StepResult | None = None
+        self.clock = StepClock()
+        self.waited = 0.0
+        self.writer = MetricsWriter(
+            workdir,
+            num_bytes=progress.metrics_bytes,
+            step=progress.step,
+            tensorboard=settings.logging.tensorboard,
+            wandb_project=settings.logging.wandb_project,
+            config=settings.whole,
+            silent=not processes.is_primary(),
+        )
+        self.log = StepLog(self.writer, settings, parts.batches)
+
+    def train(self) -> None:
+        """Train to the end; a stop saves the last completed step."""
+        try:
+            self._loop()
+        except Interrupted:
+            self._write_pending()
+            if self.saved_step != self.progress.step:
+                self._save()
+            logging.info("step %d is saved; the same command goes on", self.saved_step)
+            raise
+        finally:
+            self.writer.close()
+
+    def _loop(self) -> None:
+        progress, train = self.progress, self.settings.train
+        batches: Iterator[BatchPlan] = read_ahead(self.parts.batches, progress.step)
+        while not progress.finished:
+            is_last = progress.step == train.num_steps
+            due = progress.step % train.eval_every == 0 or is_last
+            if due and progress.evaluated_step < progress.step:
+                self._settle()
+                self._evaluate(is_last)
+                self._save()
+                self.clock.restart()
+                continue
+            begin = time.monotonic()
+            plan = next(batches)
+            waited = time.monotonic() - begin
+            minutes = (time.monotonic() - self.saved_at) / 60
+            due = minutes > self.settings.checkpoint.every_minutes
+            self.agreement.tell(progress.step, plan.digest, self.stop.signum, due)
+            self.state, result = self.parts.step(self.state, plan, self._between_microbatches)
+            self._write_pending()  # of the step before: the device has this one to work on
+            self.pending, self.waited = result, waited
+            progress.step += 1
+            if self.agreement.save_is_due:
+                self._settle()
+                self._save()
+
+    def _between_microbatches(self) -> None:
+        """Answer a stop, and see whether the step before is done."""
+        self.check()
+        if self.pending is not None:
+            self.clock.look(self.pending.is_ready())
+
+    def _settle(self) -> None:
+        """Before anything is decided or saved: the last step's numbers, and what others told."""
+        self._write_pending()
+        self.agreement.read()
+
+    def _write_pending(self) -> None:
+        """Numbers of the step that was done last, if they are not written yet."""
+        if self.pending is None:
+            return
+        result, self.pending = self.pending, None
+        metrics = result.metrics()
+        self.log.step(self.progress.step, result.plan, metrics, self.clock.lap(), self.waited)
+
+    def _evaluate(self, is_last: bool) -> None:
+        """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
+        progress, train = self.progress, self.settings.train
+        params = self.parts.step.whole_params(self.state)
+        found = evaluate_sources(self.parts.dev, params, self.check)
+        values = processes.from_primary(found.means)
+        if processes.is_primary():
+            write_dev_values(self.workdir, progress.step, found)
+            if progress.step == 0:
+                warn_of_perfect(found.per_query)
+        self.writer.write(progress.step, values)
+        ndcg = values[f"dev/{METRIC}"]
+        losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise UserError(f"a dev value of step {progress.step} is not finite: {values}")
+        lowest = progress.lowest_losses
+        better_loss = any(value < lowest.get(name, math.inf) for name, value in losses.items())
+        better_ndcg = ndcg > progress.best_ndcg
+        lower_total = losses["dev/total"] < lowest.get("dev/total", math.inf)
+        progress.lowest_losses = {k: min(v, lowest.get(k, math.inf)) for k, v in losses.items()}
+        if {"ndcg": better_ndcg, "loss": lower_total}[train.select_by]:
+            progress.best_step, progress.best_ndcg = progress.step, ndcg
+        improved = {"loss": better_loss, "ndcg": better_ndcg, None: True}[train.stop_on]
+        progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
+        progress.evaluated_step = progress.step
+        if progress.num_bad_evaluations >= train.patience:
+            what = {"loss": "no dev loss", "ndcg": f"dev {METRIC} not"}[train.stop_on or "loss"]
+            progress.stop_reason = f"{what} improved {train.patience} times in a row"
+        elif is_last:
+            progress.stop_reason = "all steps done"
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        logging.info("step %d  %s  best: step %d", progress.step, shown, progress.best_step)
+        if progress.finished:
+            logging.info("training ended at step %d: %s", progress.step, progress.stop_reason)
+
+    def _save(self) -> None:
+        self.progress.metrics_bytes = self.writer.flush()
+        self.checkpoints.save(self.state, self.progress)
+        self.saved_step, self.saved_at = self.progress.step, time.monotonic()
+        self.agreement.save_is_due = False
