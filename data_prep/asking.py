@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from data_prep.engine import LocalEngine
-from data_prep.llm import Answer, LlmConfig, Request, make_llm
-from data_prep.ray_engine import RayEngine
-from data_prep.ray_generation import RayGeneration
-from data_prep.shards import (
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.ray import RayEngine
+from data_prep.engines.shards import (
     Engine,
     Made,
     Payload,
@@ -26,7 +24,9 @@ from data_prep.shards import (
     read_json_lines,
     shard_key,
 )
-from data_prep.stage import Workspace
+from data_prep.llm import Answer, LlmConfig, Request, make_llm
+from data_prep.pipeline.workspace import Workspace
+from data_prep.ray_generation import RayGeneration
 from ldx.common.sections import build
 
 REQUEST_FAILED = "request failed"

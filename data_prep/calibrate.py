@@ -33,10 +33,11 @@ from data_prep.lists import (
     save_lists,
     scored_lists,
 )
+from data_prep.pipeline.stage import Stage, run_as_command
+from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries import QUERIES_NAME, Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
-from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.records.schema import HUMAN_DEV

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.shards import arrays_file
-from data_prep.stage import Workspace, needed
+from data_prep.engines.shards import arrays_file
+from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import read_json
 
 RECIPROCAL_RANK_K = 60

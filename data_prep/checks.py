@@ -8,15 +8,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.corpus import BEIR, qrels_files
+from data_prep.corpora.collection import BEIR, qrels_files
 from data_prep.document_prompts import load_document_prompt
 from data_prep.graded_sources import Source, Synthetic, graded_sources
 from data_prep.hybrid_teacher import hybrid_columns
 from data_prep.llm import LlmConfig
 from data_prep.llm_vllm import NEEDS_VLLM, NO_VLLM
-from data_prep.prompts import load_prompts
-from data_prep.retrievers import retriever_sections
-from data_prep.settings import (
+from data_prep.pipeline.order import stages_of
+from data_prep.pipeline.settings import (
     HUMAN,
     HYBRID,
     LLM,
@@ -25,8 +24,9 @@ from data_prep.settings import (
     query_sources,
     types_of,
 )
-from data_prep.stage import Workspace
-from data_prep.stages import stages_of
+from data_prep.pipeline.workspace import Workspace
+from data_prep.prompts import load_prompts
+from data_prep.retrievers import retriever_sections
 from data_prep.teachers import KINDS
 from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys, check_seed

@@ -11,10 +11,10 @@ import numpy as np
 
 from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, z_scores
-from data_prep.choice import draw
 from data_prep.dense import DenseModel
 from data_prep.extractive import remove_sentence
 from data_prep.hybrid import ndcg_by_weight
+from data_prep.pipeline.draws import draw
 from data_prep.queries import Query
 from ldx.data.tokens import Texts
 

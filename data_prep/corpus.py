@@ -7,22 +7,20 @@ WORKDIR/dataset first. The collection itself is never altered.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_prep import api_docs
-from data_prep.choice import draw
-from data_prep.health import RejectCounts, health_report, plot_lengths, render
-from data_prep.hub_judgments import fetch_judgments
-from data_prep.near_duplicates import NearDuplicates, find_near_duplicates
-from data_prep.passages import ROLES_NAME, Roles
-from data_prep.readers import hub_name, read_passages, source_fingerprint
-from data_prep.shards import check_rejects
-from data_prep.stage import Stage, Workspace, file_fingerprints, run_as_command
-from ldx.common.errors import UserError
+from data_prep.corpora import api_docs
+from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs, qrels_files
+from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
+from data_prep.corpora.hub_judgments import fetch_judgments
+from data_prep.corpora.near_duplicates import NearDuplicates, find_near_duplicates
+from data_prep.corpora.passages import ROLES_NAME, choose_roles
+from data_prep.corpora.readers import hub_name, read_passages
+from data_prep.engines.shards import check_rejects
+from data_prep.pipeline.stage import Stage, run_as_command
+from data_prep.pipeline.workspace import Workspace
 from ldx.common.files import atomic_write, write_json
 from ldx.common.progress import progress_bar
 from ldx.eval import beir
@@ -30,93 +28,7 @@ from ldx.records.schema import Passage
 from ldx.records.sets import PassageSource, PassageTexts, write_passages
 from ldx.records.tfds_layout import record_files
 
-MAX_HELD_OUT_FRACTION = 0.05
 PASSAGES_PER_FILE = 500_000
-API_DOCS, BEIR = "api_docs", "beir"
-
-
-def choose_roles(
-    source: PassageSource,
-    found: NearDuplicates | None,
-    *,
-    num_held_out: int,
-    max_source_passages: int | None,
-    seed: int,
-) -> Roles:
-    """Which passages are held out, and which get queries; both by draws of their doc_ids.
-
-    At most 5% of all are held out.
-    """
-    num_passages = len(source)
-    duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
-    if found is not None:
-        duplicate, container = found.dropped, found.containers
-    held, order = np.zeros(num_passages), np.zeros(num_passages)
-    rows = range(num_passages)
-    for row in progress_bar(rows, desc="roles", unit=" passages"):
-        doc_id = source[row].doc_id
-        held[row], order[row] = draw(seed, "held out", doc_id), draw(seed, "source", doc_id)
-    number = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
-    held_out = _lowest(held, np.ones(num_passages, bool), number)
-    eligible = ~held_out & ~duplicate
-    most = num_passages if max_source_passages is None else max_source_passages
-    return Roles(held_out, duplicate, container, _lowest(order, eligible, most))
-
-
-def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
-    """The `number` eligible places with the lowest values, bool [N]."""
-    chosen = np.zeros(len(values), bool)
-    places = np.flatnonzero(eligible)
-    chosen[places[np.argsort(values[places], kind="stable")[:number]]] = True
-    return chosen
-
-
-def judged_queries(root: Path, split: str) -> dict[str, str]:
-    """The texts of the queries that a split judges, by id; none where it has no qrels."""
-    if split not in qrels_files(root):
-        return {}
-    judged = beir.read_qrels(beir.find_qrels(root, split))
-    return {q: text for q, text in beir.read_queries(root).items() if q in judged}
-
-
-def qrels_files(root: Path) -> dict[str, Path]:
-    """The judgments of a collection by split."""
-    paths = sorted((root / "qrels").glob("*.tsv*"))
-    return {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in paths}
-
-
-def _collection_files(root: Path) -> dict[str, Path]:
-    paths = {p.name: p for name in ("corpus", "queries") for p in root.glob(f"{name}.jsonl*")}
-    return paths | qrels_files(root)
-
-
-def _inputs(workspace: Workspace) -> Mapping[str, Any]:
-    prep, root = workspace.config.prep, workspace.config.data.root
-    if prep.collection == BEIR:
-        if not root:
-            raise UserError("data.root is empty; set --config.data.root to a folder in BEIR layout")
-        files = _collection_files(workspace.dataset)
-        if not any(name.startswith("corpus") for name in files):
-            raise UserError(
-                f"config.data.root={root!r} is no folder in BEIR layout: it has no corpus.jsonl or "
-                "corpus.jsonl.gz. Another kind of corpus is named by --config.prep.collection, "
-                "with data.root empty"
-            )
-        return file_fingerprints(files)
-    if root:
-        raise UserError(
-            f"config.data.root={root!r}, but prep.collection={prep.collection} makes a collection "
-            "of its own in WORKDIR/dataset; leave data.root empty, or set "
-            "--config.prep.collection=beir"
-        )
-    if prep.collection == API_DOCS:
-        return api_docs.package_versions(prep.packages)
-    if any(Path(prep.collection).glob("corpus.jsonl*")):
-        raise UserError(
-            f"config.prep.collection={prep.collection!r} is a folder in BEIR layout; set "
-            f"--config.data.root={prep.collection} and leave prep.collection at beir"
-        )
-    return {"collection": source_fingerprint(prep.collection)}
 
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
@@ -296,7 +208,7 @@ STAGE = Stage(
         "prep.human_split",
         "prep.queries",
     ),
-    inputs=_inputs,
+    inputs=collection_inputs,
     outputs=_outputs,
     work=_work,
 )

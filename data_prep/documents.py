@@ -8,9 +8,9 @@ from pathlib import Path
 
 from data_prep.answers import EMPTY, REFUSED, is_refusal, visible
 from data_prep.document_prompts import DocumentPrompt, DocumentRules
+from data_prep.engines.shards import Made, Payload, json_lines, read_json_lines
 from data_prep.llm import Answer, Request
-from data_prep.shards import Made, Payload, json_lines, read_json_lines
-from data_prep.stage import Workspace, needed
+from data_prep.pipeline.workspace import Workspace, needed
 from data_prep.words import num_words
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write

@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.api_docs import collect
-from data_prep.choice import draw
-from data_prep.corpus import STAGE
+from data_prep.corpora.api_docs import collect
+from data_prep.corpora.collection import collection_inputs
+from data_prep.corpora.readers import read_passages
 from data_prep.dense import DenseModel
 from data_prep.document_prompts import load_document_prompt
 from data_prep.documents import DocumentQuestions
 from data_prep.generate_documents import num_tokens
 from data_prep.llm import LlmConfig, Request, make_llm
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.order import stages_of
+from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
+from data_prep.pipeline.workspace import Workspace
 from data_prep.prompts import load_prompts, request_seed
-from data_prep.readers import read_passages
 from data_prep.retrievers import retriever_sections
-from data_prep.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
-from data_prep.stage import Workspace
-from data_prep.stages import stages_of
 from data_prep.teachers import Pairs, make_teacher
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
@@ -107,7 +107,7 @@ def _texts(workspace: Workspace) -> Any:
 def estimate(workspace: Workspace) -> list[Cost]:
     """The costs of all stages, in their order."""
     prep = workspace.config.prep
-    STAGE.inputs(workspace)  # refuses what is no collection, as the corpus stage does
+    collection_inputs(workspace)  # refuses what is no collection
     corpus = survey(workspace)
     costs = [Cost("corpus", "passages", corpus.num_passages, 0, float("nan"))]
     most = prep.max_source_passages

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_prep.choice import pick
+from data_prep.pipeline.draws import pick
 
 SENTENCE_WORDS = (5, 30)
 KEYWORDS = (3, 6)

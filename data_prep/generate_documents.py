@@ -22,18 +22,11 @@ from data_prep.documents import (
     read_answer,
     write_documents,
 )
+from data_prep.engines.shards import Payload, shard_key
 from data_prep.llm import LlmConfig, llm_fingerprint
+from data_prep.pipeline.stage import Stage, refuse_arguments, run_as_command, workspace_from_flags
+from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries import QUERIES_NAME, Query, load_queries
-from data_prep.shards import Payload, shard_key
-from data_prep.stage import (
-    Stage,
-    Workspace,
-    file_fingerprints,
-    needed,
-    refuse_arguments,
-    run_as_command,
-    workspace_from_flags,
-)
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.records.schema import HUMAN_DEV

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.lists import Entry
-from data_prep.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
+from data_prep.pipeline.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 

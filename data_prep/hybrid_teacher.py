@@ -11,13 +11,10 @@ from ml_collections import ConfigDict
 from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, candidate_paths, z_scores
 from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
+from data_prep.corpora.passages import Passages
 from data_prep.dense import DenseModel
-from data_prep.engine import LocalEngine
-from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
-from data_prep.passages import Passages
-from data_prep.queries import Query, QueryShard, scored_shards
-from data_prep.retrievers import retriever_sections
-from data_prep.shards import (
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.shards import (
     Made,
     Payload,
     Shard,
@@ -26,7 +23,10 @@ from data_prep.shards import (
     content_digest,
     shard_key,
 )
-from data_prep.stage import Workspace
+from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
+from data_prep.pipeline.workspace import Workspace
+from data_prep.queries import Query, QueryShard, scored_shards
+from data_prep.retrievers import retriever_sections
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 

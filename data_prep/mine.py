@@ -17,11 +17,14 @@ from data_prep.candidates import (
     candidate_paths,
     join_found,
 )
-from data_prep.choice import draw
+from data_prep.corpora.passages import Passages, load_passages, passages_inputs
 from data_prep.dense import DenseModel, model_fingerprint
-from data_prep.engine import LocalEngine
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.shards import Made, Payload, Shard, ShardFolder, shard_key
 from data_prep.neighbours import neighbour_order
-from data_prep.passages import Passages, load_passages, passages_inputs
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.stage import Stage, run_as_command
+from data_prep.pipeline.workspace import Workspace, config_fingerprint, file_fingerprints, needed
 from data_prep.queries import QUERIES_NAME, Query, QueryShard, query_shards
 from data_prep.retrievers import (
     Bm25Retriever,
@@ -29,15 +32,6 @@ from data_prep.retrievers import (
     Retriever,
     RunRetriever,
     retriever_sections,
-)
-from data_prep.shards import Made, Payload, Shard, ShardFolder, shard_key
-from data_prep.stage import (
-    Stage,
-    Workspace,
-    config_fingerprint,
-    file_fingerprints,
-    needed,
-    run_as_command,
 )
 from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.retrieval.search import MIN_SCANN_PASSAGES

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.choice import draw, pick
+from data_prep.pipeline.draws import draw, pick
 from data_prep.prompt_files import (
     FULL_TEXT,
     LANGUAGE,

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data_prep.choice import split_of
-from data_prep.settings import HUMAN
-from data_prep.shards import read_json_lines
-from data_prep.stage import Workspace, needed
+from data_prep.engines.shards import read_json_lines
+from data_prep.pipeline.draws import split_of
+from data_prep.pipeline.settings import HUMAN
+from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import atomic_write
 from ldx.records.schema import HUMAN_DEV
 

@@ -15,13 +15,8 @@ import numpy as np
 from data_prep.answers import clean
 from data_prep.asking import Asker, Wanted
 from data_prep.bm25 import Bm25
-from data_prep.extractive import TYPES, Extractor
-from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
-from data_prep.passages import Passages, Roles, doc_ids_where
-from data_prep.prompts import Prompt, load_prompts, request_seed
-from data_prep.queries import Query
-from data_prep.settings import types_of
-from data_prep.shards import (
+from data_prep.corpora.passages import Passages, Roles, doc_ids_where, passages_of, passages_payload
+from data_prep.engines.shards import (
     Engine,
     Made,
     Payload,
@@ -31,7 +26,12 @@ from data_prep.shards import (
     read_json_lines,
     shard_key,
 )
-from data_prep.stage import Workspace
+from data_prep.extractive import TYPES, Extractor
+from data_prep.llm import Answer, LlmConfig, Request, llm_fingerprint
+from data_prep.pipeline.settings import types_of
+from data_prep.pipeline.workspace import Workspace
+from data_prep.prompts import Prompt, load_prompts, request_seed
+from data_prep.queries import Query
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.eval import beir
@@ -81,25 +81,10 @@ class _Extracting:
 
     def __call__(self, payload: Payload) -> Made:
         lines = []
-        for row, doc_id, passage in _passages_of(payload):
+        for row, doc_id, passage in passages_of(payload):
             text, excerpt = self._extractor.make(payload["query_type"], doc_id, passage)
             lines.append({"row": row, "doc_id": doc_id, "text": text, "excerpt": excerpt})
         return Made(json_lines(lines))
-
-
-def _passages_of(payload: Payload) -> Iterator[tuple[int, str, str]]:
-    return zip(payload["rows"], payload["doc_ids"], payload["passages"], strict=True)
-
-
-def _passages_payload(
-    source: PassageSource, passages: Passages, query_type: str, rows: list[int]
-) -> Payload:
-    return {
-        "query_type": query_type,
-        "rows": rows,
-        "doc_ids": [source[row].doc_id for row in rows],
-        "passages": [passages.texts[row] for row in rows],
-    }
 
 
 def _shards(
@@ -109,7 +94,7 @@ def _shards(
     source = PassageSource(workspace.corpus_records)
 
     def payload(some: np.ndarray) -> Payload:
-        return _passages_payload(source, passages, query_type, some.tolist())
+        return passages_payload(source, passages, query_type, some.tolist())
 
     return [
         Shard(
@@ -138,13 +123,13 @@ class Questions:
                 prompt.sampling,
                 request_seed(self.seed, doc_id, prompt.query_type, attempt),
             )
-            for _, doc_id, passage in _passages_of(payload)
+            for _, doc_id, passage in passages_of(payload)
         ]
 
     def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
         """The answers, a JSON object a line; requests that failed are rejects too."""
         lines, rejects = [], []
-        rows = zip(_passages_of(payload), payload["asked"], answers, strict=True)
+        rows = zip(passages_of(payload), payload["asked"], answers, strict=True)
         for (_, doc_id, _), asked, answer in rows:
             lines.append({"asked": asked, "doc_id": doc_id, **vars(answer)})
             if answer.error:
@@ -177,7 +162,7 @@ def llm_queries(
         return shard_key(f"{keys[query_type]} {attempt}", source[row].doc_id, texts[row])
 
     def payload(query_type: str, some: list[int], attempt: int) -> Payload:
-        return {**_passages_payload(source, passages, query_type, some), "attempt": attempt}
+        return {**passages_payload(source, passages, query_type, some), "attempt": attempt}
 
     def judge(query_type: str, row: int, answer: Mapping[str, Any]) -> tuple[str, str]:
         return clean(answer["text"], prompts[query_type], texts[row], answer["finish_reason"])

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from data_prep.engines.ray import MAX_DEATHS, RayEngine
+from data_prep.engines.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
+from data_prep.engines.shards import Made, Shard, Worker
 from data_prep.llm import Answer, LlmConfig, Request
-from data_prep.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
-from data_prep.ray_engine import MAX_DEATHS, RayEngine
 from data_prep.ray_prompts import ERROR, Desk, decode, encode, look, read
-from data_prep.shards import Made, Shard, Worker
 from ldx.common.errors import UserError, listing
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RayGeneration:
         *,
         num_workers: int,
     ) -> Iterator[tuple[Shard, Made]]:
-        """Make shards, in any order; see `data_prep.shards.Engine`.
+        """Make shards, in any order; see `data_prep.engines.shards.Engine`.
 
         Args:
           make_worker: not used; the workers are Ray's.

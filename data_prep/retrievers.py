@@ -11,8 +11,8 @@ import numpy as np
 
 from data_prep.bm25 import Bm25, Matches
 from data_prep.candidates import Found, top_rows
+from data_prep.corpora.passages import Passages, doc_ids_where
 from data_prep.dense import DenseModel
-from data_prep.passages import Passages, doc_ids_where
 from data_prep.teachers.run_file import RunFile
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys

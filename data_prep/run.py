@@ -14,8 +14,9 @@ import sys
 from absl import flags
 
 from data_prep.checks import check_collection, check_config, check_models, check_vllm
-from data_prep.stage import Workspace, refuse_arguments, run_as_command, workspace_from_flags
-from data_prep.stages import GRADED_STAGES, STAGES, stages_of
+from data_prep.pipeline.order import GRADED_STAGES, STAGES, stages_of
+from data_prep.pipeline.stage import refuse_arguments, run_as_command, workspace_from_flags
+from data_prep.pipeline.workspace import Workspace
 from ldx.common.errors import UserError
 
 

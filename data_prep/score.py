@@ -12,12 +12,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
-from data_prep.choice import draw
-from data_prep.hybrid_teacher import score_hybrid
-from data_prep.passages import Passages, load_passages, passages_inputs
-from data_prep.queries import Query, QueryShard, query_shards, scored_shards
-from data_prep.settings import HYBRID
-from data_prep.shards import (
+from data_prep.corpora.passages import Passages, load_passages, passages_inputs
+from data_prep.engines.shards import (
     Made,
     Payload,
     Shard,
@@ -27,7 +23,12 @@ from data_prep.shards import (
     content_digest,
     shard_key,
 )
-from data_prep.stage import Stage, Workspace, file_fingerprints, needed, run_as_command
+from data_prep.hybrid_teacher import score_hybrid
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.settings import HYBRID
+from data_prep.pipeline.stage import Stage, run_as_command
+from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
+from data_prep.queries import Query, QueryShard, query_shards, scored_shards
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.parity import compare_scores, transformers_form
 from ldx.common.files import fingerprint, read_json, write_json

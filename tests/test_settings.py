@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from configs import base
-from data_prep.settings import PrepConfig
+from data_prep.pipeline.settings import PrepConfig
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
 from ldx.common.sections import build

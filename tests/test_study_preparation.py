@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from configs.studies import common
-from data_prep.stages import GRADED_STAGES, STAGES
+from data_prep.pipeline.order import GRADED_STAGES, STAGES
 from ldx.studies.declare import expand, read_study
 from ldx.studies.preparation import prepared_for
 from tests import toy

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.near_duplicates --num=1000000 [--stage=find|read|health]
 
-- find: near-duplicates, by data_prep.near_duplicates;
-- read: a corpus.jsonl of the passages, by data_prep.readers;
-- health: the report of data_prep.health, without test queries, or with --test-queries of them.
+- find: near-duplicates, by data_prep.corpora.near_duplicates;
+- read: a corpus.jsonl of the passages, by data_prep.corpora.readers;
+- health: the report of data_prep.corpora.health, of no test query, or of --test-queries of them.
 
 One stage a process, for the peak of memory is the process's. A passage is words of a Zipf
 distribution; 2% repeat an earlier passage whole, 2% are cut out of one, and --accents of them have
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.health import RejectCounts, health_report, render
-from data_prep.near_duplicates import find_near_duplicates
-from data_prep.readers import read_passages
+from data_prep.corpora.health import RejectCounts, health_report, render
+from data_prep.corpora.near_duplicates import find_near_duplicates
+from data_prep.corpora.readers import read_passages
 from ldx.records.schema import Passage
 
 VOCABULARY = 50_000

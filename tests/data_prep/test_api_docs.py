@@ -1,4 +1,4 @@
-"""Tests of data_prep/api_docs.py."""
+"""Tests of data_prep/corpora/api_docs.py."""
 
 import hashlib
 import sys
@@ -7,9 +7,10 @@ import types
 import pytest
 
 from configs import base
-from data_prep import api_docs, corpus
-from data_prep.passages import ROLES_NAME, Roles
-from data_prep.stage import Workspace
+from data_prep import corpus
+from data_prep.corpora import api_docs
+from data_prep.corpora.passages import ROLES_NAME, Roles
+from data_prep.pipeline.workspace import Workspace
 from ldx.common.errors import UserError
 
 DOC = """Solve a banded linear system.

@@ -5,8 +5,8 @@ import pytest
 
 from configs import base
 from data_prep.candidates import Candidates, Selection, fuse, join_found, top_rows, z_scores
+from data_prep.corpora.passages import Passages, Roles
 from data_prep.dense import DenseModel
-from data_prep.passages import Passages, Roles
 from data_prep.retrievers import (
     Bm25Retriever,
     DenseRetriever,

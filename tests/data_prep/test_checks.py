@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from data_prep.checks import check_collection, check_config, check_models, check_vllm
-from data_prep.stage import Workspace
+from data_prep.pipeline.workspace import Workspace
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection
 

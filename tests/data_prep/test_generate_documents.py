@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 
 from data_prep import documents
 from data_prep.candidates import Candidates, candidate_paths
+from data_prep.corpora.passages import load_passages
 from data_prep.documents import load_documents
 from data_prep.dry_run import estimate
+from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
-from data_prep.passages import load_passages
+from data_prep.pipeline.order import stages_of
+from data_prep.pipeline.workspace import Workspace
 from data_prep.queries import load_queries
-from data_prep.shards import read_json_lines
-from data_prep.stage import Workspace
-from data_prep.stages import stages_of
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir

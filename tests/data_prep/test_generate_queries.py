@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from data_prep import asking
-from data_prep.engine import LocalEngine
+from data_prep.corpora.leaks import TestQueries
+from data_prep.corpora.passages import load_passages
+from data_prep.engines.local import LocalEngine
 from data_prep.generate_queries import choose
-from data_prep.leaks import TestQueries
 from data_prep.llm import Answer
-from data_prep.passages import load_passages
+from data_prep.pipeline.settings import query_sources as parse_sources
+from data_prep.pipeline.workspace import Workspace
 from data_prep.queries import Query, cut_into_shards, read_queries, write_queries
 from data_prep.query_sources import extractive_queries, human_queries, llm_queries
-from data_prep.settings import query_sources as parse_sources
-from data_prep.stage import Workspace
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection, make_config, run_stages
 

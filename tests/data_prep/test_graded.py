@@ -14,10 +14,10 @@ from data_prep.checks import check_config
 from data_prep.grade import graded_paths, judges_of
 from data_prep.graded_sources import Material, compose, graded_sources, ordered
 from data_prep.lists import load_lists
+from data_prep.pipeline.order import stages_of
+from data_prep.pipeline.settings import PrepConfig, graded_kinds, has_documents
+from data_prep.pipeline.workspace import Workspace
 from data_prep.queries import Query, load_queries
-from data_prep.settings import PrepConfig, graded_kinds, has_documents
-from data_prep.stage import Workspace
-from data_prep.stages import stages_of
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build

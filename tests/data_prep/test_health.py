@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.health import RejectCounts, health_report, plot_lengths, render
-from data_prep.near_duplicates import find_near_duplicates
-from data_prep.readers import read_passages
+from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
+from data_prep.corpora.near_duplicates import find_near_duplicates
+from data_prep.corpora.readers import read_passages
 from ldx.eval import beir
 from ldx.records.schema import Passage
 

@@ -1,11 +1,11 @@
-"""Tests of data_prep/hub_judgments.py; a stub stands for the library `datasets`."""
+"""Tests of data_prep/corpora/hub_judgments.py; a stub stands for the library `datasets`."""
 
 import sys
 import types
 
 import pytest
 
-from data_prep.hub_judgments import fetch_judgments
+from data_prep.corpora.hub_judgments import fetch_judgments
 from ldx.common.errors import UserError
 
 QUERIES = [

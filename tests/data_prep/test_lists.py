@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from data_prep.choice import split_of
 from data_prep.lists import (
     Denoising,
     Filters,
@@ -12,6 +11,7 @@ from data_prep.lists import (
     own_columns,
     positive_columns,
 )
+from data_prep.pipeline.draws import split_of
 
 ALL_ON = Filters(3, 20, True, 25.0)
 NAN = np.nan

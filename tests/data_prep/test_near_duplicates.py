@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from data_prep import near_duplicates
-from data_prep.near_duplicates import (
+from data_prep.corpora import near_duplicates
+from data_prep.corpora.near_duplicates import (
     CONTAINED,
     EQUAL,
     KEPT,

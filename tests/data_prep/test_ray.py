@@ -1,4 +1,4 @@
-"""Tests of data_prep/ray_engine.py, on a real Ray of this machine."""
+"""Tests of data_prep/engines/ray.py, on a real Ray of this machine."""
 
 import contextlib
 import functools
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from absl import logging
 
-from data_prep.ray_cluster import start_ray
-from data_prep.ray_engine import MAX_DEATHS, RayEngine
+from data_prep.engines.ray import MAX_DEATHS, RayEngine
+from data_prep.engines.ray_cluster import start_ray
+from data_prep.engines.shards import Made, Shard
+from data_prep.pipeline.workspace import Workspace
 from data_prep.score import load_scores, score_paths
-from data_prep.shards import Made, Shard
-from data_prep.stage import Workspace
 from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert
 from tests.data_prep.toy import make_collection, make_config, run_stages
@@ -237,7 +237,7 @@ def test_a_worker_that_no_machine_has_room_for(cluster):
 
 def test_a_ray_of_its_own_is_never_open_to_other_machines():
     """Also where something imported Ray before, as vLLM does, and it was too late to tell it."""
-    program = "import ray; from data_prep.ray_cluster import start_ray; start_ray('')"
+    program = "import ray; from data_prep.engines.ray_cluster import start_ray; start_ray('')"
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
     assert done.returncode != 0
@@ -246,8 +246,8 @@ def test_a_ray_of_its_own_is_never_open_to_other_machines():
 
 SLEEPS = """
 import functools, os, pathlib, signal, sys, time
-from data_prep.ray_engine import RayEngine
-from data_prep.shards import Shard
+from data_prep.engines.ray import RayEngine
+from data_prep.engines.shards import Shard
 from ldx import cli
 
 def make_worker():

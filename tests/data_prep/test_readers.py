@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 
-from data_prep import readers
-from data_prep.readers import SeenIds, read_passages, source_fingerprint
+from data_prep.corpora import readers
+from data_prep.corpora.readers import SeenIds, read_passages, source_fingerprint
 from ldx.common.errors import UserError
 from ldx.eval import beir
 from ldx.records.schema import Passage

@@ -1,11 +1,11 @@
-"""Tests of data_prep/shards.py and of the local engine."""
+"""Tests of data_prep/engines/shards.py and of the local engine."""
 
 import threading
 
 import pytest
 
-from data_prep.engine import LocalEngine
-from data_prep.shards import Made, Shard, ShardFolder, check_rejects, json_lines, shard_key
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.shards import Made, Shard, ShardFolder, check_rejects, json_lines, shard_key
 from ldx.common.errors import UserError
 
 ENGINE = LocalEngine()

@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 
 from data_prep import calibrate, corpus, mine, score
 from data_prep.candidates import Candidates, candidate_paths
-from data_prep.choice import split_of
+from data_prep.corpora.passages import load_passages
 from data_prep.neighbours import neighbour_order
-from data_prep.passages import load_passages
+from data_prep.pipeline.draws import split_of
+from data_prep.pipeline.workspace import Workspace
 from data_prep.queries import load_queries
 from data_prep.run import STAGES
-from data_prep.stage import Workspace
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir, metrics

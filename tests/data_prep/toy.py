@@ -7,8 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
+from data_prep.pipeline.workspace import Workspace
 from data_prep.run import STAGES
-from data_prep.stage import Workspace
 from ldx.eval import beir
 
 NOUNS = ["matrix", "array", "cell", "protein", "wing", "drag", "sample", "query", "drug", "blood"]

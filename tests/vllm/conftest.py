@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.ray_cluster import prepare_ray
+from data_prep.engines.ray_cluster import prepare_ray
 
 HERE = Path(__file__).parent
 

@@ -14,14 +14,14 @@ if importlib.util.find_spec("vllm") is None or importlib.util.find_spec("ray") i
 
 from data_prep import ray_generation
 from data_prep.asking import Asking
-from data_prep.engine import LocalEngine
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.ray import RayEngine
+from data_prep.engines.ray_cluster import start_ray
+from data_prep.engines.shards import Shard
 from data_prep.llm import LlmConfig
 from data_prep.prompts import Sampling, load_prompts
 from data_prep.query_sources import Questions
-from data_prep.ray_cluster import start_ray
-from data_prep.ray_engine import RayEngine
 from data_prep.ray_generation import RayGeneration
-from data_prep.shards import Shard
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.leaks import TestQueries, normalized
-from data_prep.near_duplicates import CONTAINED, EQUAL, KEPT, REASON_NAMES, NearDuplicates
+from data_prep.corpora.leaks import TestQueries, normalized
+from data_prep.corpora.near_duplicates import CONTAINED, EQUAL, KEPT, REASON_NAMES, NearDuplicates
 from ldx.common.files import atomic_write
 from ldx.common.progress import progress_bar
 from ldx.eval.beir import Qrels
@@ -39,7 +39,7 @@ class RejectCounts:
         self.first: list[dict[str, str]] = []
 
     def __call__(self, where: str, reason: str, excerpt: str) -> None:
-        """Take a row that `data_prep.readers.read_passages` rejects."""
+        """Take a row that `data_prep.corpora.readers.read_passages` rejects."""
         self.counts[reason.partition(":")[0]] += 1
         if len(self.first) < NUM_REJECTS:
             self.first.append({"where": where, "reason": reason, "excerpt": excerpt})

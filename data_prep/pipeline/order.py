@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_prep.settings import GRADED, MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.settings import GRADED, MINED, SYNTHETIC, graded_kinds
 
 STAGES = (
     "corpus",

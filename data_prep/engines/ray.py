@@ -11,9 +11,9 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.engine import LocalEngine
-from data_prep.ray_cluster import LOGS, has_gpus, prepare_ray, sigterm_as_ctrl_c, start_ray
-from data_prep.shards import Made, Payload, Shard, Worker
+from data_prep.engines.local import LocalEngine
+from data_prep.engines.ray_cluster import LOGS, has_gpus, prepare_ray, sigterm_as_ctrl_c, start_ray
+from data_prep.engines.shards import Made, Payload, Shard, Worker
 from ldx.common.errors import UserError, listing
 
 MAX_DEATHS = 3
@@ -26,7 +26,7 @@ SAME_EVERYWHERE = "Is the same ldx installed on every machine of the cluster?"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Actors of a Ray cluster; see `data_prep.shards.Engine`.
+    """Actors of a Ray cluster; see `data_prep.engines.shards.Engine`.
 
     A worker for several threads (`num_workers` > 1), such as the client of a server, stays in this
     process: here are its key and, on loopback, the server, and one client keeps its limits.

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.stage import Workspace, needed
+from data_prep.corpora.near_duplicates import NearDuplicates
+from data_prep.engines.shards import (
+    Payload,
+)
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, fingerprint
+from ldx.common.progress import progress_bar
 from ldx.records.sets import PassageSource, PassageTexts, records_fingerprint
 
 ROLES_NAME = "passages.npz"
@@ -110,3 +116,59 @@ def doc_ids_where(records: Path, wanted: Container[str]) -> Iterator[tuple[int, 
         doc_id = source[row].doc_id
         if doc_id in wanted:
             yield row, doc_id
+
+
+MAX_HELD_OUT_FRACTION = 0.05
+
+
+def choose_roles(
+    source: PassageSource,
+    found: NearDuplicates | None,
+    *,
+    num_held_out: int,
+    max_source_passages: int | None,
+    seed: int,
+) -> Roles:
+    """Which passages are held out, and which get queries; both by draws of their doc_ids.
+
+    At most 5% of all are held out.
+    """
+    num_passages = len(source)
+    duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
+    if found is not None:
+        duplicate, container = found.dropped, found.containers
+    held, order = np.zeros(num_passages), np.zeros(num_passages)
+    rows = range(num_passages)
+    for row in progress_bar(rows, desc="roles", unit=" passages"):
+        doc_id = source[row].doc_id
+        held[row], order[row] = draw(seed, "held out", doc_id), draw(seed, "source", doc_id)
+    number = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
+    held_out = _lowest(held, np.ones(num_passages, bool), number)
+    eligible = ~held_out & ~duplicate
+    most = num_passages if max_source_passages is None else max_source_passages
+    return Roles(held_out, duplicate, container, _lowest(order, eligible, most))
+
+
+def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
+    """The `number` eligible places with the lowest values, bool [N]."""
+    chosen = np.zeros(len(values), bool)
+    places = np.flatnonzero(eligible)
+    chosen[places[np.argsort(values[places], kind="stable")[:number]]] = True
+    return chosen
+
+
+def passages_of(payload: Payload) -> Iterator[tuple[int, str, str]]:
+    """The rows, doc_ids and texts of the passages in a payload of `passages_payload`."""
+    return zip(payload["rows"], payload["doc_ids"], payload["passages"], strict=True)
+
+
+def passages_payload(
+    source: PassageSource, passages: Passages, query_type: str, rows: list[int]
+) -> Payload:
+    """The passages that queries of a type are to be made from."""
+    return {
+        "query_type": query_type,
+        "rows": rows,
+        "doc_ids": [source[row].doc_id for row in rows],
+        "passages": [passages.texts[row] for row in rows],
+    }

@@ -1,0 +1,1 @@
+"""Reading a corpus; its health; its passages and their roles."""
