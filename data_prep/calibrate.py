@@ -35,7 +35,7 @@ from data_prep.lists import (
 )
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
-from data_prep.queries import QUERIES_NAME, Query, query_shards
+from data_prep.queries.query import QUERIES_NAME, Query, query_shards
 from data_prep.score import INDEX_NAME as SCORES_NAME
 from data_prep.score import load_scores, score_paths
 from ldx.common.errors import UserError

@@ -9,11 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_prep.corpora.collection import BEIR, qrels_files
-from data_prep.document_prompts import load_document_prompt
+from data_prep.documents.prompt import load_document_prompt
 from data_prep.graded_sources import Source, Synthetic, graded_sources
 from data_prep.hybrid_teacher import hybrid_columns
-from data_prep.llm import LlmConfig
-from data_prep.llm_vllm import NEEDS_VLLM, NO_VLLM
+from data_prep.llm.base import LlmConfig
+from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import (
     HUMAN,
@@ -25,7 +25,7 @@ from data_prep.pipeline.settings import (
     types_of,
 )
 from data_prep.pipeline.workspace import Workspace
-from data_prep.prompts import load_prompts
+from data_prep.queries.prompt import load_prompts
 from data_prep.retrievers import retriever_sections
 from data_prep.teachers import KINDS
 from ldx.common.errors import UserError

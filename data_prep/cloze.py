@@ -12,10 +12,10 @@ import numpy as np
 from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, z_scores
 from data_prep.dense import DenseModel
-from data_prep.extractive import remove_sentence
 from data_prep.hybrid import ndcg_by_weight
 from data_prep.pipeline.draws import draw
-from data_prep.queries import Query
+from data_prep.queries.extractive import remove_sentence
+from data_prep.queries.query import Query
 from ldx.data.tokens import Texts
 
 MAX_QUERIES = 512

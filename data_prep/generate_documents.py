@@ -8,79 +8,26 @@ the queries of data_prep.generate_queries (before there are any, data_prep.run -
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
-from data_prep.asking import Asker, Wanted
-from data_prep.document_prompts import DocumentPrompt, load_document_prompt
-from data_prep.documents import (
-    DOCUMENTS_NAME,
-    Document,
-    DocumentQuestions,
-    read_answer,
-    write_documents,
-)
-from data_prep.engines.shards import Payload, shard_key
-from data_prep.llm import LlmConfig, llm_fingerprint
+from data_prep.documents.document import DOCUMENTS_NAME, Document, write_documents
+from data_prep.documents.prompt import load_document_prompt
+from data_prep.documents.written import GROUP, num_tokens, write_for
+from data_prep.llm.base import LlmConfig, llm_fingerprint
 from data_prep.pipeline.stage import Stage, refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
-from data_prep.queries import QUERIES_NAME, Query, load_queries
+from data_prep.queries.query import QUERIES_NAME, Query, load_queries
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.records.schema import HUMAN_DEV
-
-GROUP = "documents"
-CHARS_PER_TOKEN = 4.0  # of English
 
 
 def queries_with_documents(queries: list[Query]) -> list[Query]:
     """Those that passages are written for: all that are trained on."""
     return [query for query in queries if query.query_type != HUMAN_DEV]
-
-
-def write_for(workspace: Workspace, queries: list[Query], dropped: Counter[str]) -> dict[int, Any]:
-    """Have passages written for queries.
-
-    Args:
-      dropped: counts the bad answers by reason, and queries that got no good one in the end.
-
-    Returns:
-      For the number of each query that got them, texts by level, highest first.
-    """
-    config = workspace.config
-    prompt = load_document_prompt(config.prep.document_prompt)
-    llm = llm_fingerprint(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
-    settings = f"{prompt.fingerprint} {llm} {config.seed}"
-
-    def key(_: str, number: int, attempt: int) -> str:
-        query = queries[number]
-        return shard_key(f"{settings} {attempt}", query.query_id, query.text)
-
-    def payload(_: str, numbers: list[int], attempt: int) -> Payload:
-        return {
-            "query_ids": [queries[number].query_id for number in numbers],
-            "queries": [queries[number].text for number in numbers],
-            "attempt": attempt,
-        }
-
-    def judge(_: str, number: int, answer: Mapping[str, Any]) -> tuple[dict[int, str], str]:
-        text = queries[number].text
-        return read_answer(answer["text"], prompt, text, answer["finish_reason"])
-
-    wanted = Wanted(
-        "queries' passages",
-        {GROUP: range(len(queries))},
-        key,
-        payload,
-        lambda _, answer: answer["query_id"],
-        len(queries),
-    )
-    folder = workspace.prep / "document_answers"
-    asker = Asker(workspace, workspace.engine, folder, DocumentQuestions(prompt, config.seed))
-    found = asker.ask(wanted, judge, dropped)
-    return {number: passages for _, number, _, passages in found}
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -123,17 +70,6 @@ def _prompt_facts(workspace: Workspace) -> dict[str, Any]:
         "language": prompt.language,
         **vars(prompt.sampling),
     }
-
-
-def num_tokens(prompt: DocumentPrompt, queries: list[tuple[str, str]], seed: int) -> float:
-    """About how many tokens a request and its answer have, at most, by a sample of queries.
-
-    Args:
-      queries: query_ids and texts.
-    """
-    chats = (prompt.messages(text, query_id, seed, 0) for query_id, text in queries)
-    chars = [sum(len(message["content"]) for message in chat) for chat in chats]
-    return sum(chars) / len(chars) / CHARS_PER_TOKEN + prompt.sampling.max_tokens
 
 
 def _dry_run(workspace: Workspace) -> str:

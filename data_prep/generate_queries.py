@@ -14,19 +14,16 @@ from absl import logging
 from data_prep.corpora.collection import judged_queries, qrels_files
 from data_prep.corpora.leaks import TestQueries, normalized
 from data_prep.corpora.passages import load_passages, passages_inputs
-from data_prep.llm import LlmConfig, llm_fingerprint
+from data_prep.llm.base import LlmConfig, llm_fingerprint
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints
-from data_prep.prompts import load_prompts
-from data_prep.queries import QUERIES_NAME, Query, write_queries
-from data_prep.query_sources import (
-    extractive_queries,
-    human_queries,
-    llm_queries,
-    prompt_facts,
-)
+from data_prep.queries.extractive import extractive_queries
+from data_prep.queries.human import human_queries
+from data_prep.queries.prompt import load_prompts
+from data_prep.queries.query import QUERIES_NAME, Query, write_queries
+from data_prep.queries.written import llm_queries, prompt_facts
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.records.schema import HUMAN_DEV

@@ -15,7 +15,7 @@ from absl import logging
 
 from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.corpora.passages import passages_inputs
-from data_prep.documents import DOCUMENTS_NAME, load_documents
+from data_prep.documents.document import DOCUMENTS_NAME, load_documents
 from data_prep.graded_sources import Material, Source, compose, graded_sources, ordered
 from data_prep.human_dev import human_dev_lists
 from data_prep.lists import NEW_LIST, Entry, Lists, labelled_lists, save_lists
@@ -23,7 +23,7 @@ from data_prep.pipeline.draws import draw
 from data_prep.pipeline.settings import JUDGED, MINED, SYNTHETIC, graded_kinds
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
-from data_prep.queries import QUERIES_NAME, QueryShard, query_shards
+from data_prep.queries.query import QUERIES_NAME, QueryShard, query_shards
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.records.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS

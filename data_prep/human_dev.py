@@ -13,7 +13,7 @@ from data_prep.candidates import Candidates, candidate_paths
 from data_prep.lists import NEW_LIST, UNJUDGED, Entry, Lists, labelled_lists
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import query_shards
+from data_prep.queries.query import query_shards
 from ldx.records.schema import HUMAN_DEV
 
 ENTRIES = 20

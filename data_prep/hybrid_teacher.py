@@ -25,7 +25,7 @@ from data_prep.engines.shards import (
 )
 from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import Query, QueryShard, scored_shards
+from data_prep.queries.query import Query, QueryShard, scored_shards
 from data_prep.retrievers import retriever_sections
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys

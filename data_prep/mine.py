@@ -10,13 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.candidates import (
-    CANDIDATES_NAME,
-    Candidates,
-    Selection,
-    candidate_paths,
-    join_found,
-)
+from data_prep.candidates import CANDIDATES_NAME, Candidates, Selection, candidate_paths, join_found
 from data_prep.corpora.passages import Passages, load_passages, passages_inputs
 from data_prep.dense import DenseModel, model_fingerprint
 from data_prep.engines.local import LocalEngine
@@ -25,7 +19,7 @@ from data_prep.neighbours import neighbour_order
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, config_fingerprint, file_fingerprints, needed
-from data_prep.queries import QUERIES_NAME, Query, QueryShard, query_shards
+from data_prep.queries.query import QUERIES_NAME, Query, QueryShard, query_shards
 from data_prep.retrievers import (
     Bm25Retriever,
     DenseRetriever,

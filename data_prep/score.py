@@ -28,7 +28,7 @@ from data_prep.pipeline.draws import draw
 from data_prep.pipeline.settings import HYBRID
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
-from data_prep.queries import Query, QueryShard, query_shards, scored_shards
+from data_prep.queries.query import Query, QueryShard, query_shards, scored_shards
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.parity import compare_scores, transformers_form
 from ldx.common.files import fingerprint, read_json, write_json

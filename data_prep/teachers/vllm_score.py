@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.llm import HOW_NOT_WHAT
-from data_prep.llm_vllm import ENVIRONMENT
+from data_prep.llm.base import HOW_NOT_WHAT
+from data_prep.llm.vllm_engine import ENVIRONMENT
 from data_prep.teachers.cross_encoder import PairInput, check_labels, score_of_logits
 from data_prep.teachers.loading import (
     check_count,

@@ -12,7 +12,7 @@ from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
 from data_prep.lists import load_lists
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import load_queries, query_shards
+from data_prep.queries.query import load_queries, query_shards
 from data_prep.score import load_scores, score_paths
 from ldx.models.student import load_student
 from ldx.parallel.mesh import make_mesh

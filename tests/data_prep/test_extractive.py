@@ -1,4 +1,4 @@
-"""Tests of data_prep/extractive.py."""
+"""Tests of data_prep/queries/extractive.py."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from data_prep.bm25 import Bm25
-from data_prep.extractive import TYPES, Extractor, remove_sentence, split_sentences
+from data_prep.queries.extractive import TYPES, Extractor, remove_sentence, split_sentences
 
 PASSAGE = """The banded matrix is stored in diagonal ordered form, upper diagonals first.
 Each column of the right-hand side, i.e. every vector, is solved with a :func:`lapack.gbsv` call.
@@ -81,7 +81,7 @@ def test_a_passage_without_prose_gives_nothing(extractor, text):
 
 MANY_TITLES = """
 import random
-from data_prep.extractive import Extractor
+from data_prep.queries.extractive import Extractor
 draw = random.Random(0)
 words = ["".join(draw.choices("bcdfgklm", k=7)) for _ in range(300)]
 rarity = {word: draw.random() / 3 for word in words}

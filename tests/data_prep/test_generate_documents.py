@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep import documents
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
-from data_prep.documents import load_documents
+from data_prep.documents.document import DOCUMENTS_NAME, load_documents
 from data_prep.dry_run import estimate
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import load_queries
+from data_prep.queries.query import load_queries
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir
@@ -138,8 +137,8 @@ def test_malformed_answers_are_asked_again_counted_and_left_out(workspace, serve
     assert len(set(prompts)) == 3  # other instructions, and another seed
     assert counts["with passages"] == len(texts) - 1
     assert counts["dropped"] == {
-        documents.WRONG_LEVELS: 3,
-        documents.CUT_OFF: 1,
+        answers.WRONG_LEVELS: 3,
+        answers.CUT_OFF: 1,
         "no good answer in 3 attempts": 1,
     }
     ids = {query.query_id for query in load_queries(workspace) if query.text == never}
@@ -148,16 +147,16 @@ def test_malformed_answers_are_asked_again_counted_and_left_out(workspace, serve
 
 def test_nothing_is_asked_twice_whatever_else_has_changed(workspace, server):
     STAGE.run(workspace)
-    first = (workspace.prep / documents.DOCUMENTS_NAME).read_bytes()
+    first = (workspace.prep / DOCUMENTS_NAME).read_bytes()
     number = len(server.bodies)
     workspace.config.prep.shard_size = 3
     STAGE.run(workspace)
     assert len(server.bodies) == number
-    assert (workspace.prep / documents.DOCUMENTS_NAME).read_bytes() == first
+    assert (workspace.prep / DOCUMENTS_NAME).read_bytes() == first
     workspace.config.seed = 1
     STAGE.run(workspace)
     assert len(server.bodies) == 2 * number
-    assert (workspace.prep / documents.DOCUMENTS_NAME).read_bytes() != first
+    assert (workspace.prep / DOCUMENTS_NAME).read_bytes() != first
 
 
 def test_a_failed_request_is_not_sent_again_and_too_many_end_the_job(workspace, server):
@@ -213,11 +212,11 @@ def test_after_a_sigkill_no_finished_shard_is_asked_again(workspace, prepared, s
     again = {query_of(body) for body in server.bodies[before:]}
     every = {query.text for query in queries_with_documents(load_queries(workspace))}
     assert again == every - {texts[query_id] for query_id in finished} != set()
-    whole = (workspace.prep / documents.DOCUMENTS_NAME).read_bytes()
+    whole = (workspace.prep / DOCUMENTS_NAME).read_bytes()
     other = Workspace(workspace.config, workspace.workdir.with_name("other"))
     shutil.copytree(prepared.workdir, other.workdir)
     STAGE.run(other)
-    assert (other.prep / documents.DOCUMENTS_NAME).read_bytes() == whole
+    assert (other.prep / DOCUMENTS_NAME).read_bytes() == whole
 
 
 def test_a_dry_run_asks_nothing(workspace, server):

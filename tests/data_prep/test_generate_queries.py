@@ -7,16 +7,18 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from data_prep import asking
 from data_prep.corpora.leaks import TestQueries
 from data_prep.corpora.passages import load_passages
 from data_prep.engines.local import LocalEngine
 from data_prep.generate_queries import choose
-from data_prep.llm import Answer
+from data_prep.llm import asking
+from data_prep.llm.base import Answer
 from data_prep.pipeline.settings import query_sources as parse_sources
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import Query, cut_into_shards, read_queries, write_queries
-from data_prep.query_sources import extractive_queries, human_queries, llm_queries
+from data_prep.queries.extractive import extractive_queries
+from data_prep.queries.human import human_queries
+from data_prep.queries.query import Query, cut_into_shards, read_queries, write_queries
+from data_prep.queries.written import llm_queries
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection, make_config, run_stages
 

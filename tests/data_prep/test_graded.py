@@ -17,7 +17,7 @@ from data_prep.lists import load_lists
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import PrepConfig, graded_kinds, has_documents
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import Query, load_queries
+from data_prep.queries.query import Query, load_queries
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build

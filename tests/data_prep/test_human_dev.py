@@ -10,7 +10,7 @@ from data_prep.grade import graded_paths
 from data_prep.human_dev import human_dev_entries
 from data_prep.lists import load_lists
 from data_prep.pipeline.order import STAGES, stages_of
-from data_prep.queries import load_queries, query_shards
+from data_prep.queries.query import load_queries, query_shards
 from data_prep.score import load_scores, score_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json

@@ -8,7 +8,7 @@ from data_prep.bm25 import Bm25
 from data_prep.candidates import Candidates, z_scores
 from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
 from data_prep.hybrid import WEIGHTS, best_weight, hybrid_scores, ndcg_at_10, ndcg_by_weight
-from data_prep.queries import Query
+from data_prep.queries.query import Query
 
 
 def test_hybrid_is_the_weighted_sum_of_z_scores():

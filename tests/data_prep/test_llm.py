@@ -1,9 +1,9 @@
-"""Tests of data_prep/llm.py; test_llm_openai.py and tests/vllm have the backends."""
+"""Tests of data_prep/llm/base.py; test_llm_openai.py and tests/vllm have the backends."""
 
 import pytest
 
-from data_prep import llm
-from data_prep.llm import LlmConfig, llm_fingerprint, make_llm
+from data_prep.llm import base, make_llm
+from data_prep.llm.base import LlmConfig, llm_fingerprint
 from ldx.common.errors import UserError
 
 MODEL = "org/writer"
@@ -78,9 +78,9 @@ def test_the_fingerprint_of_a_folder_is_of_its_files(tmp_path, monkeypatch):
     second = llm_fingerprint(config)
     assert second != first
     # Large files are sampled: to the last byte where the samples touch each other.
-    monkeypatch.setattr(llm, "WHOLE_FILE_BYTES", 500)
-    monkeypatch.setattr(llm, "SAMPLE_BYTES", 100)
-    monkeypatch.setattr(llm, "NUM_SAMPLES", 10)
+    monkeypatch.setattr(base, "WHOLE_FILE_BYTES", 500)
+    monkeypatch.setattr(base, "SAMPLE_BYTES", 100)
+    monkeypatch.setattr(base, "NUM_SAMPLES", 10)
     sampled = set()
     for changed in (None, 0, 99, 100, 555, 999):
         content = bytearray(1000)

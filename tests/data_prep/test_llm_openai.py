@@ -1,4 +1,4 @@
-"""Tests of data_prep/llm_openai.py against a small server on loopback."""
+"""Tests of data_prep/llm/openai_server.py against a small server on loopback."""
 
 import asyncio
 import gc
@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from data_prep import llm_openai
-from data_prep.llm import Answer, LlmConfig, Request, make_llm
-from data_prep.prompts import Sampling
+from data_prep.llm import make_llm, openai_server
+from data_prep.llm.base import Answer, LlmConfig, Request, Sampling
 from ldx.common.errors import UserError
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 
@@ -147,7 +146,7 @@ def test_a_request_that_fails_for_good_is_an_answer_with_an_error(server, make, 
         "",
         "status 400: This model's maximum context length is 4096 tokens",
         "status 500: this one breaks the server",
-        "",  # stopped by a filter: an answer, that data_prep.answers takes for a refusal
+        "",  # stopped by a filter: an answer, that data_prep.queries.answer takes for a refusal
         "status 403: your input was flagged",
         "",
         "",
@@ -247,7 +246,7 @@ def test_the_key_is_sent_and_never_told(server, make, monkeypatch, caplog):
 def test_no_key_of_another_service_is_sent(server, make, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     make().generate([request("x")])
-    assert server.headers[-1]["Authorization"] == f"Bearer {llm_openai.NO_KEY}"
+    assert server.headers[-1]["Authorization"] == f"Bearer {openai_server.NO_KEY}"
     server.answer = lambda body, attempt: failure(401, "key wanted")
     with pytest.raises(UserError, match=r"without a key; name the variable .*api_key_env"):
         make().generate([request("x")])
@@ -266,7 +265,7 @@ def test_no_minute_has_more_turns_than_the_limit():
         now[0] += seconds
 
     async def take_turns():
-        limiter = llm_openai.RateLimiter(30, lambda: now[0], sleep)
+        limiter = openai_server.RateLimiter(30, lambda: now[0], sleep)
         for i in range(200):
             await limiter.turn()
             times.append(now[0])
@@ -281,13 +280,13 @@ def test_no_minute_has_more_turns_than_the_limit():
 
 def test_all_that_is_sent_takes_a_turn(server, make, monkeypatch, waits):
     turns = []
-    limit = llm_openai.RateLimiter.turn
+    limit = openai_server.RateLimiter.turn
 
     async def turn(self):
         turns.append(self._seconds)
         await limit(self)
 
-    monkeypatch.setattr(llm_openai.RateLimiter, "turn", turn)
+    monkeypatch.setattr(openai_server.RateLimiter, "turn", turn)
     server.answer = lambda body, attempt: completion("x") if attempt > 2 else failure(500, "no")
     make(requests_per_minute=60_000).generate([request(str(i)) for i in range(3)])
     assert len(server.bodies) == 9

@@ -1,4 +1,4 @@
-"""Tests of data_prep/prompts.py and of the prompts in data_prep/prompts/."""
+"""Tests of data_prep/queries/prompt.py and of the prompts in data_prep/prompts/."""
 
 import json
 import os
@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from data_prep.prompts import FOLDER, Sampling, load_prompts, request_seed, shipped_prompts
+from data_prep.llm.base import Sampling
+from data_prep.queries.prompt import FOLDER, load_prompts, request_seed, shipped_prompts
 from ldx.common.errors import UserError
 
 TYPES = ["claim", "keywords", "question", "title", "web_search_few_shot", "web_search_zero_shot"]
@@ -130,9 +131,9 @@ def test_braces_in_an_example_mean_nothing(write):
 
 def test_draws_are_the_same_in_another_process_which_loads_nothing_heavy():
     code = (
-        "import json, sys; from data_prep import answers, prompts; p = prompts.load_prompts("
+        "import json, sys; from data_prep.queries import answer, prompt; p = prompt.load_prompts("
         f"{TYPES!r}); print(json.dumps([[[x.messages('text', str(d), 7) for d in range(20)], "
-        "x.fingerprint, prompts.request_seed(7, 'd', x.query_type, 1)] for x in p]));"
+        "x.fingerprint, prompt.request_seed(7, 'd', x.query_type, 1)] for x in p]));"
         "heavy = {'torch', 'transformers', 'vllm', 'jax', 'pyarrow', 'bm25s'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

@@ -12,7 +12,7 @@ from data_prep.corpora.passages import load_passages
 from data_prep.neighbours import neighbour_order
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import load_queries
+from data_prep.queries.query import load_queries
 from data_prep.run import STAGES
 from ldx.common.errors import UserError
 from ldx.common.files import read_json

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from data_prep.llm_vllm import ENVIRONMENT
+from data_prep.llm.vllm_engine import ENVIRONMENT
 from data_prep.teachers import make_teacher
 from data_prep.teachers.parity import check_parity, transformers_form
 from ldx.common.errors import UserError

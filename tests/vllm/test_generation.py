@@ -1,4 +1,4 @@
-"""Tests of data_prep/llm_vllm.py, and of data_prep/llm_openai.py against vLLM's own server."""
+"""Tests of data_prep/llm/vllm_engine.py, and of llm/openai_server.py against vLLM's own server."""
 
 import contextlib
 import os
@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.llm import Answer, LlmConfig, Request, make_llm
-from data_prep.prompts import Sampling, load_prompts
+from data_prep.llm import make_llm
+from data_prep.llm.base import Answer, LlmConfig, Request, Sampling
+from data_prep.queries.prompt import load_prompts
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 

@@ -1,4 +1,4 @@
-"""Tests of data_prep/ray_generation.py: Ray Data's vLLM stage, beside vLLM in this process."""
+"""Tests of data_prep/llm/ray_vllm.py: Ray Data's vLLM stage, beside vLLM in this process."""
 
 import functools
 import importlib.util
@@ -12,16 +12,16 @@ psutil = pytest.importorskip("psutil")
 if importlib.util.find_spec("vllm") is None or importlib.util.find_spec("ray") is None:
     pytest.skip("vLLM and Ray are needed; make test-vllm", allow_module_level=True)
 
-from data_prep import ray_generation
-from data_prep.asking import Asking
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.ray import RayEngine
 from data_prep.engines.ray_cluster import start_ray
 from data_prep.engines.shards import Shard
-from data_prep.llm import LlmConfig
-from data_prep.prompts import Sampling, load_prompts
-from data_prep.query_sources import Questions
-from data_prep.ray_generation import RayGeneration
+from data_prep.llm import ray_vllm
+from data_prep.llm.asking import Asking
+from data_prep.llm.base import LlmConfig, Sampling
+from data_prep.llm.ray_vllm import RayGeneration
+from data_prep.queries.prompt import load_prompts
+from data_prep.queries.written import Questions
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 
@@ -115,8 +115,8 @@ def cluster():
 @pytest.fixture
 def small_batches(monkeypatch):
     """An engine has one batch at a time, so that there is a middle."""
-    monkeypatch.setattr(ray_generation, "BATCH_SIZE", 8)
-    monkeypatch.setattr(ray_generation, "BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(ray_vllm, "BATCH_SIZE", 8)
+    monkeypatch.setattr(ray_vllm, "BATCHES_AT_ONCE", 1)
 
 
 def engine_processes():

@@ -4,13 +4,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from data_prep import asking
-from data_prep.document_prompts import load_document_prompt
-from data_prep.documents import DocumentQuestions
+from data_prep.documents.prompt import load_document_prompt
+from data_prep.documents.written import DocumentQuestions
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
+from data_prep.llm import asking
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import QUERIES_NAME, Query, load_queries, write_queries
+from data_prep.queries.query import QUERIES_NAME, Query, load_queries, write_queries
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, make_llama
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries import query_shards
+from data_prep.queries.query import query_shards
 from data_prep.score import load_scores, pairs_of, pairs_payload, score_paths
 from data_prep.teachers.cross_encoder import CrossEncoder
 from ldx.common.files import read_json

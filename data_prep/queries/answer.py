@@ -7,15 +7,12 @@ more comes off, so that cleaning what is clean changes nothing; then the query i
 import functools
 import json
 import re
-import unicodedata
-from collections.abc import Sequence
 
-from data_prep.prompts import AnswerRules, Prompt
-from data_prep.words import copies, has_words, num_words, split_words
+from data_prep.llm.answers import EMPTY, REFUSED, is_refusal, visible
+from data_prep.llm.words import copies, has_words, num_words, split_words
+from data_prep.queries.prompt import AnswerRules, Prompt
 
-EMPTY = "empty"
 NO_QUERY = "no query"  # only talk around one, or it speaks of the passage
-REFUSED = "refused"
 CUT_OFF = "cut off"
 TOO_SHORT = "too short"
 TOO_LONG = "too long"
@@ -52,12 +49,6 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
     return "", NO_QUERY if has_words(text) else EMPTY
 
 
-def is_refusal(text: str, refusals: Sequence[str] = ()) -> bool:
-    """Whether a text begins as refusals do, in English or with one of `refusals`."""
-    lower = text.casefold()
-    return bool(_REFUSAL.match(text)) or lower.startswith(tuple(x.casefold() for x in refusals))
-
-
 def _reason(query: str, prompt: Prompt, passage: str) -> str:
     """Why `query` is none; "" if it is one."""
     rules = prompt.answer
@@ -80,28 +71,11 @@ def _reason(query: str, prompt: Prompt, passage: str) -> str:
     return ""
 
 
-# ---- What is no query.
-
 _KIND = (
     r"(?:quer(?:y|ies)|questions?|claims?|titles?|headlines?|key ?(?:words?|phrases?)|statements?"
     r"|search(?:es)?)"
 )
 _SOURCE = r"(?:passage|text|excerpt|paragraph|document|article|content|context|information|snippet)"
-_REFUSAL = re.compile(
-    r"(?:(?:i(?:['’]m| am) (?:very |so |really |truly )?sorry|sorry[,.!]|my apologies"
-    r"|i apologi[sz]e)[,.!;]? (?:but|however|as an?|there (?:is|are)|i (?:can|could|am|do|will"
-    r"|won|did|have)|i['’]m)"
-    r"|unfortunately, (?:i|there|the|this|no|it)\b"
-    r"|as an? (?:ai(?:,| (?:language )?(?:model|assistant))|large language|artificial intelligence)"
-    r"|es tut mir leid\b|leider kann ich\b|(?:je suis )?désolée?,|lo siento,|mi dispiace,|desculpe,"
-    r"|sinto muito,|很?抱歉|对不起[，,]|作为一个?(?:AI|人工智能)|申し訳|죄송합니다"
-    # "i can't write to a usb stick" is a search; a model writes I, and names what it withholds.
-    r"|(?-i:I (?:cannot|can not|can['’]t|could not|couldn['’]t|will not|won['’]t|do not|don['’]t"
-    r"|(?:am|['’]m) (?:unable|not able) to)|I['’]m (?:unable|not able) to)\s(?:[a-z]+ ){0,2}?"
-    r"(?-i:provide|create|generate|assist|fulfill?|comply|produce|formulate|engage|have access to"
-    r"|have enough|(?:write|answer|help|discuss) (?:an?|any|the|this|that|such|you|with))\b)",
-    re.IGNORECASE,
-)
 _REFERENCE = re.compile(
     # "the passage of time" and "the passage between the islands" are no references.
     r"\b(?:the|this|that) (?:passage|excerpt)\b"
@@ -121,16 +95,6 @@ _PLACEHOLDER = re.compile(
     rf"\W*(?:n/?a|none|null|undefined|not applicable|(?:your |the |insert )*{_KIND}(?: here)?)\W*",
     re.IGNORECASE,
 )
-
-
-# ---- What is taken off the whole answer.
-
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_REASONING_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
-_SPECIAL_TOKEN = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
-    r"|\[/?INST\]|<br ?/?>"
-)
 _FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
 _END = (".", "?", "!", "。", "？", "！", "؟", "।", "…")
 _CLOSERS = "\"'”’»›」』)]*_`"
@@ -139,23 +103,6 @@ _LIST_MARK = re.compile(rf"(?:{_BULLET}|\d{{1,2}}\.)\s+)+")
 _LIST_MARK_NO_ORDINAL = re.compile(rf"(?:{_BULLET})\s+)+")
 # Languages that write "2." for second: "2. Weltkrieg" is no list of one item.
 _ORDINAL_DOT = ("cs", "da", "de", "et", "fi", "hr", "hu", "nb", "nn", "no", "pl", "sk", "sl", "tr")
-
-
-def visible(answer: str) -> str:
-    """The answer without reasoning, special tokens, and characters that nobody sees."""
-    # Some chat templates open the reasoning themselves, and the answer only closes it.
-    text = _REASONING_END.split(_REASONING.sub("\n", answer))[-1]
-    text = _SPECIAL_TOKEN.sub("\n", text)
-    # Joiners belong to words in Persian, Hindi and others; the rest of Cf turns text around. Lone
-    # surrogates and U+FFFD are halves of characters that the end of the answer cut in two.
-    kept = [
-        c
-        for c in text
-        if c.isspace()
-        or c in "\u200c\u200d"
-        or (c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
-    ]
-    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def _whole_lines(text: str) -> tuple[str, bool]:
@@ -209,8 +156,6 @@ def _from_json(text: str, prompt: Prompt) -> str:
         value = ", ".join(texts) if prompt.answer.is_list else texts[0]
     return value if isinstance(value, str) else text
 
-
-# ---- What is taken off a line.
 
 _COLON = r"(?::(?=[\s\"“'‘«*]|$)|：)\s*"
 _TALK = re.compile(

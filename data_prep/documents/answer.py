@@ -1,24 +1,10 @@
-"""Passages that a language model wrote for queries: how they are asked for, read, and kept."""
+"""The answer of a language model that was asked for passages of several levels."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from data_prep.answers import EMPTY, REFUSED, is_refusal, visible
-from data_prep.document_prompts import DocumentPrompt, DocumentRules
-from data_prep.engines.shards import Made, Payload, json_lines, read_json_lines
-from data_prep.llm import Answer, Request
-from data_prep.pipeline.workspace import Workspace, needed
-from data_prep.words import num_words
-from ldx.common.errors import UserError
-from ldx.common.files import atomic_write
-from ldx.records.schema import Passage
-
-DOCUMENTS_NAME = "documents.jsonl"
-ID_PREFIX = "synthetic:"
-"""How the doc_ids of written passages begin; a collection with such doc_ids is refused."""
+from data_prep.documents.prompt import DocumentPrompt, DocumentRules
+from data_prep.llm.answers import EMPTY, REFUSED, is_refusal, visible
+from data_prep.llm.words import num_words
 
 CUT_OFF = "cut off"
 NO_HEADINGS = "no headings"
@@ -63,80 +49,6 @@ _TASK = re.compile(
     r"|\blevel [0-9] (?:passage|relevance)\b|\brelevan(?:t|ce) (?:level|score)\W{1,3}[0-9]\b",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Document:
-    """A passage that was written for a query, to be of a level of relevance to it."""
-
-    query_id: str
-    level: int
-    text: str
-
-    @property
-    def passage(self) -> Passage:
-        """As a row of the passage set."""
-        return Passage(f"{ID_PREFIX}{self.query_id}:{self.level}", "", self.text)
-
-
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Write documents.jsonl atomically."""
-    with atomic_write(path) as file:
-        for document in documents:
-            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
-
-
-def load_documents(workspace: Workspace) -> Iterator[Document]:
-    """What the stage generate_documents left, in the order of their rows behind the corpus."""
-    path = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
-    return (Document(**values) for values in read_json_lines(path))
-
-
-def join_passages(corpus: Iterable[Passage], documents: Iterable[Document]) -> Iterator[Passage]:
-    """The passages of the corpus, then those that were written.
-
-    Raises:
-      UserError: a passage of the corpus is named as written ones are.
-    """
-    for passage in corpus:
-        if passage.doc_id.startswith(ID_PREFIX):
-            raise UserError(
-                f"the corpus has a passage {passage.doc_id!r}, but {ID_PREFIX} begins the doc_ids "
-                "of passages that a language model wrote; give it another _id"
-            )
-        yield passage
-    for document in documents:
-        yield document.passage
-
-
-@dataclass(frozen=True)
-class DocumentQuestions:
-    """What is asked for the passages of a shard of queries; see `asking.Questions`."""
-
-    prompt: DocumentPrompt
-    seed: int
-
-    def requests(self, payload: Payload) -> list[Request]:
-        """One for each query of `payload`, for its passages of all levels."""
-        attempt = payload["attempt"]
-        return [
-            Request(
-                self.prompt.messages(query, query_id, self.seed, attempt),
-                self.prompt.sampling,
-                self.prompt.request_seed(query_id, self.seed, attempt),
-            )
-            for query_id, query in zip(payload["query_ids"], payload["queries"], strict=True)
-        ]
-
-    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers, a JSON object a line; requests that failed are rejects too."""
-        lines, rejects = [], []
-        rows = zip(payload["query_ids"], payload["asked"], answers, strict=True)
-        for query_id, asked, answer in rows:
-            lines.append({"asked": asked, "query_id": query_id, **vars(answer)})
-            if answer.error:
-                rejects.append({"id": query_id, "reason": answer.error})
-        return Made(json_lines(lines), rejects, len(lines))
 
 
 def read_answer(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.ray import RayEngine
@@ -24,24 +24,15 @@ from data_prep.engines.shards import (
     read_json_lines,
     shard_key,
 )
-from data_prep.llm import Answer, LlmConfig, Request, make_llm
+from data_prep.llm import make_llm
+from data_prep.llm.base import LlmConfig, Questions
+from data_prep.llm.ray_vllm import RayGeneration
 from data_prep.pipeline.workspace import Workspace
-from data_prep.ray_generation import RayGeneration
 from ldx.common.sections import build
 
 REQUEST_FAILED = "request failed"
 
 T = TypeVar("T")
-
-
-class Questions(Protocol):
-    """What is asked of the payload of a shard, and what is kept of the answers; plain values."""
-
-    def requests(self, payload: Payload) -> list[Request]:
-        """The requests of a shard."""
-
-    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers, a JSON object a line with `asked` and what `Answer` has."""
 
 
 class Asking:

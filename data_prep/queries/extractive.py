@@ -6,11 +6,28 @@ They need no language model; whatever is chosen is a function of (seed, passage,
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from data_prep.bm25 import Bm25
+from data_prep.corpora.passages import Passages, passages_of, passages_payload
+from data_prep.engines.shards import (
+    Engine,
+    Made,
+    Payload,
+    Shard,
+    ShardFolder,
+    json_lines,
+    read_json_lines,
+    shard_key,
+)
 from data_prep.pipeline.draws import pick
+from data_prep.pipeline.settings import types_of
+from data_prep.pipeline.workspace import Workspace
+from data_prep.queries.query import Query
+from ldx.common.errors import UserError
+from ldx.records.sets import PassageSource
 
 SENTENCE_WORDS = (5, 30)
 KEYWORDS = (3, 6)
@@ -190,3 +207,73 @@ def _head_phrase(sentence: str) -> str:
         if len(words) >= low:
             return " ".join(words)
     return ""
+
+
+VERSION = 2
+"""Raised when the same passage gives another extractive answer than before."""
+
+
+def extractive_queries(
+    workspace: Workspace, passages: Passages, rows: np.ndarray, engine: Engine
+) -> Iterator[Query]:
+    """One query of each extractive type for each passage; its text may be empty.
+
+    Raises:
+      UserError: a type is unknown, or there is none.
+    """
+    config, types = workspace.config, types_of(workspace.config.prep)
+    unknown = [name for name in types if name not in TYPES]
+    if unknown or not types:
+        raise UserError(
+            f"config.prep.query_types={types}: of extractive queries known are {', '.join(TYPES)}"
+        )
+    folder = ShardFolder(workspace.prep / "answers", ".jsonl")
+    index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
+    make_worker = functools.partial(_Extracting, index, config.seed)
+    for query_type in types:
+        key = f"extractive {VERSION} {config.seed} {passages.key}"
+        shards = _shards(workspace, passages, rows, query_type, key, config.prep.shard_size)
+        paths = folder.make(make_worker, shards, engine, description=query_type, unit="passages")
+        for path in paths:
+            for answer in read_json_lines(path):
+                yield Query(
+                    f"{answer['doc_id']}:{query_type}",
+                    query_type,
+                    answer["text"],
+                    answer["row"],
+                    answer["excerpt"],
+                    {},
+                    answer["doc_id"],
+                )
+
+
+class _Extracting:
+    def __init__(self, index: Bm25, seed: int):
+        self._extractor = Extractor(index.rarity, seed)
+
+    def __call__(self, payload: Payload) -> Made:
+        lines = []
+        for row, doc_id, passage in passages_of(payload):
+            text, excerpt = self._extractor.make(payload["query_type"], doc_id, passage)
+            lines.append({"row": row, "doc_id": doc_id, "text": text, "excerpt": excerpt})
+        return Made(json_lines(lines))
+
+
+def _shards(
+    workspace: Workspace, passages: Passages, rows: np.ndarray, query_type: str, key: str, size: int
+) -> list[Shard]:
+    """Shards of passages that queries of a type are cut out of."""
+    source = PassageSource(workspace.corpus_records)
+
+    def payload(some: np.ndarray) -> Payload:
+        return passages_payload(source, passages, query_type, some.tolist())
+
+    return [
+        Shard(
+            f"{query_type}-{start // size:05d}",
+            shard_key(key, passages.key, query_type, rows[start : start + size].tobytes()),
+            len(rows[start : start + size]),
+            functools.partial(payload, rows[start : start + size]),
+        )
+        for start in range(0, len(rows), size)
+    ]

@@ -1,4 +1,4 @@
-"""What `data_prep.ray_generation` runs on the machines of a Ray cluster, before and after vLLM."""
+"""What `data_prep.llm.ray_vllm` runs on the machines of a Ray cluster, before and after vLLM."""
 
 import asyncio
 import functools

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.pipeline.draws import draw, pick
-from data_prep.prompt_files import (
+from data_prep.llm.base import Sampling
+from data_prep.llm.prompt_files import (
     FULL_TEXT,
     LANGUAGE,
     SAMPLING_KEYS,
@@ -30,11 +30,11 @@ from data_prep.prompt_files import (
     wrong_keys,
     wrong_placeholders,
 )
-from data_prep.prompts import Sampling
+from data_prep.pipeline.draws import draw, pick
 from ldx.common.errors import UserError, listing
 from ldx.common.files import fingerprint
 
-FOLDER = Path(__file__).with_name("prompts") / "documents"
+FOLDER = Path(__file__).parents[1] / "prompts" / "documents"
 HEADING = "### LEVEL {level}"
 
 
@@ -49,12 +49,13 @@ class Level:
 
 @dataclass(frozen=True)
 class DocumentRules:
-    """What `data_prep.documents.read_answer` takes for a passage.
+    """What `data_prep.documents.answer.read_answer` takes for a passage.
 
     Attributes:
       refusals: how refusals begin in the language of the prompt; English ones are known.
       references: words by which a passage speaks of its query or its level; English ones are known
-        too (`data_prep.documents`). Words that a page may use of its own accord do not belong here.
+        (`data_prep.documents.answer`). Words that a page may use of its own accord do not belong
+        here.
     """
 
     min_words: int = 10

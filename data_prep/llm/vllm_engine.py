@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.llm import Answer, LlmConfig, Request
+from data_prep.llm.base import Answer, LlmConfig, Request
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json
 from ldx.models.locate import resolve_model_path

@@ -1,4 +1,4 @@
-"""The language models that write queries: what is asked and answered, and which backend does it."""
+"""What every backend of a language model shares: request, answer, settings, fingerprint."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from data_prep.prompts import Sampling
+from data_prep.engines.shards import Made, Payload
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 
@@ -38,6 +38,16 @@ HOW_NOT_WHAT = (
 WHOLE_FILE_BYTES = 2**24  # files up to this size enter a fingerprint whole
 SAMPLE_BYTES = 2**16
 NUM_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the model draws its answer; names and meanings are those of the OpenAI API and vLLM."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_tokens: int = 50
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,16 @@ class Llm(Protocol):
 
     def close(self) -> None:
         """Give back what the backend holds; it cannot be used afterwards."""
+
+
+class Questions(Protocol):
+    """What is asked of the payload of a shard, and what is kept of the answers; plain values."""
+
+    def requests(self, payload: Payload) -> list[Request]:
+        """The requests of a shard."""
+
+    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
+        """The answers, a JSON object a line with `asked` and what `Answer` has."""
 
 
 @dataclass(frozen=True)
@@ -191,21 +211,6 @@ class LlmConfig:
             if key in self.engine_args:
                 instead = "config.seed" if key == "seed" else "config.prep.llm.model"
                 raise UserError(f"{where}: {key} is set by {instead}")
-
-
-def make_llm(config: LlmConfig) -> Llm:
-    """The language model that a config names; it is started by the first `generate`.
-
-    Raises:
-      UserError: the backend's package or the key is missing.
-    """
-    if config.backend == "openai":
-        from data_prep.llm_openai import OpenAiLlm
-
-        return OpenAiLlm(config)
-    from data_prep.llm_vllm import VllmLlm
-
-    return VllmLlm(config)
 
 
 def llm_fingerprint(config: LlmConfig) -> str:

@@ -7,12 +7,12 @@ writing another file like them and naming its path.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.pipeline.draws import draw, pick
-from data_prep.prompt_files import (
+from data_prep.llm.base import Sampling
+from data_prep.llm.prompt_files import (
     FULL_TEXT,
     LANGUAGE,
     SAMPLING_KEYS,
@@ -30,30 +30,21 @@ from data_prep.prompt_files import (
     wrong_keys,
     wrong_placeholders,
 )
+from data_prep.pipeline.draws import draw, pick
 from ldx.common.errors import UserError, listing
 from ldx.common.files import fingerprint
 
-FOLDER = Path(__file__).with_name("prompts")
+FOLDER = Path(__file__).parents[1] / "prompts"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HUMAN = "human"  # the type of the queries that people wrote; generate_queries.HUMAN
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the model draws its answer; names and meanings are those of the OpenAI API and vLLM."""
-
-    temperature: float = 0.8
-    top_p: float = 1.0
-    max_tokens: int = 50
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class AnswerRules:
-    """What `data_prep.answers.clean` takes for a query.
+    """What `data_prep.queries.answer.clean` takes for a query.
 
-    Words are counted so that languages without spaces fit: see `data_prep.words.num_words`.
+    Words are counted so that languages without spaces fit: see `data_prep.llm.words.num_words`.
 
     Attributes:
       labels: what the model may put before its answer, such as `Question` in `Question: …`.
@@ -102,7 +93,7 @@ class Prompt:
     template: str
     system: str = ""
     example_template: str = ""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     answer: AnswerRules = AnswerRules()
     examples: tuple[Example, ...] = ()
 
