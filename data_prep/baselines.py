@@ -14,22 +14,22 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_prep.bm25 import Bm25
-from data_prep.calibrate import RESULT_NAME as CALIBRATION_NAME
-from data_prep.calibrate import read_result
-from data_prep.calibration import METHODS, Rank
-from data_prep.candidates import top_rows
 from data_prep.corpora.collection import judged_queries, qrels_files
 from data_prep.corpora.passages import load_passages, passages_inputs
-from data_prep.dense import DenseModel, model_fingerprint
-from data_prep.hybrid import hybrid_scores
-from data_prep.hybrid_teacher import hybrid_columns
+from data_prep.lists.calibration import METHODS, Rank
+from data_prep.lists.scored import RESULT_NAME as CALIBRATION_NAME
+from data_prep.lists.scored import read_result
 from data_prep.pipeline.settings import HYBRID
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
-from data_prep.retrievers import retriever_sections
-from data_prep.score import INDEX_NAME as SCORES_NAME
-from data_prep.score import dense_weights
+from data_prep.retrieval.bm25 import Bm25
+from data_prep.retrieval.dense import DenseModel, model_fingerprint
+from data_prep.retrieval.fusion import top_rows
+from data_prep.retrieval.retrievers import retriever_sections
+from data_prep.teachers.hybrid import hybrid_columns
+from data_prep.teachers.hybrid_weight import hybrid_scores
+from data_prep.teachers.scores import INDEX_NAME as SCORES_NAME
+from data_prep.teachers.scores import dense_weights
 from ldx.common.progress import progress_bar
 from ldx.eval.metrics import Run, write_run
 from ldx.records.schema import HUMAN_DEV

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data_prep.calibration import (
+from data_prep.lists.calibration import (
     DESCRIPTIONS,
     METHODS,
     agreement,
@@ -21,28 +21,28 @@ from data_prep.calibration import (
     normalized_entropy,
     order_scores,
 )
-from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths, pad_last
-from data_prep.human_dev import human_dev_lists
-from data_prep.lists import (
+from data_prep.lists.human_dev import human_dev_lists
+from data_prep.lists.prepared import Lists, save_lists
+from data_prep.lists.scored import (
+    RESULT_NAME,
     Denoising,
     Filters,
-    Lists,
     apply_filters,
+    list_paths,
     own_columns,
     positive_columns,
-    save_lists,
     scored_lists,
 )
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, Query, query_shards
-from data_prep.score import INDEX_NAME as SCORES_NAME
-from data_prep.score import load_scores, score_paths
+from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidate_paths, pad_last
+from data_prep.teachers.scores import INDEX_NAME as SCORES_NAME
+from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.errors import UserError
-from ldx.common.files import read_json, write_json
+from ldx.common.files import write_json
 from ldx.records.schema import HUMAN_DEV
 
-RESULT_NAME = "calibration.json"
 MAX_AGREEMENT_QUERIES = 2000  # of each type that agreement is measured on
 NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
 MUCH_FLATTER = 0.25  # targets of so much more entropy than the student's own press it together
@@ -249,18 +249,6 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _yield(yields: Mapping[str, int]) -> str:
     stages = [value for name, value in yields.items() if not name.startswith("entries ")]
     return f"{stages[-1]} of {stages[0]}"
-
-
-def read_result(workspace: Workspace) -> dict[str, Any]:
-    """What calibration.json says."""
-    return read_json(needed(workspace.prep / RESULT_NAME, "calibrate"))
-
-
-def list_paths(workspace: Workspace) -> dict[str, Path]:
-    """The lists of each query type."""
-    return {
-        name: workspace.prep / "lists" / f"{name}.npz" for name in read_result(workspace)["types"]
-    }
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

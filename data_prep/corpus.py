@@ -16,7 +16,7 @@ from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs, qrel
 from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.corpora.hub_judgments import fetch_judgments
 from data_prep.corpora.near_duplicates import NearDuplicates, find_near_duplicates
-from data_prep.corpora.passages import ROLES_NAME, choose_roles
+from data_prep.corpora.passages import PASSAGES_PER_FILE, ROLES_NAME, choose_roles
 from data_prep.corpora.readers import hub_name, read_passages
 from data_prep.engines.shards import check_rejects
 from data_prep.pipeline.stage import Stage, run_as_command
@@ -27,8 +27,6 @@ from ldx.eval import beir
 from ldx.records.schema import Passage
 from ldx.records.sets import PassageSource, PassageTexts, write_passages
 from ldx.records.tfds_layout import record_files
-
-PASSAGES_PER_FILE = 500_000
 
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:

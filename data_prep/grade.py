@@ -13,26 +13,32 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.corpora.passages import passages_inputs
 from data_prep.documents.document import DOCUMENTS_NAME, load_documents
-from data_prep.graded_sources import Material, Source, compose, graded_sources, ordered
-from data_prep.human_dev import human_dev_lists
-from data_prep.lists import NEW_LIST, Entry, Lists, labelled_lists, save_lists
+from data_prep.lists.graded import (
+    LABEL,
+    RESULT_NAME,
+    Material,
+    Source,
+    compose,
+    graded_paths,
+    graded_sources,
+    ordered,
+)
+from data_prep.lists.human_dev import human_dev_lists
+from data_prep.lists.prepared import NEW_LIST, Entry, Lists, labelled_lists, save_lists
 from data_prep.pipeline.draws import draw
-from data_prep.pipeline.settings import JUDGED, MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.settings import MINED, SYNTHETIC, graded_kinds
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, QueryShard, query_shards
+from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from ldx.common.errors import UserError
-from ldx.common.files import read_json, write_json
-from ldx.records.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
+from ldx.common.files import write_json
+from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import count_passages
 
-RESULT_NAME = "graded.json"
-ONE_LABEL = "one label alone"
-_LABEL = "label "
-_JUDGES = {JUDGED: PEOPLE, SYNTHETIC: LANGUAGE_MODEL, MINED: RETRIEVERS}
+ONELABEL = "one label alone"
 
 
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
@@ -94,7 +100,7 @@ class _Yields:
         for name, labels in self._labels.items():
             most, short = self._sources[name].most, self._short[name]
             sources[name] = {
-                **{f"{_LABEL}{label}": labels[label] for label in sorted(labels, reverse=True)},
+                **{f"{LABEL}{label}": labels[label] for label in sorted(labels, reverse=True)},
                 "lists with fewer than wanted": short,
             }
             if short:
@@ -120,7 +126,7 @@ def _lists_of(
         entries = ordered(given)
         labels = {label for _, label in entries}
         if len(labels) < 2:  # nothing to tell apart
-            yields.lists[ONE_LABEL if entries else "no entries"] += 1
+            yields.lists[ONELABEL if entries else "no entries"] += 1
             continue
         numbers.append(number)
         lists.append(entries)
@@ -155,24 +161,6 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _told(facts: Mapping[str, Any]) -> dict[str, str]:
     yields = {name: each["yields"] for name, each in facts.items()}
     return {name: f"{each.get(NEW_LIST, 0)} of {each['queries']}" for name, each in yields.items()}
-
-
-def graded_paths(workspace: Workspace) -> dict[str, Path]:
-    """The lists of each query type."""
-    types = read_json(needed(workspace.prep / RESULT_NAME, "grade"))["types"]
-    return {name: workspace.prep / "graded" / f"{name}.npz" for name in types}
-
-
-def judges_of(workspace: Workspace, query_type: str) -> list[str]:
-    """Who said what is relevant to people's queries: whose entries have labels over 0."""
-    result = read_json(needed(workspace.prep / RESULT_NAME, "grade"))
-    given = result["facts"][query_type]["sources"]
-    kinds = {
-        result["sources"][name]["kind"]
-        for name, counts in given.items()
-        if any(key.startswith(_LABEL) and key != f"{_LABEL}0" for key in counts)
-    }
-    return [judge for kind, judge in _JUDGES.items() if kind in kinds]
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:

@@ -10,23 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.candidates import CANDIDATES_NAME, Candidates, Selection, candidate_paths, join_found
-from data_prep.corpora.passages import Passages, load_passages, passages_inputs
-from data_prep.dense import DenseModel, model_fingerprint
+from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.shards import Made, Payload, Shard, ShardFolder, shard_key
-from data_prep.neighbours import neighbour_order
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, config_fingerprint, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, Query, QueryShard, query_shards
-from data_prep.retrievers import (
-    Bm25Retriever,
-    DenseRetriever,
-    Retriever,
-    RunRetriever,
-    retriever_sections,
-)
+from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidate_paths
+from data_prep.retrieval.dense import model_fingerprint
+from data_prep.retrieval.fusion import Selection, join_found
+from data_prep.retrieval.neighbours import neighbour_order
+from data_prep.retrieval.retrievers import open_retrievers, retriever_sections
 from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.retrieval.search import MIN_SCANN_PASSAGES
 
@@ -46,29 +41,6 @@ KEYS = (
     "prep.num_candidates",
     "prep.shard_size",
 )
-
-
-def open_retrievers(
-    workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
-) -> dict[str, Retriever]:
-    """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
-    config, prep = workspace.config, workspace.config.prep
-    sections = retriever_sections(prep.retrievers.to_dict(), config.model.to_dict())
-    depth = prep.candidate_depth
-    retrievers: dict[str, Retriever] = {}
-    for name, (kind, section) in sections.items():
-        if kind == "bm25":
-            retrievers[name] = Bm25Retriever(passages, workspace.prep, depth)
-        elif kind == "run":
-            retrievers[name] = RunRetriever(
-                section["path"], workspace.corpus_records, passages, depth
-            )
-        else:
-            model = DenseModel(name, section, config.train.microbatch_tokens)
-            retrievers[name] = DenseRetriever(
-                model, passages, workspace.prep, depth, prep.index, sample_queries
-            )
-    return retrievers
 
 
 class Miner:
@@ -179,11 +151,6 @@ def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
 def _dense_names(workspace: Workspace) -> list[str]:
     sections = workspace.config.prep.retrievers
     return [name for name, section in sections.items() if section.kind == "dense"]
-
-
-def load_order(workspace: Workspace) -> np.ndarray:
-    """The place of every query in the order of `order_queries`, int64 [number of queries]."""
-    return np.load(needed(workspace.prep / "order.npy", "mine"))
 
 
 def _report(

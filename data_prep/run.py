@@ -13,10 +13,10 @@ import sys
 
 from absl import flags
 
-from data_prep.checks import check_collection, check_config, check_models, check_vllm
 from data_prep.pipeline.order import GRADED_STAGES, STAGES, stages_of
 from data_prep.pipeline.stage import refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace
+from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
 from ldx.common.errors import UserError
 
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     interpreters = _interpreters(workspace)
     check_collection(workspace)
     if flags.FLAGS["dry-run"].value:
-        from data_prep.dry_run import estimate, render
+        from data_prep.preflight.dry_run import estimate, render
 
         print(render(estimate(workspace)))
         return

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.corpora.passages import Passages, load_passages, passages_inputs
 from data_prep.engines.shards import (
     Made,
@@ -23,18 +22,19 @@ from data_prep.engines.shards import (
     content_digest,
     shard_key,
 )
-from data_prep.hybrid_teacher import score_hybrid
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.settings import HYBRID
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import Query, QueryShard, query_shards, scored_shards
+from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.teachers import Pairs, make_teacher
+from data_prep.teachers.hybrid import score_hybrid
 from data_prep.teachers.parity import compare_scores, transformers_form
+from data_prep.teachers.scores import INDEX_NAME, load_scores, score_paths
 from ldx.common.files import fingerprint, read_json, write_json
 from ldx.records.sets import PassageSource
 
-INDEX_NAME = "scores.json"
 NUM_PARITY_PAIRS = 50
 
 
@@ -69,12 +69,6 @@ def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
         [payload["doc_ids"][places[q, c]] for q, c in at],
         [payload["passages"][places[q, c]] for q, c in at],
     )
-
-
-def load_scores(path: Path) -> np.ndarray:
-    """Scores float32 [Q, C] of a shard; NaN where there is none, padding included."""
-    with np.load(path) as arrays:
-        return arrays["scores"]
 
 
 def pairs_payload(
@@ -168,22 +162,6 @@ def _check_parity(
         getattr(fast, "close", lambda: None)()
         write_json(path, vars(compare_scores(expected, found, pairs, problems=problems)))
     return {"parity": read_json(path)}
-
-
-def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
-    """The scores of each teacher, by teacher and by shard of queries."""
-    index = read_json(needed(workspace.prep / INDEX_NAME, "score"))["shards"]
-    root = workspace.prep / "scores"
-    return {
-        teacher: {name: root / teacher / file for name, file in files.items()}
-        for teacher, files in index.items()
-    }
-
-
-def dense_weights(workspace: Workspace) -> dict[str, float]:
-    """The dense retriever's weight in each hybrid, by the teacher's name."""
-    facts = read_json(needed(workspace.prep / INDEX_NAME, "score"))["facts"]
-    return {name: each["dense weight"] for name, each in facts.items() if "dense weight" in each}
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:

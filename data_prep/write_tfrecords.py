@@ -12,20 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.calibrate import RESULT_NAME as CALIBRATION_NAME
-from data_prep.calibrate import list_paths, read_result
-from data_prep.corpora.passages import passages_inputs
-from data_prep.corpus import PASSAGES_PER_FILE
+from data_prep.corpora.passages import PASSAGES_PER_FILE, passages_inputs
 from data_prep.documents.document import DOCUMENTS_NAME, join_passages, load_documents
-from data_prep.grade import RESULT_NAME as GRADED_NAME
-from data_prep.grade import graded_paths, judges_of
-from data_prep.lists import Lists, load_lists
-from data_prep.mine import load_order
+from data_prep.lists.graded import RESULT_NAME as GRADED_NAME
+from data_prep.lists.graded import graded_paths, judges_of
+from data_prep.lists.prepared import Lists, load_lists
+from data_prep.lists.scored import RESULT_NAME as CALIBRATION_NAME
+from data_prep.lists.scored import list_paths, read_result
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import GRADED, HYBRID, has_documents
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries
+from data_prep.retrieval.candidates import load_order
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.records.manifest import Manifest

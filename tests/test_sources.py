@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.bm25 import Bm25
+from data_prep.retrieval.bm25 import Bm25
 from ldx.eval.beir import read_corpus
 from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage, passage_text

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.studies import common
-from data_prep.checks import check_config
 from data_prep.pipeline.settings import PrepConfig
+from data_prep.preflight.checks import check_config
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.eval.metrics import score_run

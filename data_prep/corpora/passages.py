@@ -119,6 +119,7 @@ def doc_ids_where(records: Path, wanted: Container[str]) -> Iterator[tuple[int, 
 
 
 MAX_HELD_OUT_FRACTION = 0.05
+PASSAGES_PER_FILE = 500_000
 
 
 def choose_roles(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from data_prep.bm25 import Bm25
 from data_prep.corpora.passages import Passages, passages_of, passages_payload
 from data_prep.engines.shards import (
     Engine,
@@ -26,6 +25,7 @@ from data_prep.pipeline.draws import pick
 from data_prep.pipeline.settings import types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
+from data_prep.retrieval.bm25 import Bm25
 from ldx.common.errors import UserError
 from ldx.records.sets import PassageSource
 

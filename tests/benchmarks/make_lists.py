@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.base import MINILM
-from data_prep.bm25 import Bm25
 from data_prep.queries.extractive import SENTENCE_WORDS, split_sentences
+from data_prep.retrieval.bm25 import Bm25
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.eval.beir import Corpus, read_corpus

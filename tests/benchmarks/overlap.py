@@ -8,7 +8,7 @@ passages are less to embed. The orders compared are
 
 - random: blocks of one list;
 - row: order_key is the row of the list's first passage;
-- neighbours: its place by data_prep.neighbours;
+- neighbours: its place by data_prep.retrieval.neighbours;
 - list means: lists themselves in such an order, by the mean embedding of their passages, which is
   what data_prep writes (of the candidates of a list's query).
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.base import MINILM
-from data_prep.neighbours import neighbour_order
+from data_prep.retrieval.neighbours import neighbour_order
 from ldx.data.pipeline import shuffle_blocks
 from ldx.eval.beir import Corpus, read_corpus
 from ldx.models.student import load_student

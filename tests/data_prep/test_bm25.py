@@ -1,4 +1,4 @@
-"""Tests of data_prep/bm25.py, against bm25s."""
+"""Tests of data_prep/retrieval/bm25.py, against bm25s."""
 
 import pickle
 
@@ -6,8 +6,8 @@ import bm25s
 import numpy as np
 import pytest
 
-from data_prep import bm25 as module
-from data_prep.bm25 import Bm25, tokenize
+from data_prep.retrieval import bm25 as module
+from data_prep.retrieval.bm25 import Bm25, tokenize
 
 CORPUS = [
     "Solve a banded linear system of equations",

@@ -7,13 +7,13 @@ import pytest
 import scipy
 from ml_collections import ConfigDict
 
-from data_prep.calibrate import list_paths, read_result
-from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
-from data_prep.lists import load_lists
+from data_prep.lists.prepared import load_lists
+from data_prep.lists.scored import list_paths, read_result
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import load_queries, query_shards
-from data_prep.score import load_scores, score_paths
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.teachers.scores import load_scores, score_paths
 from ldx.models.student import load_student
 from ldx.parallel.mesh import make_mesh
 from ldx.records.manifest import Manifest

@@ -1,10 +1,10 @@
-"""Tests of data_prep/calibration.py, against the formulas and scipy."""
+"""Tests of data_prep/lists/calibration.py, against the formulas and scipy."""
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from data_prep.calibration import (
+from data_prep.lists.calibration import (
     METHODS,
     Percentile,
     ZScore,

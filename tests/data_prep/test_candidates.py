@@ -1,13 +1,14 @@
-"""Tests of data_prep/candidates.py and data_prep/retrievers.py."""
+"""Tests of data_prep/retrieval/candidates.py and data_prep/retrieval/retrievers.py."""
 
 import numpy as np
 import pytest
 
 from configs import base
-from data_prep.candidates import Candidates, Selection, fuse, join_found, top_rows, z_scores
 from data_prep.corpora.passages import Passages, Roles
-from data_prep.dense import DenseModel
-from data_prep.retrievers import (
+from data_prep.retrieval.candidates import Candidates
+from data_prep.retrieval.dense import DenseModel
+from data_prep.retrieval.fusion import Selection, fuse, join_found, top_rows, z_scores
+from data_prep.retrieval.retrievers import (
     Bm25Retriever,
     DenseRetriever,
     retriever_sections,
@@ -131,7 +132,7 @@ def test_z_scores_of_a_retriever_that_says_nothing_are_0():
 
 
 def test_second_moments_are_those_of_all_passages(monkeypatch):
-    monkeypatch.setattr("data_prep.retrievers.BLOCK", 3)
+    monkeypatch.setattr("data_prep.retrieval.retrievers.BLOCK", 3)
     embeddings = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float16)
     mean, second = second_moments(embeddings)
     exact = embeddings.astype(np.float64)

@@ -1,12 +1,12 @@
-"""Tests of data_prep/checks.py: what is wrong is told before the first stage."""
+"""Tests of data_prep/preflight/checks.py: what is wrong is told before the first stage."""
 
 import importlib.util
 
 import pytest
 
 from configs import base
-from data_prep.checks import check_collection, check_config, check_models, check_vllm
 from data_prep.pipeline.workspace import Workspace
+from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection
 

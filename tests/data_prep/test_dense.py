@@ -1,10 +1,10 @@
-"""Tests of data_prep/dense.py."""
+"""Tests of data_prep/retrieval/dense.py."""
 
 import numpy as np
 import pytest
 
 from configs import base
-from data_prep.dense import DenseModel
+from data_prep.retrieval.dense import DenseModel
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import Encoder, encode_texts
 

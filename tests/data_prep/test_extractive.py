@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from data_prep.bm25 import Bm25
 from data_prep.queries.extractive import TYPES, Extractor, remove_sentence, split_sentences
+from data_prep.retrieval.bm25 import Bm25
 
 PASSAGE = """The banded matrix is stored in diagonal ordered form, upper diagonals first.
 Each column of the right-hand side, i.e. every vector, is solved with a :func:`lapack.gbsv` call.

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
 from data_prep.documents.document import DOCUMENTS_NAME, load_documents
-from data_prep.dry_run import estimate
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.workspace import Workspace
+from data_prep.preflight.dry_run import estimate
 from data_prep.queries.query import load_queries
+from data_prep.retrieval.candidates import Candidates, candidate_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir

@@ -1,4 +1,4 @@
-"""Tests of data_prep/graded_sources.py and grade.py: lists by hand, and the counts of MEDIQA."""
+"""Tests of data_prep/lists/graded.py and grade.py: lists by hand, and the counts of MEDIQA."""
 
 import csv
 from collections import Counter
@@ -9,15 +9,21 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import mediqa2019, sycl
-from data_prep.candidates import Candidates, candidate_paths
-from data_prep.checks import check_config
-from data_prep.grade import graded_paths, judges_of
-from data_prep.graded_sources import Material, compose, graded_sources, ordered
-from data_prep.lists import load_lists
+from data_prep.lists.graded import (
+    Material,
+    compose,
+    graded_paths,
+    graded_sources,
+    judges_of,
+    ordered,
+)
+from data_prep.lists.prepared import load_lists
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import PrepConfig, graded_kinds, has_documents
 from data_prep.pipeline.workspace import Workspace
+from data_prep.preflight.checks import check_config
 from data_prep.queries.query import Query, load_queries
+from data_prep.retrieval.candidates import Candidates, candidate_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build

@@ -1,17 +1,17 @@
-"""Tests of data_prep/human_dev.py, and of what stages do with people's dev queries."""
+"""Tests of data_prep/lists/human_dev.py, and of what stages do with people's dev queries."""
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep.calibrate import list_paths
-from data_prep.candidates import Candidates, candidate_paths
-from data_prep.grade import graded_paths
-from data_prep.human_dev import human_dev_entries
-from data_prep.lists import load_lists
+from data_prep.lists.graded import graded_paths
+from data_prep.lists.human_dev import human_dev_entries
+from data_prep.lists.prepared import load_lists
+from data_prep.lists.scored import list_paths
 from data_prep.pipeline.order import STAGES, stages_of
 from data_prep.queries.query import load_queries, query_shards
-from data_prep.score import load_scores, score_paths
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir

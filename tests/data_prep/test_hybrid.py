@@ -1,14 +1,23 @@
-"""Tests of data_prep/hybrid.py, hybrid_teacher.py and cloze.py."""
+"""Tests of data_prep/teachers/hybrid_weight.py, hybrid_teacher.py and cloze.py."""
 
 import ir_measures
 import numpy as np
 import pytest
 
-from data_prep.bm25 import Bm25
-from data_prep.candidates import Candidates, z_scores
-from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
-from data_prep.hybrid import WEIGHTS, best_weight, hybrid_scores, ndcg_at_10, ndcg_by_weight
 from data_prep.queries.query import Query
+from data_prep.retrieval.bm25 import Bm25
+from data_prep.retrieval.candidates import Candidates
+from data_prep.retrieval.fusion import z_scores
+from data_prep.teachers.hybrid_weight import (
+    WEIGHTS,
+    best_weight,
+    cloze_ndcg,
+    cloze_queries,
+    hybrid_scores,
+    judged_ndcg,
+    ndcg_at_10,
+    ndcg_by_weight,
+)
 
 
 def test_hybrid_is_the_weighted_sum_of_z_scores():

@@ -1,9 +1,9 @@
-"""Tests of data_prep/lists.py: filters, de-noising, and the entries of lists."""
+"""Tests of data_prep/lists/scored.py: filters, de-noising, and the entries of lists."""
 
 import numpy as np
 import pytest
 
-from data_prep.lists import (
+from data_prep.lists.scored import (
     Denoising,
     Filters,
     apply_filters,

@@ -1,4 +1,4 @@
-"""Tests of data_prep/neighbours.py: a permutation always, and neighbours near each other."""
+"""Tests of data_prep/retrieval/neighbours.py: always a permutation; neighbours are near."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from data_prep import neighbours
-from data_prep.neighbours import neighbour_order
+from data_prep.retrieval import neighbours
+from data_prep.retrieval.neighbours import neighbour_order
 
 SIZES = (2, 9, 64, 65, 300, 3000)
 

@@ -20,7 +20,7 @@ from data_prep.engines.ray import MAX_DEATHS, RayEngine
 from data_prep.engines.ray_cluster import start_ray
 from data_prep.engines.shards import Made, Shard
 from data_prep.pipeline.workspace import Workspace
-from data_prep.score import load_scores, score_paths
+from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert
 from tests.data_prep.toy import make_collection, make_config, run_stages

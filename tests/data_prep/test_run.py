@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.dry_run import estimate, render
 from data_prep.pipeline.workspace import Workspace
+from data_prep.preflight.dry_run import estimate, render
 from data_prep.run import STAGES
 from ldx.records.manifest import Manifest
 from tests.data_prep.toy import make_collection, make_config

@@ -7,13 +7,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep import calibrate, corpus, mine, score
-from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
-from data_prep.neighbours import neighbour_order
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import load_queries
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.retrieval.neighbours import neighbour_order
 from data_prep.run import STAGES
+from data_prep.teachers.scores import score_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir, metrics
@@ -163,7 +164,7 @@ def test_a_second_run_does_nothing_and_a_changed_key_does_what_follows(prepared,
 
 
 def test_an_output_that_was_damaged_is_made_again(prepared, capsys):
-    path = score.score_paths(prepared)["hybrid"]["title-00000"]
+    path = score_paths(prepared)["hybrid"]["title-00000"]
     good = path.read_bytes()
     path.write_bytes(good[:-7])
     run_stages(prepared.config, prepared.workdir)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep.candidates import Candidates, candidate_paths
 from data_prep.corpora.passages import load_passages
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import query_shards
-from data_prep.score import load_scores, pairs_of, pairs_payload, score_paths
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.score import pairs_of, pairs_payload
 from data_prep.teachers.cross_encoder import CrossEncoder
+from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.files import read_json
 from ldx.records.sets import PassageSource
 from tests.data_prep.teacher_models import make_bert

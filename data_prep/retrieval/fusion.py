@@ -1,89 +1,16 @@
-"""Candidates of queries: what several retrievers found, fused by reciprocal rank, and chosen from.
+"""How candidates are made: several retrievers, fused by reciprocal rank, and a choice of ranks.
 
 Q queries, N passages, R retrievers, C candidates a query at most.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from data_prep.engines.shards import arrays_file
-from data_prep.pipeline.workspace import Workspace, needed
-from ldx.common.files import read_json
+from data_prep.retrieval.candidates import Candidates, pad_last
 
 RECIPROCAL_RANK_K = 60
-CANDIDATES_NAME = "candidates.json"
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """What the retrievers found for each query.
-
-    Attributes:
-      rows: int32 [Q, C], best first by fused rank, then those added; -1 is padding.
-      fused_rank: int32 [Q, C], from 1; 0 where the passage was added, not found.
-      scores: float32 [Q, R, C], of every retriever, for all candidates.
-      moments: float32 [Q, R, 2], mean and deviation of each retriever over the WHOLE corpus.
-    """
-
-    rows: np.ndarray
-    fused_rank: np.ndarray
-    scores: np.ndarray
-    moments: np.ndarray
-
-    def __len__(self) -> int:
-        """Q."""
-        return len(self.rows)
-
-    def take(self, numbers: np.ndarray) -> "Candidates":
-        """Those of some queries."""
-        return Candidates(*(values[numbers] for values in vars(self).values()))
-
-    def found(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """What retrievers found for a query but `never`: rows, best first, and ranks, both [n]."""
-        rows, ranks = self.rows[query], self.fused_rank[query]
-        stays = (ranks > 0) & ~np.isin(rows, never)
-        return rows[stays], ranks[stays]
-
-    def to_bytes(self) -> bytes:
-        """An .npz file."""
-        return arrays_file(**vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Candidates":
-        """Read a file that `to_bytes` made."""
-        with np.load(path) as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Candidates"]) -> "Candidates":
-        """All queries of the parts, in order, padded to the widest."""
-        width = max(part.rows.shape[1] for part in parts)
-
-        def joined(name: str, fill: int) -> np.ndarray:
-            arrays = [getattr(part, name) for part in parts]
-            return np.concatenate([pad_last(array, width, fill) for array in arrays])
-
-        return cls(
-            joined("rows", -1),
-            joined("fused_rank", 0),
-            joined("scores", 0),
-            np.concatenate([part.moments for part in parts]),
-        )
-
-
-def candidate_paths(workspace: Workspace) -> dict[str, Path]:
-    """The candidates that were mined for each shard of queries, by its name."""
-    index = read_json(needed(workspace.prep / CANDIDATES_NAME, "mine"))
-    return {name: workspace.prep / "candidates" / file for name, file in index["shards"].items()}
-
-
-def pad_last(array: np.ndarray, width: int, fill: float) -> np.ndarray:
-    """An array whose last axis is filled up to `width`."""
-    missing = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
-    return np.pad(array, missing, constant_values=fill)
 
 
 def top_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

@@ -20,7 +20,6 @@ import numpy as np
 from data_prep.corpora.api_docs import collect
 from data_prep.corpora.collection import collection_inputs
 from data_prep.corpora.readers import read_passages
-from data_prep.dense import DenseModel
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.documents.written import DocumentQuestions, num_tokens
 from data_prep.llm import make_llm
@@ -30,7 +29,8 @@ from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.prompt import load_prompts, request_seed
-from data_prep.retrievers import retriever_sections
+from data_prep.retrieval.dense import DenseModel
+from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers import Pairs, make_teacher
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from data_prep.corpora.collection import BEIR, qrels_files
 from data_prep.documents.prompt import load_document_prompt
-from data_prep.graded_sources import Source, Synthetic, graded_sources
-from data_prep.hybrid_teacher import hybrid_columns
+from data_prep.lists.graded import Source, Synthetic, graded_sources
 from data_prep.llm.base import LlmConfig
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
 from data_prep.pipeline.order import stages_of
@@ -26,8 +25,9 @@ from data_prep.pipeline.settings import (
 )
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.prompt import load_prompts
-from data_prep.retrievers import retriever_sections
+from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers import KINDS
+from data_prep.teachers.hybrid import hybrid_columns
 from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys, check_seed
 from ldx.eval.beir import QUERIES_LINE, find_qrels

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.bm25 import Bm25, Matches
-from data_prep.candidates import Found, top_rows
 from data_prep.corpora.passages import Passages, doc_ids_where
-from data_prep.dense import DenseModel
-from data_prep.teachers.run_file import RunFile
+from data_prep.pipeline.workspace import Workspace
+from data_prep.retrieval.bm25 import Bm25, Matches
+from data_prep.retrieval.dense import DenseModel
+from data_prep.retrieval.fusion import Found, top_rows
+from data_prep.retrieval.run_table import read_run_table
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 from ldx.retrieval.search import Searcher
@@ -100,16 +101,16 @@ class RunRetriever:
     """A run of somebody's retriever, in a file.
 
     Args:
-      path: as for `data_prep.teachers.run_file.RunFile`.
+      path: of the file; see `data_prep.retrieval.run_table.read_run_table`.
       records: where the passages are, for their doc_ids.
       passages: those searched.
       depth: passages found for a query.
     """
 
     def __init__(self, path: str, records: Path, passages: Passages, depth: int):
-        self._run = RunFile(path)
-        row_of = {doc_id: row for row, doc_id in doc_ids_where(records, set(self._run.doc_ids))}
-        self._rows = np.array([row_of.get(doc_id, -1) for doc_id in self._run.doc_ids], np.int64)
+        self._run = read_run_table(Path(path).expanduser())
+        row_of = {doc_id: row for row, doc_id in doc_ids_where(records, set(self._run.passages))}
+        self._rows = np.array([row_of.get(doc_id, -1) for doc_id in self._run.passages], np.int64)
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
@@ -170,3 +171,26 @@ def retriever_sections(
             given = base | given
         sections[name] = (kind, given)
     return sections
+
+
+def open_retrievers(
+    workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
+) -> dict[str, Retriever]:
+    """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
+    config, prep = workspace.config, workspace.config.prep
+    sections = retriever_sections(prep.retrievers.to_dict(), config.model.to_dict())
+    depth = prep.candidate_depth
+    retrievers: dict[str, Retriever] = {}
+    for name, (kind, section) in sections.items():
+        if kind == "bm25":
+            retrievers[name] = Bm25Retriever(passages, workspace.prep, depth)
+        elif kind == "run":
+            retrievers[name] = RunRetriever(
+                section["path"], workspace.corpus_records, passages, depth
+            )
+        else:
+            model = DenseModel(name, section, config.train.microbatch_tokens)
+            retrievers[name] = DenseRetriever(
+                model, passages, workspace.prep, depth, prep.index, sample_queries
+            )
+    return retrievers

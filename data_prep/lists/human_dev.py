@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.candidates import Candidates, candidate_paths
-from data_prep.lists import NEW_LIST, UNJUDGED, Entry, Lists, labelled_lists
+from data_prep.lists.prepared import NEW_LIST, UNJUDGED, Entry, Lists, labelled_lists
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import query_shards
+from data_prep.retrieval.candidates import Candidates, candidate_paths
 from ldx.records.schema import HUMAN_DEV
 
 ENTRIES = 20

@@ -2,17 +2,12 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep.bm25 import Bm25
-from data_prep.candidates import Candidates, candidate_paths, z_scores
-from data_prep.cloze import cloze_ndcg, cloze_queries, judged_ndcg
 from data_prep.corpora.passages import Passages
-from data_prep.dense import DenseModel
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.shards import (
     Made,
@@ -23,70 +18,15 @@ from data_prep.engines.shards import (
     content_digest,
     shard_key,
 )
-from data_prep.hybrid import DEFAULT_WEIGHT, MIN_QUERIES, WEIGHTS, best_weight, hybrid_scores
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries.query import Query, QueryShard, scored_shards
-from data_prep.retrievers import retriever_sections
+from data_prep.queries.query import QueryShard, scored_shards
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.retrieval.fusion import z_scores
+from data_prep.teachers.hybrid_weight import choose_weight, hybrid_scores
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 
 HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
-
-
-def choose_weight(
-    workspace: Workspace,
-    section: Mapping[str, Any],
-    parts: Sequence[QueryShard],
-    paths: Mapping[str, Path],
-    passages: Passages,
-    columns: tuple[int, int],
-) -> tuple[float, dict[str, Any]]:
-    """The dense retriever's weight in the hybrid, and what is reported of the choice.
-
-    No test judgment is looked at: human dev queries are measured by their training judgments,
-    queries made from passages by the cloze test.
-    """
-    given = section.get("dense_weight")
-    if given is not None:
-        if not 0 <= given <= 1:
-            raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
-        return float(given), {}
-    config = workspace.config
-    dev: list[tuple[Query, Candidates]] = []
-    for part in parts:
-        candidates = Candidates.load(paths[part.name])
-        dev += [
-            (query, candidates.take(np.array([place])))
-            for place, query in enumerate(part.queries)
-            if query.split(config.prep.dev_fraction, config.seed) == "dev"
-            and (query.relevant or query.excerpt)
-        ]
-    lexical, dense = columns
-    judged = [(query, each) for query, each in dev if query.relevant]
-    shortened = cloze_queries([query for query, _ in dev], passages.texts, config.seed)
-    if len(judged) >= MIN_QUERIES:
-        queries = [query for query, _ in judged]
-        candidates = Candidates.concatenate([each for _, each in judged])
-        ndcg = judged_ndcg(queries, candidates, lexical=lexical, dense=dense)
-    elif len(shortened) >= MIN_QUERIES:
-        sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
-        name = list(sections)[dense]
-        ndcg = cloze_ndcg(
-            [query for query, _ in dev],
-            shortened,
-            Candidates.concatenate([each for _, each in dev]),
-            Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key),
-            DenseModel(name, sections[name][1], config.train.microbatch_tokens),
-            lexical=lexical,
-            dense=dense,
-        )
-    else:
-        return DEFAULT_WEIGHT, {"dev queries for the weight": 0}
-    curve = zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True)
-    return best_weight(ndcg), {
-        "dev queries for the weight": ndcg.shape[1],
-        "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
-    }
 
 
 def hybrid_columns(config: ConfigDict, name: str, section: Mapping[str, Any]) -> tuple[int, int]:

@@ -5,14 +5,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.lists import Entry
+from data_prep.lists.prepared import Entry
 from data_prep.pipeline.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
+from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.common.sections import build
+from ldx.records.schema import LANGUAGE_MODEL, PEOPLE, RETRIEVERS
 
 
 @dataclass(frozen=True)
@@ -193,3 +197,26 @@ def _is_whole(value: Any) -> bool:
 def _check(is_right: bool, key: str, value: Any, wanted: str) -> None:
     if not is_right:
         raise _Mistake(f"{key}={value!r}: wanted {wanted}")
+
+
+RESULT_NAME = "graded.json"
+LABEL = "label "  # begins the names of counts by label
+_JUDGES = {JUDGED: PEOPLE, SYNTHETIC: LANGUAGE_MODEL, MINED: RETRIEVERS}
+
+
+def graded_paths(workspace: Workspace) -> dict[str, Path]:
+    """The lists of each query type."""
+    types = read_json(needed(workspace.prep / RESULT_NAME, "grade"))["types"]
+    return {name: workspace.prep / "graded" / f"{name}.npz" for name in types}
+
+
+def judges_of(workspace: Workspace, query_type: str) -> list[str]:
+    """Who said what is relevant to people's queries: whose entries have labels over 0."""
+    result = read_json(needed(workspace.prep / RESULT_NAME, "grade"))
+    given = result["facts"][query_type]["sources"]
+    kinds = {
+        result["sources"][name]["kind"]
+        for name, counts in given.items()
+        if any(key.startswith(LABEL) and key != f"{LABEL}0" for key in counts)
+    }
+    return [judge for kind, judge in _JUDGES.items() if kind in kinds]

@@ -1,0 +1,1 @@
+"""Candidates: BM25, dense retrievers and runs; their fusion; candidates on disk."""

@@ -1,0 +1,190 @@
+"""The weight w of the hybrid teacher, w · z(dense) + (1 − w) · z(BM25), and how it is chosen.
+
+z-scores are taken for each query over the whole corpus. Q queries, C candidates.
+
+Where nobody judged, dev queries are asked against their own passage WITHOUT the sentence they were
+cut from. With the sentence in place a query finds its passage by its very words, and BM25 looks
+perfect; people's queries are not verbatim. (The inverse cloze task of Lee et al., ACL 2019.)
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.corpora.passages import Passages
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.workspace import Workspace
+from data_prep.queries.extractive import remove_sentence
+from data_prep.queries.query import Query, QueryShard
+from data_prep.retrieval.bm25 import Bm25
+from data_prep.retrieval.candidates import Candidates
+from data_prep.retrieval.dense import DenseModel
+from data_prep.retrieval.fusion import z_scores
+from data_prep.retrieval.retrievers import retriever_sections
+from ldx.common.errors import UserError
+from ldx.data.tokens import Texts
+
+WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
+DEFAULT_WEIGHT = 0.5
+MIN_QUERIES = 30  # fewer say nothing about the weight
+
+
+def hybrid_scores(z_bm25: np.ndarray, z_dense: np.ndarray, weight: float) -> np.ndarray:
+    """Hybrid scores, float32, of z-scores of one shape (`data_prep.retrieval.fusion.z_scores`)."""
+    return (weight * z_dense + (1 - weight) * z_bm25).astype(np.float32)
+
+
+def ndcg_at_10(scores: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """nDCG@10 of candidates [Q, C] by score; padding has score -inf; float64 [Q]."""
+    discounts = 1 / np.log2(np.arange(2, 12))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    found = np.take_along_axis(gains, order, axis=1)
+    ideal = -np.sort(-gains, axis=1)[:, :10]
+    dcg = (found * discounts[: found.shape[1]]).sum(1)
+    return dcg / np.maximum((ideal * discounts[: ideal.shape[1]]).sum(1), 1e-9)
+
+
+def ndcg_by_weight(
+    z_bm25: np.ndarray, z_dense: np.ndarray, padding: np.ndarray, gains: np.ndarray
+) -> np.ndarray:
+    """nDCG@10 at each of WEIGHTS, float64 [len(WEIGHTS), Q]; all arguments [Q, C]."""
+    values = []
+    for weight in WEIGHTS:
+        scores = hybrid_scores(z_bm25, z_dense, weight)
+        values.append(ndcg_at_10(np.where(padding, -np.inf, scores), gains))
+    return np.stack(values)
+
+
+def best_weight(ndcg: np.ndarray) -> float:
+    """The weight nearest to one half that no other beats by more than a standard error.
+
+    The error is that of the paired difference to the best weight, so few queries, or queries that
+    do not care, leave the two retrievers equal. ndcg [len(WEIGHTS), num_queries].
+    """
+    loss = ndcg[ndcg.mean(axis=1).argmax()] - ndcg
+    error = loss.std(axis=1) / np.sqrt(ndcg.shape[1])
+    as_good = np.flatnonzero(loss.mean(axis=1) <= error + 1e-12)
+    return min((WEIGHTS[i] for i in as_good), key=lambda weight: abs(weight - 0.5))
+
+
+def choose_weight(
+    workspace: Workspace,
+    section: Mapping[str, Any],
+    parts: Sequence[QueryShard],
+    paths: Mapping[str, Path],
+    passages: Passages,
+    columns: tuple[int, int],
+) -> tuple[float, dict[str, Any]]:
+    """The dense retriever's weight in the hybrid, and what is reported of the choice.
+
+    No test judgment is looked at: human dev queries are measured by their training judgments,
+    queries made from passages by the cloze test.
+    """
+    given = section.get("dense_weight")
+    if given is not None:
+        if not 0 <= given <= 1:
+            raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
+        return float(given), {}
+    config = workspace.config
+    dev: list[tuple[Query, Candidates]] = []
+    for part in parts:
+        candidates = Candidates.load(paths[part.name])
+        dev += [
+            (query, candidates.take(np.array([place])))
+            for place, query in enumerate(part.queries)
+            if query.split(config.prep.dev_fraction, config.seed) == "dev"
+            and (query.relevant or query.excerpt)
+        ]
+    lexical, dense = columns
+    judged = [(query, each) for query, each in dev if query.relevant]
+    shortened = cloze_queries([query for query, _ in dev], passages.texts, config.seed)
+    if len(judged) >= MIN_QUERIES:
+        queries = [query for query, _ in judged]
+        candidates = Candidates.concatenate([each for _, each in judged])
+        ndcg = judged_ndcg(queries, candidates, lexical=lexical, dense=dense)
+    elif len(shortened) >= MIN_QUERIES:
+        sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+        name = list(sections)[dense]
+        ndcg = cloze_ndcg(
+            [query for query, _ in dev],
+            shortened,
+            Candidates.concatenate([each for _, each in dev]),
+            Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key),
+            DenseModel(name, sections[name][1], config.train.microbatch_tokens),
+            lexical=lexical,
+            dense=dense,
+        )
+    else:
+        return DEFAULT_WEIGHT, {"dev queries for the weight": 0}
+    curve = zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True)
+    return best_weight(ndcg), {
+        "dev queries for the weight": ndcg.shape[1],
+        "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
+    }
+
+
+MAX_QUERIES = 512
+
+
+def cloze_queries(queries: Sequence[Query], texts: Texts, seed: int) -> dict[int, str]:
+    """Some queries by their place, with the passage they were cut from, without their sentence."""
+    numbers = sorted(
+        (i for i, query in enumerate(queries) if query.excerpt),
+        key=lambda i: draw(seed, "cloze", queries[i].query_id),
+    )
+    chosen = {}
+    for number in numbers[:MAX_QUERIES]:
+        whole = texts[queries[number].row]
+        rest = remove_sentence(whole, queries[number].excerpt)
+        if rest != whole:
+            chosen[number] = rest
+    return dict(sorted(chosen.items()))
+
+
+def cloze_ndcg(
+    queries: Sequence[Query],
+    shortened: dict[int, str],
+    candidates: Candidates,
+    bm25: Bm25,
+    model: DenseModel,
+    *,
+    lexical: int,
+    dense: int,
+) -> np.ndarray:
+    """nDCG@10 by weight, float64 [len(WEIGHTS), number of `shortened`].
+
+    Args:
+      queries: Q.
+      shortened: as `cloze_queries` made it.
+      candidates: of the Q queries.
+      bm25: scores the shortened passages.
+      model: embeds them.
+      lexical: which of the retrievers BM25 is.
+      dense: which of them the model is.
+    """
+    numbers = np.array(list(shortened), np.int64)
+    texts = [queries[i].text for i in numbers]
+    rest = list(shortened.values())
+    some = candidates.take(numbers)
+    is_own = some.rows == np.array([queries[i].row for i in numbers])[:, None]
+    scores = some.scores.copy()
+    of_rest = np.einsum("nd,nd->n", model.embed(texts, "query"), model.embed(rest, "passage"))
+    for number, values in ((lexical, bm25.pair_scores(texts, rest)), (dense, of_rest)):
+        scores[:, number] = np.where(is_own, values[:, None], scores[:, number])
+    z = z_scores(scores, some.moments)
+    padding = some.rows < 0
+    return ndcg_by_weight(z[:, lexical], z[:, dense], padding, is_own.astype(np.float64))
+
+
+def judged_ndcg(
+    queries: Sequence[Query], candidates: Candidates, *, lexical: int, dense: int
+) -> np.ndarray:
+    """nDCG@10 by weight of queries with judgments; arguments as of `cloze_ndcg`, of these alone."""
+    gains = np.zeros(candidates.rows.shape)
+    for number, query in enumerate(queries):
+        for row, grade in query.relevant.items():
+            gains[number, candidates.rows[number] == row] = grade
+    z = z_scores(candidates.scores, candidates.moments)
+    return ndcg_by_weight(z[:, lexical], z[:, dense], candidates.rows < 0, gains)
