@@ -14,7 +14,7 @@ from ldx.records.schema import ListRecord
 from ldx.step.objective import make_objective
 from ldx.step.optim import OptimConfig, make_optimizer
 from ldx.step.train_step import TrainStep
-from tests.step_problems import PLENTY
+from tests.step.step_problems import PLENTY
 
 
 @pytest.mark.golden

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from ldx.data.tokens import TokensInMemory
-from tests.step_problems import (
-    Problem,
-    make_plan,
-    make_planner,
-)
+from tests.step.step_problems import Problem, make_plan, make_planner
 
 
 def test_a_plan_embeds_each_text_once():

@@ -1,6 +1,6 @@
 """Stands in for data_prep.run and ldx.train in tests of studies: quick, and easily killed.
 
-    python tests/study_program.py prepare|train --config=EXPERIMENT.py --workdir=DIR
+    python tests/studies/study_program.py prepare|train --config=EXPERIMENT.py --workdir=DIR
 
 The trained model finds the relevant passage of the first test queries at once, of as many as
 optim.learning_rate * 1000; the base model finds it second.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.loss_batches import LOSSES, PER_LIST, compiled, gradient, make_batch
+from tests.losses.loss_batches import LOSSES, PER_LIST, compiled, gradient, make_batch
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 every_loss_per_list = pytest.mark.parametrize("name", PER_LIST)

@@ -12,7 +12,7 @@ import pytest
 
 import ldx.losses
 from ldx.losses import info_nce, list_scores, listwise_kl
-from tests.loss_batches import make_batch
+from tests.losses.loss_batches import make_batch
 
 
 def info_nce_by_slots(batch, temperature, ratio, labels=None):

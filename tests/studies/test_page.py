@@ -4,7 +4,7 @@ import re
 
 from ldx.studies.page import write_page
 from tests.browser import look_at, needs_browser
-from tests.test_study_statistics import make_summary
+from tests.studies.test_gains import make_summary
 
 
 @needs_browser

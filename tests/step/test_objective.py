@@ -20,7 +20,7 @@ from ldx.losses import (
 )
 from ldx.step.list_check import ListCheck
 from ldx.step.objective import LOSSES, make_objective
-from tests.step_problems import Problem
+from tests.step.step_problems import Problem
 
 CADET = {"listwise_kl": 1.0, "info_nce": 0.1}
 KL = {"listwise_kl": {"weight": 1.0}}

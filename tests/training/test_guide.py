@@ -22,7 +22,7 @@ from ldx.step.objective import make_objective
 from ldx.step.train_step import TrainStep
 from ldx.training.guide import add_guide, load_guide
 from tests import toy
-from tests.step_problems import Problem, embed, make_planner
+from tests.step.step_problems import Problem, embed, make_planner
 
 INFO_NCE = {"weight": 1.0, "temperature": 0.1, "false_negative_ratio": None, "guide_margin": 0.1}
 

@@ -8,7 +8,7 @@ import pytest
 
 from ldx.training.checkpoint import Checkpoints, Progress
 from tests.helpers import count_compilations
-from tests.step_problems import PLENTY, Problem, make_plan, make_planner, make_step
+from tests.step.step_problems import PLENTY, Problem, make_plan, make_planner, make_step
 
 
 def train_steps(num_devices, fsdp, optimizer, num_steps=5):

@@ -17,7 +17,7 @@ from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.step.objective import make_objective
 from ldx.step.train_step import TrainStep
-from tests.step_problems import (
+from tests.step.step_problems import (
     CONFIG,
     PLENTY,
     Problem,

@@ -9,7 +9,7 @@ from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.step.objective import LOSSES, make_objective
 from ldx.step.train_step import TrainStep
-from tests.step_problems import DIM, Problem, embed, make_planner
+from tests.step.step_problems import DIM, Problem, embed, make_planner
 
 LISTS = [name for name in LOSSES if name not in ("info_nce", "wasserstein")]
 CASES = {
