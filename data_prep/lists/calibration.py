@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import scipy.stats
 
+from ldx.eval.list_stats import entropy, kendall_tau, same_best
+
 LOW, HIGH = 1.0, 99.0  # percentiles that become 0 and 1
 MOST_DEVIATIONS = 3.0  # of a z-score, on either side, that become 0 and 1
 
@@ -170,50 +172,37 @@ class Agreement:
 
 def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
     """The agreement of two teachers' scores [Q, C]; queries with fewer than two are left out."""
-    taus, same = [], []
-    for one, other in zip(first, second, strict=True):
-        both = np.isfinite(one) & np.isfinite(other)
-        if both.sum() < 2:
-            continue
-        tau = scipy.stats.kendalltau(one[both], other[both]).statistic
-        taus.append(0.0 if np.isnan(tau) else tau)
-        same.append(one[both].argmax() == other[both].argmax())
-    if not taus:
+    both = np.isfinite(first) & np.isfinite(second)
+    several = both.sum(axis=1) > 1
+    if not several.any():
         return Agreement(float("nan"), float("nan"))
-    return Agreement(float(np.mean(taus)), float(np.mean(same)))
+    first, second, both = first[several], second[several], both[several]
+    taus = kendall_tau(first, second, both)  # NaN where all scores are equal
+    same = same_best(first, second, both)
+    return Agreement(float(np.nan_to_num(taus).mean()), float(same.mean()))
 
 
 def normalized_entropy(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Entropy of softmax(scores / temperature) by that of the flat distribution, float64 [Q].
-
-    1: all entries alike, nothing to learn; 0: all on one entry, no more than a label. Lists of
-    fewer than two entries have NaN.
+    """`ldx.eval.list_stats.entropy` of the scored entries of every query, float64 [Q].
 
     Args:
       scores: [Q, L]; NaN is no entry.
       temperature: the teacher's.
     """
-    logits = np.where(np.isfinite(scores), scores.astype(np.float64) / temperature, -np.inf)
-    size = np.isfinite(logits).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        logits = logits - logits.max(axis=1, keepdims=True)
-        probability = np.exp(logits)
-        probability /= probability.sum(axis=1, keepdims=True)
-        parts = np.where(probability > 0, probability * np.log(probability), 0.0)
-        return np.where(size > 1, -parts.sum(axis=1) / np.log(size), np.nan)
+    return entropy(scores, np.isfinite(scores), temperature)
 
 
-def matching_temperature(scores: np.ndarray, entropy: float) -> float:
-    """The temperature at which the median `normalized_entropy` of lists is `entropy`.
+def matching_temperature(scores: np.ndarray, target: float) -> float:
+    """The temperature at which the median `normalized_entropy` of lists is `target`.
 
     Args:
       scores: [Q, L]; NaN is no entry.
-      entropy: over 0, under 1.
+      target: over 0, under 1.
     """
     low, high = -7.0, 7.0  # of its logarithm
     for _ in range(30):
         middle = (low + high) / 2
-        if np.nanmedian(normalized_entropy(scores, float(np.exp(middle)))) < entropy:
+        if np.nanmedian(normalized_entropy(scores, float(np.exp(middle)))) < target:
             low = middle
         else:
             high = middle

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ldx.eval.metrics import METRIC, Comparison, compare
-from ldx.losses import listwise_kl
-from ldx.report import plots
-from ldx.report.common import interval, mean_or_dash, p_value, signed
-from ldx.report.dev_scores import SYSTEMS, DevScores
-from ldx.report.html import Html, element, figure, join, note, subsection, table
-from ldx.report.list_stats import (
+from ldx.eval.list_stats import (
     divergence,
     entropy,
     kendall_tau,
     ndcg_against_best,
     same_best,
 )
+from ldx.eval.metrics import METRIC, Comparison, compare
+from ldx.losses import listwise_kl
+from ldx.report import plots
+from ldx.report.common import interval, mean_or_dash, p_value, signed
+from ldx.report.dev_scores import SYSTEMS, DevScores
+from ldx.report.html import Html, element, figure, join, note, subsection, table
 
 ALL = "all"
 NUMBERS = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")

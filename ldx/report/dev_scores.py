@@ -15,15 +15,13 @@ from absl import logging
 from ldx.common.files import atomic_write
 from ldx.common.types import Params
 from ldx.data.lists import ListTable
-from ldx.eval.metrics import METRIC, score_run
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSource, PassageSource, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder, get_encoder
-from ldx.retrieval.search import search
-from ldx.training.dev_set import relevant_of
+from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
 
 NAME = "dev_scores.npz"
 CACHE_NAME = ".dev_embeddings"
@@ -159,18 +157,10 @@ class _Maker:
         return np.where(table.where, scores, np.float32(0))
 
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-        found = search(queries, passages, k=10, index="exact")
-        names = [str(row) for row in self.rows]
-        run = {
-            list_id: {
-                names[row]: float(score)
-                for row, score in zip(found.rows[i], found.scores[i], strict=True)
-            }
-            for i, list_id in enumerate(self.table.list_ids)
-        }
-        qrels = {list_id: relevant_of(self.table, i) for i, list_id in enumerate(run)}
-        values = score_run(qrels, run, metrics=(METRIC,)).per_query[METRIC]
-        return np.array([values[list_id] for list_id in self.table.list_ids])
+        table = self.table
+        qrels = {list_id: relevant_passages(table, i) for i, list_id in enumerate(table.list_ids)}
+        values = ndcg_in_pool(qrels, queries, passages, self.rows)
+        return np.array([values[list_id] for list_id in table.list_ids])
 
 
 class _Selected:

@@ -17,9 +17,9 @@ from ldx.common.errors import UserError
 from ldx.common.types import Params
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
-from ldx.eval.metrics import METRIC, score_run
+from ldx.eval.metrics import METRIC
 from ldx.retrieval.encoder import Encoder
-from ldx.retrieval.search import search
+from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
 from ldx.step.objective import Objective
 from ldx.training.dev_values import DevValues
 
@@ -75,10 +75,8 @@ class DevSet:
         self._objective = objective
         self._losses_of = jax.jit(lambda q, p, lists: objective(q, p, lists)[1])
         self._num_lists_of = jax.jit(objective.num_lists)
-        self._list_ids = [self._judged.list_ids[i] for i in self.searched]
         self._qrels = {
-            list_id: relevant_of(self._judged, i)
-            for list_id, i in zip(self._list_ids, self.searched, strict=True)
+            self._judged.list_ids[i]: relevant_passages(self._judged, i) for i in self.searched
         }
         self._rows = np.union1d(table.rows[table.where], self.pool)
         judges = [tuple(judges_of(query_type)) for query_type in self._judged.query_types]
@@ -135,15 +133,7 @@ class DevSet:
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         """nDCG@10 of each searched query."""
         pool = passages[np.searchsorted(self._rows, self.pool)]
-        result = search(queries[len(self) :], pool, k=10, index="exact")
-        run = {
-            list_id: {
-                str(self.pool[row]): float(score)
-                for row, score in zip(result.rows[i], result.scores[i], strict=True)
-            }
-            for i, list_id in enumerate(self._list_ids)
-        }
-        return score_run(self._qrels, run, metrics=(METRIC,)).per_query[METRIC]
+        return ndcg_in_pool(self._qrels, queries[len(self) :], pool, self.pool)
 
 
 def evaluate_sources(
@@ -200,15 +190,6 @@ def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
         return kind(next(iter(judges)), " queries")
     counts = sorted(judges.items(), key=lambda item: not item[0])  # people's first
     return "queries: " + ", ".join(f"{number} {kind(names)}" for names, number in counts)
-
-
-def relevant_of(table: ListTable, number: int) -> dict[str, int]:
-    """Grades by row of what is relevant to a list's query: what is graded so, and entry 0."""
-    size = table.sizes[number]
-    rows, labels = table.rows[number, :size].tolist(), table.labels[number, :size].tolist()
-    relevant = {str(row): label for row, label in zip(rows, labels, strict=True) if label > 0}
-    relevant.setdefault(str(rows[0]), 1)
-    return relevant
 
 
 def _choose(

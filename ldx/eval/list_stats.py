@@ -6,7 +6,7 @@ whatever it holds. Everything is float64; a list that has no such number has NaN
 
 import numpy as np
 
-ENTRIES_AT_ONCE = 2**24
+PAIRS_AT_ONCE = 2**24  # of entries of a list, compared in memory together
 
 
 def _log_softmax(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
@@ -34,14 +34,18 @@ def divergence(
 
 
 def entropy(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
-    """Entropy of softmax(scores / temperature) as a share of the flat one's, [N].
+    """Entropy of softmax(scores / temperature) as a share of the flat distribution's, [N].
 
-    1: all entries alike; 0: all on one entry. Lists of fewer than two entries have NaN.
+    1: all entries alike, nothing to learn; 0: all on one entry, no more than a label. Lists of
+    fewer than two entries have NaN.
     """
-    log_p = _log_softmax(scores, where, temperature)
+    logits = np.where(where, scores.astype(np.float64) / temperature, -np.inf)
     size = where.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        terms = np.where(np.isfinite(log_p), np.exp(log_p) * log_p, 0.0)
+        logits = logits - logits.max(axis=1, keepdims=True)
+        probability = np.exp(logits)
+        probability /= probability.sum(axis=1, keepdims=True)
+        terms = np.where(probability > 0, probability * np.log(probability), 0.0)
         return np.where(size > 1, -terms.sum(axis=1) / np.log(size), np.nan)
 
 
@@ -51,18 +55,23 @@ def kendall_tau(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.
     NaN where one of them gives all entries the same score, and for fewer than two entries.
     """
     taus = np.full(len(first), np.nan)
-    step = max(1, ENTRIES_AT_ONCE // max(first.shape[1], 1) ** 2)
+    step = max(1, PAIRS_AT_ONCE // max(first.shape[1], 1) ** 2)
     for start in range(0, len(first), step):
         part = slice(start, start + step)
         pairs = where[part, :, None] & where[part, None, :]
-        signs = []
-        for scores in (first[part], second[part]):
-            sign = np.sign(scores[:, :, None] - scores[:, None, :])
-            signs.append(np.where(pairs, sign, 0))
-        both = (signs[0] * signs[1]).sum(axis=(1, 2), dtype=np.float64)
-        moved = [np.abs(sign).sum(axis=(1, 2), dtype=np.float64) for sign in signs]
+        first_signs, second_signs = (
+            np.where(pairs, np.sign(scores[:, :, None] - scores[:, None, :]), 0)
+            for scores in (first[part], second[part])
+        )
+        # Every pair counts twice here, and once in scipy, whose steps and rounding these are.
+        agreeing = (first_signs * second_signs).sum(axis=(1, 2), dtype=np.float64) / 2
+        first_untied, second_untied = (
+            np.abs(signs).sum(axis=(1, 2), dtype=np.float64) / 2
+            for signs in (first_signs, second_signs)
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
-            taus[part] = both / np.sqrt(moved[0] * moved[1])
+            tau = agreeing / np.sqrt(first_untied) / np.sqrt(second_untied)
+        taus[part] = np.clip(tau, -1.0, 1.0)
     return taus
 
 
