@@ -33,7 +33,7 @@ from data_prep.teachers.scores import dense_weights
 from ldx.common.progress import progress_bar
 from ldx.eval.metrics import Run, write_run
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import PassageSource, PassageTexts
+from ldx.records.sets import PassageSet, PassageTexts
 
 BM25, TEACHER = NAMES = ("bm25", "teacher")
 DEPTH = 100
@@ -66,7 +66,7 @@ def _z(scores: np.ndarray) -> np.ndarray:
 
 def find_runs(
     queries: Mapping[str, str],
-    passages: PassageSource,
+    passages: PassageSet,
     bm25: Bm25,
     embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]],
     hybrids: Sequence[Hybrid],
@@ -124,7 +124,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         logging.info("baselines: no run of the teacher: %s", reason)
     hybrids = [] if reason else _hybrids(workspace)
     queries = judged_queries(workspace.dataset, config.eval.split)
-    passages, key = PassageSource(workspace.corpus_records), load_passages(workspace).key
+    passages, key = PassageSet(workspace.corpus_records), load_passages(workspace).key
     texts = PassageTexts(passages, template=config.data.passage_template)
     what, folder = "passages", "bm25"
     if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # those mined are not those evaluated

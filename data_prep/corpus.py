@@ -25,7 +25,7 @@ from ldx.common.files import atomic_write, write_json
 from ldx.common.progress import progress_bar
 from ldx.eval import beir
 from ldx.records.schema import Passage
-from ldx.records.sets import PassageSource, PassageTexts, write_passages
+from ldx.records.sets import PassageSet, PassageTexts, write_passages
 from ldx.records.tfds_layout import record_files
 
 
@@ -133,13 +133,13 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     num_passages = write_passages(
         workspace.corpus_records, _passages(workspace, rejects), shard_size=PASSAGES_PER_FILE
     )
-    source = PassageSource(workspace.corpus_records)
+    passage_set = PassageSet(workspace.corpus_records)
     texts = PassageTexts(
-        source, template=config.data.passage_template, max_chars=config.data.max_chars
+        passage_set, template=config.data.passage_template, max_chars=config.data.max_chars
     )
     found = _near_duplicates(workspace, texts)
     roles = choose_roles(
-        source,
+        passage_set,
         found,
         num_held_out=prep.num_held_out,
         max_source_passages=prep.max_source_passages,
@@ -147,7 +147,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     )
     test = qrels.get(config.eval.split, {})
     report = health_report(
-        (source[row] for row in range(num_passages)),
+        (passage_set[row] for row in range(num_passages)),
         template=config.data.passage_template,
         max_chars=config.data.max_chars,
         rejects=rejects.counts,

@@ -33,7 +33,7 @@ from data_prep.teachers.hybrid import score_hybrid
 from data_prep.teachers.parity import compare_scores, transformers_form
 from data_prep.teachers.scores import INDEX_NAME, load_scores, score_paths
 from ldx.common.files import fingerprint, read_json, write_json
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 
 NUM_PARITY_PAIRS = 50
 
@@ -72,7 +72,7 @@ def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
 
 
 def pairs_payload(
-    queries: Sequence[Query], rows: np.ndarray, passages: Passages, source: PassageSource
+    queries: Sequence[Query], rows: np.ndarray, passages: Passages, passage_set: PassageSet
 ) -> Payload:
     """What a scorer needs: texts and ids of queries and of their distinct candidates."""
     distinct, places = np.unique(rows, return_inverse=True)
@@ -81,7 +81,7 @@ def pairs_payload(
     return {
         "query_ids": [query.query_id for query in queries],
         "queries": [query.text for query in queries],
-        "doc_ids": [source[row].doc_id for row in known],
+        "doc_ids": [passage_set[row].doc_id for row in known],
         "passages": [passages.texts[row] for row in known],
         "places": places,
     }
@@ -96,13 +96,13 @@ def _score_model(
 ) -> tuple[list[Shard], dict[str, Any]]:
     every = candidate_paths(workspace)
     paths = {part.name: every[part.name] for part in parts}
-    source = PassageSource(workspace.corpus_records)
+    passage_set = PassageSet(workspace.corpus_records)
     settings = _without_weight(section)
     teacher_key = make_teacher(name, settings).fingerprint
 
     def payload(part: QueryShard) -> Payload:
         rows = Candidates.load(paths[part.name]).rows
-        return pairs_payload(part.queries, rows, passages, source)
+        return pairs_payload(part.queries, rows, passages, passage_set)
 
     shards = [
         Shard(

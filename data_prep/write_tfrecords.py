@@ -30,8 +30,8 @@ from ldx.common.progress import progress_bar
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
 from ldx.records.sets import (
-    ListSource,
-    PassageSource,
+    ListSet,
+    PassageSet,
     count_passages,
     records_fingerprint,
     write_lists,
@@ -104,7 +104,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             yield from _records(some, queries, order, workspace.collection)
 
     if has_documents(prep):
-        corpus = PassageSource(workspace.corpus_records)
+        corpus = PassageSet(workspace.corpus_records)
         joined = join_passages((corpus[n] for n in range(len(corpus))), load_documents(workspace))
         bar = progress_bar(joined, desc="passages", unit=" passages")
         write_passages(workspace.records, bar, shard_size=PASSAGES_PER_FILE)
@@ -118,8 +118,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
     """Read every list back: its checksum, its fields, and their counts."""
     for split, expected in num_lists.items():
-        source = ListSource(records, split)
-        found = Counter(source[number].query_type for number in range(len(source)))
+        lists = ListSet(records, split)
+        found = Counter(lists[number].query_type for number in range(len(lists)))
         if dict(found) != expected:
             raise UserError(
                 f"{records}: of the {split} lists {dict(found)} can be read, written were "

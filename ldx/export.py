@@ -15,11 +15,11 @@ from ldx.common.errors import UserError, WorseModelError
 from ldx.common.files import read_json
 from ldx.data.sources import source_configs
 from ldx.models.card import model_card
-from ldx.models.save import check_output, save_student
+from ldx.models.save import check_student_folder, save_student
 from ldx.models.student import load_student
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import PassageSource, PassageTexts
+from ldx.records.sets import PassageSet, PassageTexts
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.model import declared_template
 from ldx.training.verdict import UNKNOWN, WORSE, Verdict, judge
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
     workdir, output = Path(cli.required("workdir")), Path(cli.required("output"))
-    check_output(output)
+    check_student_folder(output)
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
     student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
@@ -129,7 +129,7 @@ def _check_texts(records: Path) -> list[str]:
     """Passages spread over the set."""
     manifest = Manifest.read(records)
     texts = PassageTexts(
-        PassageSource(records), template=manifest.passage_template, max_chars=manifest.max_chars
+        PassageSet(records), template=manifest.passage_template, max_chars=manifest.max_chars
     )
     count = min(NUM_CHECK_TEXTS, len(texts))
     return [texts[i * len(texts) // count] for i in range(count)]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource
+from ldx.records.sets import ListSet
 from ldx.training.checkpoint import read_progress
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_records_hold_both_teachers_calibrated_and_fused(workdir: Path) -> None:
     scales = [manifest.calibration["scales"]["human"][name] for name in ("bert", "other")]
     low, high = (np.array([[scale[end]] for scale in scales]) for end in ("low", "high"))
     for split in ("train", "dev"):
-        lists = ListSource(workdir / "records", split)
+        lists = ListSet(workdir / "records", split)
         assert len(lists)
         for number in range(len(lists)):
             raw = np.reshape(lists[number].raw_scores, (2, -1))
@@ -66,8 +66,8 @@ def test_records_hold_both_teachers_calibrated_and_fused(workdir: Path) -> None:
 
 @pytest.mark.slow
 def test_queries_that_were_left_out_come_nearer_to_the_teacher(workdir: Path) -> None:
-    trained_on = {each.query_id for each in ListSource(workdir / "records", "train")}
-    left_out = [each.list_id for each in ListSource(workdir / "records", "dev")]
+    trained_on = {each.query_id for each in ListSet(workdir / "records", "train")}
+    left_out = [each.list_id for each in ListSet(workdir / "records", "dev")]
     progress = read_progress(workdir)
     assert progress.step == progress.best_step == STEPS
     with open(workdir / "report" / "dev_lists.csv") as file:

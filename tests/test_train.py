@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource, records_fingerprint, write_lists
+from ldx.records.sets import ListSet, records_fingerprint, write_lists
 from tests import toy
 
 CONFIG = """
@@ -193,7 +193,7 @@ def damage_lists(records: Path) -> None:
 def triple_scores(records: Path) -> None:
     """A list with scores outside [0, 1]."""
     manifest = Manifest.read(records)
-    lists = {split: list(ListSource(records, split)) for split in ("train", "dev")}
+    lists = {split: list(ListSet(records, split)) for split in ("train", "dev")}
     first = lists["train"][0]
     lists["train"][0] = dataclasses.replace(first, teacher_scores=first.teacher_scores * 3)
     write_lists(records, lists)

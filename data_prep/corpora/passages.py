@@ -15,7 +15,7 @@ from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, fingerprint
 from ldx.common.progress import progress_bar
-from ldx.records.sets import PassageSource, PassageTexts, records_fingerprint
+from ldx.records.sets import PassageSet, PassageTexts, records_fingerprint
 
 ROLES_NAME = "passages.npz"
 
@@ -76,7 +76,7 @@ def load_passages(workspace: Workspace) -> Passages:
     """
     data = workspace.config.data
     texts = PassageTexts(
-        PassageSource(workspace.corpus_records),
+        PassageSet(workspace.corpus_records),
         template=data.passage_template,
         max_chars=data.max_chars,
     )
@@ -111,9 +111,9 @@ def passages_inputs(workspace: Workspace) -> dict[str, str]:
 
 def doc_ids_where(records: Path, wanted: Container[str]) -> Iterator[tuple[int, str]]:
     """Row and doc_id of the passages that are wanted; goes over the whole set."""
-    source = PassageSource(records)
-    for row in range(len(source)):
-        doc_id = source[row].doc_id
+    passage_set = PassageSet(records)
+    for row in range(len(passage_set)):
+        doc_id = passage_set[row].doc_id
         if doc_id in wanted:
             yield row, doc_id
 
@@ -123,7 +123,7 @@ PASSAGES_PER_FILE = 500_000
 
 
 def choose_roles(
-    source: PassageSource,
+    passage_set: PassageSet,
     found: NearDuplicates | None,
     *,
     num_held_out: int,
@@ -134,14 +134,14 @@ def choose_roles(
 
     At most 5% of all are held out.
     """
-    num_passages = len(source)
+    num_passages = len(passage_set)
     duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
     if found is not None:
         duplicate, container = found.dropped, found.containers
     held, order = np.zeros(num_passages), np.zeros(num_passages)
     rows = range(num_passages)
     for row in progress_bar(rows, desc="roles", unit=" passages"):
-        doc_id = source[row].doc_id
+        doc_id = passage_set[row].doc_id
         held[row], order[row] = draw(seed, "held out", doc_id), draw(seed, "source", doc_id)
     number = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
     held_out = _lowest(held, np.ones(num_passages, bool), number)
@@ -164,12 +164,12 @@ def passages_of(payload: Payload) -> Iterator[tuple[int, str, str]]:
 
 
 def passages_payload(
-    source: PassageSource, passages: Passages, query_type: str, rows: list[int]
+    passage_set: PassageSet, passages: Passages, query_type: str, rows: list[int]
 ) -> Payload:
     """The passages that queries of a type are to be made from."""
     return {
         "query_type": query_type,
         "rows": rows,
-        "doc_ids": [source[row].doc_id for row in rows],
+        "doc_ids": [passage_set[row].doc_id for row in rows],
         "passages": [passages.texts[row] for row in rows],
     }

@@ -27,7 +27,7 @@ from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
 from data_prep.retrieval.bm25 import Bm25
 from ldx.common.errors import UserError
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 
 SENTENCE_WORDS = (5, 30)
 KEYWORDS = (3, 6)
@@ -263,10 +263,10 @@ def _shards(
     workspace: Workspace, passages: Passages, rows: np.ndarray, query_type: str, key: str, size: int
 ) -> list[Shard]:
     """Shards of passages that queries of a type are cut out of."""
-    source = PassageSource(workspace.corpus_records)
+    passage_set = PassageSet(workspace.corpus_records)
 
     def payload(some: np.ndarray) -> Payload:
-        return passages_payload(source, passages, query_type, some.tolist())
+        return passages_payload(passage_set, passages, query_type, some.tolist())
 
     return [
         Shard(

@@ -17,7 +17,7 @@ from data_prep.queries.answer import clean
 from data_prep.queries.prompt import Prompt, load_prompts, request_seed
 from data_prep.queries.query import Query
 from ldx.common.sections import build
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def llm_queries(
         query_type: f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
         for query_type, prompt in prompts.items()
     }
-    source, texts = PassageSource(workspace.corpus_records), passages.texts
+    passage_set, texts = PassageSet(workspace.corpus_records), passages.texts
 
     def key(query_type: str, row: int, attempt: int) -> str:
-        return shard_key(f"{keys[query_type]} {attempt}", source[row].doc_id, texts[row])
+        return shard_key(f"{keys[query_type]} {attempt}", passage_set[row].doc_id, texts[row])
 
     def payload(query_type: str, some: list[int], attempt: int) -> Payload:
-        return {**passages_payload(source, passages, query_type, some), "attempt": attempt}
+        return {**passages_payload(passage_set, passages, query_type, some), "attempt": attempt}
 
     def judge(query_type: str, row: int, answer: Mapping[str, Any]) -> tuple[str, str]:
         return clean(answer["text"], prompts[query_type], texts[row], answer["finish_reason"])

@@ -13,7 +13,7 @@ import numpy as np
 from ldx.common.progress import progress_bar
 from ldx.records.schema import ListRecord
 
-Array = Any  # numpy on the host, jax on the device
+AnyArray = Any  # numpy on the host, jax on the device
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,12 +151,12 @@ class BatchSize:
 class Lists:
     """The lists of a batch; whatever `where` leaves out is padding."""
 
-    list_index: Array  # int32 [Q, L] into the batch's distinct passages; entry 0 is the positive
-    teacher_scores: Array  # float32 [Q, L], calibrated, higher is better
-    labels: Array  # int32 [Q, L], -1 unjudged
-    where: Array  # bool [Q, L]
-    guide_queries: Array | None = None  # float32 [Q, G], a guide's embeddings; None: no guide
-    guide_passages: Array | None = None  # float32 [P, G]
+    list_index: AnyArray  # int32 [Q, L] into the batch's distinct passages; entry 0 is the positive
+    teacher_scores: AnyArray  # float32 [Q, L], calibrated, higher is better
+    labels: AnyArray  # int32 [Q, L], -1 unjudged
+    where: AnyArray  # bool [Q, L]
+    guide_queries: AnyArray | None = None  # float32 [Q, G], a guide's embeddings; None: no guide
+    guide_passages: AnyArray | None = None  # float32 [P, G]
 
     @classmethod
     def empty(cls, size: BatchSize) -> "Lists":

@@ -31,7 +31,7 @@ def epoch_counts(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TrainSource:
+class TrainingLists:
     """The training lists of one corpus.
 
     Attributes:
@@ -91,7 +91,7 @@ def take_turns(sizes: Sequence[int]) -> list[tuple[int, int]]:
     return [(s, batch) for batch in range(longest) for s, size in enumerate(sizes) if batch < size]
 
 
-class BatchSource:
+class Batches:
     """Random access to the planned batches of a training run; one item a step.
 
     Args:
@@ -104,7 +104,7 @@ class BatchSource:
 
     def __init__(
         self,
-        sources: Sequence[TrainSource],
+        sources: Sequence[TrainingLists],
         *,
         batch_size: int,
         seed: int,
@@ -129,7 +129,7 @@ class BatchSource:
         """Steps of the run."""
         return self._num_steps
 
-    def lists_of_step(self, step: int) -> tuple[TrainSource, np.ndarray]:
+    def lists_of_step(self, step: int) -> tuple[TrainingLists, np.ndarray]:
         """The source of a step's batch, and the numbers of its lists."""
         epoch, turn = divmod(int(step), len(self._turns))
         source, batch = self._turns[turn]
@@ -153,11 +153,11 @@ class BatchSource:
 
     def __repr__(self) -> str:
         """Short, for Grain's messages."""
-        return f"BatchSource({self._num_steps} steps of at most {self._batch_size} lists)"
+        return f"Batches({self._num_steps} steps of at most {self._batch_size} lists)"
 
 
-def read_ahead(source: RandomAccessDataSource[T], start: int, num_threads: int = 2) -> Iterator[T]:
-    """The items of a source from `start` on, planned in threads while the device works."""
-    dataset = grain.MapDataset.source(source)[start:]
+def read_ahead(items: RandomAccessDataSource[T], start: int, num_threads: int = 2) -> Iterator[T]:
+    """The items from `start` on, made in threads while the device works."""
+    dataset = grain.MapDataset.source(items)[start:]
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     return iter(dataset.to_iter_dataset(options))

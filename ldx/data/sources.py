@@ -16,7 +16,7 @@ from ldx.data.tokens import Texts, TextTokenizer, TokenStore
 from ldx.parallel.processes import primary_first
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, PassageSource, PassageTexts
+from ldx.records.sets import ListSet, PassageSet, PassageTexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def open_source(
         passage_prompt = config.passage_prompt
     prints = manifest.fingerprints
     passages = PassageTexts(
-        PassageSource(config.records),
+        PassageSet(config.records),
         prompt=passage_prompt,
         template=manifest.passage_template,
         max_chars=manifest.max_chars,
@@ -156,7 +156,7 @@ def _read_lists(
     queries: dict[str, int] = {}
     tables = {}
     for split in ("train", "dev"):
-        records = ListSource(config.records, split)
+        records = ListSet(config.records, split)
         tables[split] = ListTable.read(
             records,
             queries,
@@ -166,7 +166,7 @@ def _read_lists(
         )
         check(f"{name} {split}", tables[split])
     tables["judged"] = ListTable.read(
-        ListSource(config.records, "dev"),
+        ListSet(config.records, "dev"),
         queries,
         only=lambda record: record.query_type == HUMAN_DEV,
         description=f"judged queries of {name}",

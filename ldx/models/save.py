@@ -55,7 +55,7 @@ def save_student(
       UserError: the folder is something else, or the check fails; nothing is left behind.
     """
     folder = Path(folder)
-    check_output(folder)
+    check_student_folder(folder)
     params = jax.device_get(params)
     with _replacing(folder) as temporary:
         _write(student, params, temporary)
@@ -67,7 +67,7 @@ def save_student(
         _check(student, params, temporary, texts)
 
 
-def check_output(folder: str | Path) -> None:
+def check_student_folder(folder: str | Path) -> None:
     """Refuse a folder that an export would destroy.
 
     Raises:

@@ -26,7 +26,7 @@ from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
 from ldx.models.tokenizer import Tokenizer
 from ldx.models.weights import flatten, load_weights, unflatten, weight_files
 
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+JAX_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +120,8 @@ def load_student(
     graphdef, params = _load_bert(
         declared,
         bert_config,
-        attention=choose_attention(attention, DTYPES[dtype]),
-        dtype=DTYPES[dtype],
+        attention=choose_attention(attention, JAX_DTYPES[dtype]),
+        dtype=JAX_DTYPES[dtype],
         remat=remat,
     )
     student_fingerprint = fingerprint(
@@ -149,7 +149,7 @@ def _check_choices(pooling: str | None, attention: str, dtype: str) -> None:
     for key, value, choices in (
         ("pooling", pooling, (*POOLINGS, None)),
         ("attention", attention, ATTENTIONS),
-        ("dtype", dtype, tuple(DTYPES)),
+        ("dtype", dtype, tuple(JAX_DTYPES)),
     ):
         if value not in choices:
             raise UserError(

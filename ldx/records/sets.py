@@ -108,8 +108,8 @@ def records_fingerprint(records_dir: str | Path, name: str) -> str:
     return fingerprint(*tfds_layout.record_files(records_dir, name))
 
 
-class PassageSource(Sequence[Passage]):
-    """The passage set by row: `len(source)`, `source[row]`; for `grain.MapDataset.source`.
+class PassageSet(Sequence[Passage]):
+    """The passage set by row: `len(passages)`, `passages[row]`; for `grain.MapDataset.source`.
 
     Raises:
       UserError: records are missing, truncated or corrupted: which file and record.
@@ -130,7 +130,7 @@ class PassageSource(Sequence[Passage]):
 
     def __repr__(self) -> str:
         """The folder, and nothing that changes between processes."""
-        return f"PassageSource({str(self.records_dir)!r})"
+        return f"PassageSet({str(self.records_dir)!r})"
 
 
 class PassageTexts:
@@ -138,23 +138,23 @@ class PassageTexts:
 
     def __init__(
         self,
-        source: PassageSource,
+        passages: PassageSet,
         *,
         prompt: str = "",
         template: str = "{title} {text}",
         max_chars: int | None = None,
     ):
         """Join as the manifest says; `max_chars` cuts before the prompt is put in front."""
-        self._source = source
+        self._passages = passages
         self._prompt, self._template, self._max_chars = prompt, template, max_chars
 
     def __len__(self) -> int:
         """The number of passages."""
-        return len(self._source)
+        return len(self._passages)
 
     def __getitem__(self, row: SupportsIndex) -> str:
         """The text of a row."""
-        passage = self._source[row]
+        passage = self._passages[row]
         text = passage_text(passage.title, passage.text, self._template, self._max_chars)
         return self._prompt + text
 
@@ -166,7 +166,7 @@ class PassageTexts:
         )
 
 
-class ListSource(Sequence[ListRecord]):
+class ListSet(Sequence[ListRecord]):
     """The lists of a split by number, each validated; for `grain.MapDataset.source`.
 
     Raises:
@@ -192,4 +192,4 @@ class ListSource(Sequence[ListRecord]):
 
     def __repr__(self) -> str:
         """Folder and split, and nothing that changes between processes."""
-        return f"ListSource({str(self.records_dir)!r}, {self.split!r})"
+        return f"ListSet({str(self.records_dir)!r}, {self.split!r})"

@@ -18,7 +18,7 @@ from ldx.data.lists import ListTable
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, PassageSource, PassageTexts
+from ldx.records.sets import ListSet, PassageSet, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder, get_encoder
 from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
@@ -89,7 +89,7 @@ def make_dev_scores(
     """
     numbers: dict[str, int] = {}
     table = ListTable.read(
-        ListSource(records, "dev"),
+        ListSet(records, "dev"),
         numbers,
         list_size=list_size,
         only=lambda record: record.query_type != HUMAN_DEV,  # those have no loss, and no teacher
@@ -98,7 +98,7 @@ def make_dev_scores(
     path = folder / NAME
     if not path.exists():
         passages = PassageTexts(
-            PassageSource(records), template=manifest.passage_template, max_chars=manifest.max_chars
+            PassageSet(records), template=manifest.passage_template, max_chars=manifest.max_chars
         )
         key = f"{manifest.fingerprints} {passages!r} {list_size}"
         maker = _Maker(

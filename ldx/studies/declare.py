@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldx.common.errors import UserError, listing
-from ldx.common.sections import build, flatten
+from ldx.common.sections import build, flatten_config
 
 DATASET_AXIS = "dataset"
 """The axis whose values are test collections: nothing is compared across it."""
@@ -198,5 +198,5 @@ def _check_metric(metric: str) -> None:
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> int:
     """How many keys of two configs have different values."""
-    a, b = flatten(config), flatten(other)
+    a, b = flatten_config(config), flatten_config(other)
     return sum(a.get(key) != b.get(key) for key in a.keys() | b.keys())

@@ -14,7 +14,7 @@ from ldx.common.errors import UserError
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource
+from ldx.records.sets import ListSet
 from ldx.studies.cell_settings import settings_of_cell, shared_settings
 from ldx.studies.declare import DATASET_AXIS, Cell, Study
 from ldx.studies.gains import Gains, compare_gains, gain_against_base, holm, mean_over_datasets
@@ -111,7 +111,7 @@ def _dev_gains(folder: Path, records: Path, best_step: int) -> dict[str, dict[st
     before, _ = read_dev_values(folder, 0)
     after, _ = read_dev_values(folder, best_step)
     gains: dict[str, dict[str, float]] = {}
-    for record in ListSource(records, "dev"):
+    for record in ListSet(records, "dev"):
         if record.list_id in before and record.query_type != HUMAN_DEV:
             of_type = gains.setdefault(record.query_type, {})
             of_type[record.list_id] = after[record.list_id] - before[record.list_id]

@@ -23,7 +23,7 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.common.interrupt import StopRequest
-from ldx.common.sections import flatten
+from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
 from ldx.studies.declare import AUTO, Cell, Study, expand, read_study
 from ldx.studies.experiment import EXPERIMENT_NAME, canonical, write_experiment
@@ -170,7 +170,7 @@ def _cell_key(cell: Cell, preparation: Preparation) -> str:
     paths = ("data.root", "data.records")
     settings = {
         key: value
-        for key, value in flatten(cell.config).items()
+        for key, value in flatten_config(cell.config).items()
         if not key.startswith(MAY_DIFFER) and key not in paths
     }
     return fingerprint(canonical(settings), preparation.name)[:8]

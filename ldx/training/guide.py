@@ -16,7 +16,7 @@ from ldx.data.lists import GuideEmbeddings
 from ldx.data.sources import Source
 from ldx.models.student import Student, load_student
 from ldx.parallel.processes import primary_first
-from ldx.records.sets import PassageSource, PassageTexts
+from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder
 from ldx.step.objective import Objective
@@ -64,7 +64,7 @@ def add_guide(sources: Mapping[str, Source], guide: Student, workdir: Path) -> d
 def _embed(source: Source, encoder: Encoder, folder: Path) -> GuideEmbeddings:
     manifest = source.manifest
     passages = PassageTexts(
-        PassageSource(source.config.records),
+        PassageSet(source.config.records),
         template=manifest.passage_template,
         max_chars=manifest.max_chars,
     )

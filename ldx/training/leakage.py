@@ -17,7 +17,7 @@ from absl import logging
 from ldx.common.files import fingerprint, read_json, write_json
 from ldx.data.sources import Source
 from ldx.eval.beir import Dataset
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 
 LEAKAGE_NAME = "leakage.json"
 OF = "fingerprint"  # beside the counts of a source: of the lists and the test that they are of
@@ -151,7 +151,7 @@ def _judged_rows(
     source: Source, dataset: Dataset, judged: Set[str], listed: np.ndarray
 ) -> dict[int, str]:
     """The doc_id of every row that lists may hold and that the test judges."""
-    passages, manifest = PassageSource(source.config.records), source.manifest
+    passages, manifest = PassageSet(source.config.records), source.manifest
     corpus = dataset.corpus.doc_ids
     # Records are mostly of this very collection, in its order: then it tells where the judged ones
     # are, and they alone are read, not all that stand in lists.

@@ -15,8 +15,8 @@ from ldx.models.st_folder import EXPORT_NAME
 from ldx.models.student import Student, load_student
 from ldx.records.manifest import Manifest
 from ldx.training.checkpoint import best_params
+from ldx.training.settings import CONFIG_NAME
 
-CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from ldx.data.batching import Shapes, best_lengths, default_num_lengths
 from ldx.data.lists import BatchSize
-from ldx.data.pipeline import BatchSource, TrainSource
+from ldx.data.pipeline import Batches, TrainingLists
 from ldx.data.plan import BatchPlanner, Devices
 from ldx.data.sources import Source, SourceConfig, open_source
 from ldx.models.student import Student
@@ -36,7 +36,7 @@ class Parts:
 
     state: TrainState  # before the first step
     step: TrainStep
-    batches: BatchSource
+    batches: Batches
     dev: dict[str, DevSet]
     mesh: Mesh
 
@@ -97,9 +97,9 @@ def make_parts(
     planners = {
         name: _planner(student, source, shapes, size, mesh) for name, source in sources.items()
     }
-    batches = BatchSource(
+    batches = Batches(
         [
-            TrainSource(
+            TrainingLists(
                 source.name,
                 source.train,
                 planners[name],

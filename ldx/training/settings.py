@@ -8,7 +8,7 @@ from typing import Any
 
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
-from ldx.common.sections import build, check_keys, check_seed, flatten
+from ldx.common.sections import build, check_keys, check_seed, flatten_config
 from ldx.data.pipeline import num_batches
 from ldx.records.schema import check_template
 from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
@@ -198,7 +198,7 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
     Raises:
       UserError: names every difference outside `MAY_DIFFER`.
     """
-    before, now = flatten(read_json(workdir / CONFIG_NAME)), flatten(whole)
+    before, now = flatten_config(read_json(workdir / CONFIG_NAME)), flatten_config(whole)
     problems = [
         f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

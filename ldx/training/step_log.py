@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from absl import logging
 
-from ldx.data.pipeline import BatchSource
+from ldx.data.pipeline import Batches
 from ldx.data.plan import BatchPlan
 from ldx.step.optim import make_schedule
 from ldx.training.metrics_writer import MetricsWriter
@@ -53,7 +53,7 @@ class StepLog:
       batches: what steps are made of.
     """
 
-    def __init__(self, writer: MetricsWriter, settings: Settings, batches: BatchSource):
+    def __init__(self, writer: MetricsWriter, settings: Settings, batches: Batches):
         self._writer, self._batches = writer, batches
         self._num_steps = settings.train.num_steps
         self._every_steps = settings.logging.every_steps

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ldx.data.lists import ListTable
 from ldx.data.pipeline import (
-    BatchSource,
-    TrainSource,
+    Batches,
+    TrainingLists,
     num_batches,
     read_ahead,
     shuffle_blocks,
@@ -39,47 +39,47 @@ def plan(table, numbers):
     return len(table), sorted(int(n) for n in numbers)
 
 
-def make_source(*num_lists, batch_size=8, seed=3, num_steps=40, block_size=1, **settings):
+def make_batches(*num_lists, batch_size=8, seed=3, num_steps=40, block_size=1, **settings):
     sources = [
-        TrainSource(f"s{i}", make_table(n, ("a", "b")), plan, **settings)
+        TrainingLists(f"s{i}", make_table(n, ("a", "b")), plan, **settings)
         for i, n in enumerate(num_lists)
     ]
-    return BatchSource(
+    return Batches(
         sources, batch_size=batch_size, seed=seed, num_steps=num_steps, block_size=block_size
     )
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 5), st.sampled_from([1, 5, 64]))
 def test_an_epoch_is_a_permutation_in_even_batches(num_lists, batch_size, epoch, block_size):
-    source = make_source(num_lists, batch_size=batch_size, block_size=block_size)
-    steps = source.steps_per_epoch
+    batches = make_batches(num_lists, batch_size=batch_size, block_size=block_size)
+    steps = batches.steps_per_epoch
     assert steps == num_batches(num_lists, batch_size)
-    batches = [source.lists_of_step(epoch * steps + k)[1] for k in range(steps)]
-    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(num_lists))
-    sizes = [len(b) for b in batches]
+    numbers = [batches.lists_of_step(epoch * steps + k)[1] for k in range(steps)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(numbers)), np.arange(num_lists))
+    sizes = [len(each) for each in numbers]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_epochs_and_seeds_differ():
     drawn = [
-        make_source(50, batch_size=50, seed=seed).lists_of_step(epoch)[1].tolist()
+        make_batches(50, batch_size=50, seed=seed).lists_of_step(epoch)[1].tolist()
         for seed, epoch in [(0, 0), (0, 1), (1, 0)]
     ]
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
 def test_reading_ahead_goes_on_from_any_step():
-    whole = list(read_ahead(make_source(50, 20), 0))
+    whole = list(read_ahead(make_batches(50, 20), 0))
     assert len(whole) == 40
-    assert whole == [make_source(50, 20)[k] for k in range(40)]
-    assert list(read_ahead(make_source(50, 20), 17)) == whole[17:]
+    assert whole == [make_batches(50, 20)[k] for k in range(40)]
+    assert list(read_ahead(make_batches(50, 20), 17)) == whole[17:]
 
 
 def test_sources_take_turns_until_each_is_used_up():
     assert take_turns([3, 1, 2]) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (0, 2)]
-    source = make_source(24, 5, 16)
-    plans = [source[k] for k in range(source.steps_per_epoch)]
+    batches = make_batches(24, 5, 16)
+    plans = [batches[k] for k in range(batches.steps_per_epoch)]
     assert [size for size, _ in plans] == [24, 5, 16, 24, 16, 24]
     for size in (24, 5, 16):
         lists = [n for of, numbers in plans if of == size for n in numbers]
@@ -88,10 +88,10 @@ def test_sources_take_turns_until_each_is_used_up():
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 2.25])
 def test_weights_say_how_often_a_list_stands_in_an_epoch(weight):
-    source = make_source(40, weight=weight, query_type_weights={"b": 0.5})
-    steps = source.steps_per_epoch
+    batches = make_batches(40, weight=weight, query_type_weights={"b": 0.5})
+    steps = batches.steps_per_epoch
     epochs = [
-        np.concatenate([source.lists_of_step(e * steps + k)[1] for k in range(steps)])
+        np.concatenate([batches.lists_of_step(e * steps + k)[1] for k in range(steps)])
         for e in range(2)
     ]
     for drawn in epochs:

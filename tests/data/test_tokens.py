@@ -17,7 +17,7 @@ from ldx.common.errors import UserError
 from ldx.data import tokens
 from ldx.data.tokens import TokenStore
 from ldx.records.schema import Passage
-from ldx.records.sets import PassageSource, PassageTexts, write_passages
+from ldx.records.sets import PassageSet, PassageTexts, write_passages
 
 TEXTS = ["the cat sat", "", "a banded matrix", "the the the", "zebra"]
 
@@ -105,7 +105,7 @@ def test_id_outside_the_vocabulary(tmp_path):
 def test_texts_of_a_passage_set(tmp_path):
     passages = [Passage(str(n), "the cat", "a matrix" * (n % 2)) for n in range(7)]
     write_passages(tmp_path / "records", passages)
-    texts = PassageTexts(PassageSource(tmp_path / "records"), prompt="passage ")
+    texts = PassageTexts(PassageSet(tmp_path / "records"), prompt="passage ")
     store = open_or_build(tmp_path, texts)
     assert store[1].tolist() == [7, 1, 2, 4, 6]
     assert_right(store, ["passage " + f"{p.title} {p.text}" for p in passages])

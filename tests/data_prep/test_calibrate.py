@@ -17,7 +17,7 @@ from data_prep.teachers.scores import load_scores, score_paths
 from ldx.models.student import load_student
 from ldx.parallel.mesh import make_mesh
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource
+from ldx.records.sets import ListSet
 from ldx.retrieval.encoder import Encoder
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
@@ -133,8 +133,8 @@ def test_denoising_leaves_the_positive_alone(workspace):
     yields = read_result(other)["facts"]["title"]["yields"]
     assert yields["entries over relative_margin"] > 0
     for split in ("train", "dev"):
-        source = ListSource(other.records, split)
-        for record in (source[i] for i in range(len(source))):
+        lists = ListSet(other.records, split)
+        for record in (lists[i] for i in range(len(lists))):
             positive, rest = record.teacher_scores[0], record.teacher_scores[1:]
             assert (rest <= positive - 0.6 * abs(positive) + 1e-6).all()
     run_stages(workspace.config, workspace.workdir)

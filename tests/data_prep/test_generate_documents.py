@@ -26,7 +26,7 @@ from ldx.common.files import read_json
 from ldx.eval import beir
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, PassageSource
+from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
@@ -244,7 +244,7 @@ def test_the_costs_of_a_run_count_prompts_for_passages(workspace):
 def test_written_passages_in_the_records(workspace):
     """They follow the corpus, are nobody's candidates, and are entries of their query's list."""
     run_stages(workspace.config, workspace.workdir, stages_of(workspace.config.prep))
-    passages, corpus = PassageSource(workspace.records), PassageSource(workspace.corpus_records)
+    passages, corpus = PassageSet(workspace.records), PassageSet(workspace.corpus_records)
     assert [passages[row] for row in range(60)] == [corpus[row] for row in range(len(corpus))]
     found = list(load_documents(workspace))
     assert [passages[row] for row in range(60, len(passages))] == [d.passage for d in found]
@@ -292,7 +292,7 @@ def test_people_did_not_judge_lists_of_written_passages_alone(workspace):
 
 
 def lists_of(workspace):
-    return [ListSource(workspace.records, split) for split in ("train", "dev")]
+    return [ListSet(workspace.records, split) for split in ("train", "dev")]
 
 
 def test_a_second_run_does_nothing_and_teachers_lists_come_back(workspace, capsys):
@@ -305,4 +305,4 @@ def test_a_second_run_does_nothing_and_teachers_lists_come_back(workspace, capsy
     config.prep.list_source = "teacher"
     assert "generate_documents" not in stages_of(config.prep)
     run_stages(config, workspace.workdir, ["corpus"])
-    assert len(PassageSource(workspace.records)) == 60  # without the written ones
+    assert len(PassageSet(workspace.records)) == 60  # without the written ones

@@ -19,7 +19,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir, metrics
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource, PassageSource
+from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 
@@ -35,12 +35,11 @@ def prepared(collection, tiny_bert, tmp_path_factory):
 
 
 def read_lists(workspace: Workspace) -> dict[str, list]:
-    sources = {split: ListSource(workspace.records, split) for split in ("train", "dev")}
-    return {split: [source[i] for i in range(len(source))] for split, source in sources.items()}
+    return {split: list(ListSet(workspace.records, split)) for split in ("train", "dev")}
 
 
 def test_lists_keep_their_promises(prepared):
-    passages = PassageSource(prepared.records)
+    passages = PassageSet(prepared.records)
     held_out = set(np.flatnonzero(load_passages(prepared).roles.held_out).tolist())
     assert len(passages) == 60
     assert len(held_out) == 3
@@ -55,8 +54,8 @@ def test_lists_keep_their_promises(prepared):
             assert ((record.teacher_scores >= 0) & (record.teacher_scores <= 1)).all()
             assert (np.diff(record.teacher_scores) <= 0).all()
             assert record.source == "toy"
-    sources = {split: {r.source_row for r in records} for split, records in lists.items()}
-    assert not sources["train"] & sources["dev"]
+    rows = {split: {r.source_row for r in records} for split, records in lists.items()}
+    assert not rows["train"] & rows["dev"]
 
 
 def test_the_manifest_tells_where_lists_come_from(prepared):
@@ -198,7 +197,7 @@ def test_human_queries(collection, tiny_bert, tmp_path):
     train_qrels = beir.load_dataset(collection, "train").qrels
     records = lists["train"] + lists["dev"]
     assert len(records) >= 28
-    passages = PassageSource(workspace.records)
+    passages = PassageSet(workspace.records)
     held_out = set(np.flatnonzero(load_passages(workspace).roles.held_out).tolist())
     for record in records:
         relevant = train_qrels[record.query_id]
@@ -255,7 +254,7 @@ def test_a_bare_corpus_is_enough(collection, tiny_bert, tmp_path):
     root.mkdir()
     (root / "corpus.jsonl").write_bytes((collection / "corpus.jsonl").read_bytes())
     run_stages(make_config(root, tiny_bert), tmp_path)
-    assert len(ListSource(tmp_path / "records", "train"))
+    assert len(ListSet(tmp_path / "records", "train"))
     assert not (tmp_path / "baselines").exists()
 
 
@@ -333,7 +332,7 @@ def test_a_broken_row_is_set_aside(tiny_bert, tmp_path):
     (line,) = (workspace.prep / "rejects" / "corpus.jsonl").read_text().splitlines()
     assert "corpus.jsonl:61" in line
     assert "not valid JSON" in (workspace.prep / "health.txt").read_text()
-    assert len(PassageSource(workspace.records)) == 60
+    assert len(PassageSet(workspace.records)) == 60
 
 
 @pytest.mark.parametrize(

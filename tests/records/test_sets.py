@@ -11,8 +11,8 @@ import pytest
 from ldx.common.errors import UserError
 from ldx.records.schema import ListRecord, Passage
 from ldx.records.sets import (
-    ListSource,
-    PassageSource,
+    ListSet,
+    PassageSet,
     PassageTexts,
     count_passages,
     records_fingerprint,
@@ -60,12 +60,12 @@ def same(ours: ListRecord, other: ListRecord) -> bool:
     return all(np.array_equal(value, vars(other)[name]) for name, value in vars(ours).items())
 
 
-def test_sources_read_what_was_written(records):
-    assert list(PassageSource(records)) == PASSAGES
+def test_sets_read_what_was_written(records):
+    assert list(PassageSet(records)) == PASSAGES
     for split, expected in (("train", TRAIN), ("dev", DEV)):
-        source = ListSource(records, split)
-        assert len(source) == len(expected)
-        assert all(map(same, source, expected))
+        lists = ListSet(records, split)
+        assert len(lists) == len(expected)
+        assert all(map(same, lists, expected))
 
 
 def test_counts_are_returned(tmp_path):
@@ -79,11 +79,11 @@ def test_counts_are_returned(tmp_path):
 def test_shards_keep_the_order_of_rows(tmp_path, shard_size, shards):
     write_passages(tmp_path, PASSAGES, shard_size=shard_size)
     assert len(list(tmp_path.glob("passages/1.0.0/*tfrecord*"))) == shards
-    source = PassageSource(tmp_path)
-    assert list(source) == PASSAGES
-    assert source[np.int64(22)] == source[-1] == PASSAGES[22]
+    passages = PassageSet(tmp_path)
+    assert list(passages) == PASSAGES
+    assert passages[np.int64(22)] == passages[-1] == PASSAGES[22]
     with pytest.raises(IndexError):
-        source[23]
+        passages[23]
 
 
 def test_tfds_reads_both_sets(records):
@@ -134,14 +134,14 @@ def test_empty_dev_split(tmp_path):
 
     write_passages(tmp_path, PASSAGES)
     write_lists(tmp_path, {"train": TRAIN, "dev": []})
-    assert len(ListSource(tmp_path, "dev")) == 0
+    assert len(ListSet(tmp_path, "dev")) == 0
     builder = tfds.builder_from_directory(tmp_path / "lists/1.0.0")
     assert builder.info.splits["dev"].num_examples == 0
     assert len(list(builder.as_dataset(split="train"))) == len(TRAIN)
 
 
-def test_grain_reads_the_sources(records):
-    dataset = grain.MapDataset.source(ListSource(records, "train")).seed(3).shuffle()
+def test_grain_reads_the_sets(records):
+    dataset = grain.MapDataset.source(ListSet(records, "train")).seed(3).shuffle()
     assert sorted(dataset[i].list_id for i in range(len(dataset))) == sorted(
         record.list_id for record in TRAIN
     )
@@ -149,26 +149,26 @@ def test_grain_reads_the_sources(records):
     epochs = dataset.repeat(2).to_iter_dataset(options)
     read = [record.list_id for record in epochs]
     assert read == [dataset.repeat(2)[i].list_id for i in range(2 * len(TRAIN))]
-    passages = grain.MapDataset.source(PassageSource(records)).map(lambda p: p.doc_id)
+    passages = grain.MapDataset.source(PassageSet(records)).map(lambda p: p.doc_id)
     assert list(passages) == [p.doc_id for p in PASSAGES]
 
 
-def test_sources_pickle(records):
-    for source in (PassageSource(records), ListSource(records, "train")):
-        again = pickle.loads(pickle.dumps(source))
-        assert len(again) == len(source)
-        assert repr(again) == repr(source)
-        assert str(again[3]) == str(source[3])
+def test_sets_pickle(records):
+    for opened in (PassageSet(records), ListSet(records, "train")):
+        again = pickle.loads(pickle.dumps(opened))
+        assert len(again) == len(opened)
+        assert repr(again) == repr(opened)
+        assert str(again[3]) == str(opened[3])
 
 
 def test_passage_texts(records):
-    texts = PassageTexts(PassageSource(records), prompt="passage: ", max_chars=6)
+    texts = PassageTexts(PassageSet(records), prompt="passage: ", max_chars=6)
     assert len(texts) == NUM_PASSAGES
     assert texts[0] == "passage: Títle"
     assert texts[1] == "passage: text\n1"
-    again = PassageTexts(PassageSource(records), prompt="passage: ", max_chars=6)
+    again = PassageTexts(PassageSet(records), prompt="passage: ", max_chars=6)
     assert repr(again) == repr(texts)
-    assert repr(again) != repr(PassageTexts(PassageSource(records), prompt="passage: "))
+    assert repr(again) != repr(PassageTexts(PassageSet(records), prompt="passage: "))
 
 
 def test_fingerprint_is_that_of_the_content(records, tmp_path):
@@ -184,7 +184,7 @@ def test_fingerprint_is_that_of_the_content(records, tmp_path):
 def test_writing_again_replaces_and_leaves_nothing_behind(records):
     (records / "manifest.json").write_text("{}")
     write_passages(records, PASSAGES[:5])
-    assert list(PassageSource(records)) == PASSAGES[:5]
+    assert list(PassageSet(records)) == PASSAGES[:5]
     assert [f.name for f in (records / "passages").iterdir()] == ["1.0.0"]
     assert not (records / "manifest.json").exists()
 
@@ -197,7 +197,7 @@ def test_a_failed_writing_leaves_the_old_set(records):
     (records / "manifest.json").write_text("{}")
     with pytest.raises(RuntimeError, match="stop"):
         write_passages(records, failing())
-    assert list(PassageSource(records)) == PASSAGES
+    assert list(PassageSet(records)) == PASSAGES
     assert [f.name for f in (records / "passages").iterdir()] == ["1.0.0"]
     assert (records / "manifest.json").exists()
 
@@ -228,26 +228,26 @@ def test_bad_lists_are_not_written(tmp_path, bad, message):
 
 def test_bad_list_in_the_records_names_file_and_record(records):
     write_passages(records, PASSAGES[:5])
-    source = ListSource(records, "train")
+    lists = ListSet(records, "train")
     with pytest.raises(UserError, match=r"lists-train\.tfrecord-00000-of-00001: record \d+: bad"):
-        list(source)
+        list(lists)
 
 
 def test_missing_records(tmp_path):
-    for make in (PassageSource, lambda d: ListSource(d, "train"), count_passages):
+    for make in (PassageSet, lambda d: ListSet(d, "train"), count_passages):
         with pytest.raises(UserError, match=r"python -m data_prep\.run --config="):
             make(tmp_path / "nowhere")
 
 
 def test_missing_split(records):
     with pytest.raises(UserError, match="no split 'test'; there are train, dev"):
-        ListSource(records, "test")
+        ListSet(records, "test")
 
 
 def test_missing_file_of_a_set(records):
     (records / "lists/1.0.0/lists-dev.tfrecord-00000-of-00001").unlink()
     with pytest.raises(UserError, match=r"lists-dev(.|\n)*no such file"):
-        ListSource(records, "dev")
+        ListSet(records, "dev")
 
 
 def test_file_with_fewer_records_than_told(records):
@@ -256,7 +256,7 @@ def test_file_with_fewer_records_than_told(records):
         folder / "lists-dev.tfrecord-00000-of-00001", folder / "lists-train.tfrecord-00000-of-00001"
     )
     with pytest.raises(UserError, match=r"holds 3 records, dataset_info\.json says 40"):
-        ListSource(records, "train")
+        ListSet(records, "train")
 
 
 @pytest.mark.parametrize(
@@ -265,4 +265,4 @@ def test_file_with_fewer_records_than_told(records):
 def test_strange_dataset_info(records, text):
     (records / "lists/1.0.0/dataset_info.json").write_text(text)
     with pytest.raises(UserError, match=r"dataset_info\.json: not "):
-        ListSource(records, "train")
+        ListSet(records, "train")

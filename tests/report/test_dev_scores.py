@@ -7,7 +7,7 @@ import pytest
 
 from ldx.models.student import load_student
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource, PassageSource
+from ldx.records.sets import ListSet, PassageSet
 from ldx.report.dev_scores import CACHE_NAME, NAME, make_dev_scores, with_prompts
 from tests import toy
 
@@ -33,7 +33,7 @@ def test_scores_and_ndcg(records, student, tiny_bert, tmp_path):
     prompted = with_prompts(student, "the ", "a ")
     dev = make(tmp_path, records, prompted)
     model = sentence_transformers.SentenceTransformer(str(tiny_bert), device="cpu")
-    lists, texts = list(ListSource(records, "dev")), list(PassageSource(records))
+    lists, texts = list(ListSet(records, "dev")), list(PassageSet(records))
     rows = sorted({int(row) for record in lists for row in record.rows})
     passages = dict(zip(rows, model.encode(["a " + texts[r].text for r in rows]), strict=True))
     queries = model.encode(["the " + record.query for record in lists])

@@ -20,7 +20,7 @@ from ldx.common.interrupt import Interrupted
 from ldx.data.sources import source_configs
 from ldx.models.student import Student, load_student
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource, records_fingerprint, write_lists
+from ldx.records.sets import ListSet, records_fingerprint, write_lists
 from ldx.report import final, plots
 from ldx.report import page as page_module
 from ldx.report.html import Html
@@ -83,7 +83,7 @@ def hostile_collection(root: Path) -> Path:
 def hostile_records(folder: Path, test_query: str) -> Path:
     """Lists of two query types, one of which is markup; the first list's query is the test's."""
     manifest = Manifest.read(toy.make_records(folder))
-    lists = {split: list(ListSource(folder, split)) for split in ("train", "dev")}
+    lists = {split: list(ListSet(folder, split)) for split in ("train", "dev")}
     for each in lists.values():
         each[::2] = [dataclasses.replace(x, query_type=f"$x_1$ {HOSTILE}") for x in each[::2]]
     lists["train"][0] = dataclasses.replace(lists["train"][0], query=test_query)
@@ -115,7 +115,7 @@ def finished(tiny_bert, tmp_path_factory) -> Path:
     root = hostile_collection(folder / "collection")
     query = json.loads((root / "queries.jsonl").read_text().splitlines()[0])["text"]
     records = hostile_records(folder / "records", query.upper())
-    rows = {int(row) for record in ListSource(records, "dev") for row in record.rows}
+    rows = {int(row) for record in ListSet(records, "dev") for row in record.rows}
     text = CONFIG.format(
         model=str(tiny_bert), root=str(root), records=str(records), dev_pool=len(rows)
     )

@@ -17,7 +17,7 @@ from ldx.losses import info_nce
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.records.manifest import Manifest
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 from ldx.step.objective import make_objective
 from ldx.step.train_step import TrainStep
 from ldx.training.guide import add_guide, load_guide
@@ -51,7 +51,7 @@ def test_embeddings_equal_sentence_transformers(records, tiny_bert, tmp_path):
     model = SentenceTransformer(str(tiny_bert), device="cpu")
     guide = source.train.guide
     assert guide is source.dev.guide
-    texts = ["the " + passage.text for passage in PassageSource(records)]
+    texts = ["the " + passage.text for passage in PassageSet(records)]
     np.testing.assert_allclose(guide.passages, model.encode(texts), atol=1e-5)
     np.testing.assert_allclose(guide.queries, model.encode(source.query_texts), atol=1e-5)
 

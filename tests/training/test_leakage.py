@@ -12,7 +12,7 @@ from ldx.data.sources import Source, SourceConfig
 from ldx.eval.beir import Corpus, Dataset
 from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage
-from ldx.records.sets import PassageSource, write_lists, write_passages
+from ldx.records.sets import PassageSet, write_lists, write_passages
 from ldx.training.leakage import find_leakage, read_leakage, report_leakage
 
 
@@ -90,10 +90,8 @@ def dataset(tmp_path):
 @pytest.fixture
 def rows_read(monkeypatch):
     rows = []
-    read = PassageSource.__getitem__
-    monkeypatch.setattr(
-        PassageSource, "__getitem__", lambda s, row: rows.append(row) or read(s, row)
-    )
+    read = PassageSet.__getitem__
+    monkeypatch.setattr(PassageSet, "__getitem__", lambda s, row: rows.append(row) or read(s, row))
     return rows
 
 

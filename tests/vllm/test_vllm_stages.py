@@ -16,7 +16,7 @@ from data_prep.score import pairs_of, pairs_payload
 from data_prep.teachers.cross_encoder import CrossEncoder
 from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.files import read_json
-from ldx.records.sets import PassageSource
+from ldx.records.sets import PassageSet
 from tests.data_prep.teacher_models import make_bert
 from tests.data_prep.toy import make_collection, make_config
 
@@ -49,10 +49,10 @@ def run(workspace, *stages):
 def test_the_score_stage_equals_transformers_and_says_so(workspace):
     run(workspace, "corpus", "generate_queries", "mine", "score")
     slow = CrossEncoder(workspace.config.prep.teachers.encoder.model, max_length=48, device="cpu")
-    passages, source = load_passages(workspace), PassageSource(workspace.records)
+    passages, passage_set = load_passages(workspace), PassageSet(workspace.records)
     for part in query_shards(workspace):
         rows = Candidates.load(candidate_paths(workspace)[part.name]).rows
-        payload = pairs_payload(part.queries, rows, passages, source)
+        payload = pairs_payload(part.queries, rows, passages, passage_set)
         at = np.argwhere(payload["places"] >= 0)
         expected = np.full(rows.shape, np.nan, np.float32)
         expected[at[:, 0], at[:, 1]] = slow.score(pairs_of(payload, at.tolist()))

@@ -28,7 +28,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build
 from ldx.records.manifest import Manifest
-from ldx.records.sets import ListSource, PassageSource
+from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 # Rows 1 to 5 are judged; by the draws of their rows 3 comes before 1, and 5 before 4.
@@ -231,7 +231,7 @@ def test_records_of_graded_lists(graded):
     assert manifest.num_synthetic_passages == 0
     assert manifest.judges == {}
     assert set(manifest.yields) == {"corpus", "generate_queries", "mine", "grade"}
-    record = ListSource(graded.records, "train")[0]
+    record = ListSet(graded.records, "train")[0]
     assert record.rows[0] == record.source_row
     assert len(record.teacher_scores) == 0
 
@@ -274,11 +274,11 @@ def test_mediqas_grades_are_the_labels(data_dir, tmp_path):
         qrels: dict[str, dict[str, int]] = {}
         for line in csv.DictReader(file, delimiter="\t"):
             qrels.setdefault(line["query-id"], {})[line["corpus-id"]] = int(line["score"])
-    passages = PassageSource(workspace.records)
+    passages = PassageSet(workspace.records)
     found = {}
     for split in ("train", "dev"):
-        source = ListSource(workspace.records, split)
-        for record in (source[n] for n in range(len(source))):
+        lists = ListSet(workspace.records, split)
+        for record in (lists[n] for n in range(len(lists))):
             names = [passages[row].doc_id for row in record.rows.tolist()]
             found[record.query_id] = dict(zip(names, record.labels.tolist(), strict=True))
             assert record.labels[0] == record.labels.max()

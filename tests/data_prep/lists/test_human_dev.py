@@ -16,7 +16,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir
 from ldx.records.schema import HUMAN_DEV
-from ldx.records.sets import ListSource, PassageSource
+from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
 BEFORE_BASELINES = STAGES[: STAGES.index("baselines")]
@@ -67,12 +67,11 @@ def workspace(tiny_bert, tmp_path_factory):
 
 
 def records_of(workspace, split):
-    source = ListSource(workspace.records, split)
-    return [source[number] for number in range(len(source))]
+    return list(ListSet(workspace.records, split))
 
 
 def test_a_list_has_all_judgments_whatever_teachers_know(workspace):
-    passages = PassageSource(workspace.records)
+    passages = PassageSet(workspace.records)
     records = [r for r in records_of(workspace, "dev") if r.query_type == HUMAN_DEV]
     assert len(records) == len(DEV)
     for record in records:
