@@ -19,7 +19,7 @@ from data_prep.pipeline.workspace import Workspace, config_fingerprint, file_fin
 from data_prep.queries.query import QUERIES_NAME, Query, QueryShard, query_shards
 from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidate_paths
 from data_prep.retrieval.dense import model_fingerprint
-from data_prep.retrieval.fusion import Selection, join_found
+from data_prep.retrieval.fusion import Selection, make_candidates
 from data_prep.retrieval.neighbours import neighbour_order
 from data_prep.retrieval.retrievers import open_retrievers, retriever_sections
 from ldx.common.files import atomic_write, fingerprint, write_json
@@ -59,7 +59,7 @@ class Miner:
             for retriever in self._retrievers.values()
         ]
         added = [query.needed_rows for query in queries]
-        return Made(join_found(found, added, self._selection).to_bytes())
+        return Made(make_candidates(found, added, self._selection).to_bytes())
 
 
 def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:

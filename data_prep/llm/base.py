@@ -13,7 +13,7 @@ from ldx.common.files import fingerprint
 
 BACKENDS = ("vllm", "openai")
 
-HOW_NOT_WHAT = (
+NEUTRAL_ENGINE_ARGS = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
     "data_parallel_size",
@@ -225,7 +225,7 @@ def llm_fingerprint(config: LlmConfig) -> str:
     """
     model, args = config.model, {}
     if config.backend == "vllm":
-        args = {k: v for k, v in config.engine_args.items() if k not in HOW_NOT_WHAT}
+        args = {k: v for k, v in config.engine_args.items() if k not in NEUTRAL_ENGINE_ARGS}
         folder = Path(model).expanduser()
         model = _folder_fingerprint(folder) if folder.is_dir() else model
     return fingerprint(model, _canonical(args), _canonical(config.chat_template_kwargs))

@@ -26,7 +26,7 @@ from data_prep.pipeline.settings import (
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.prompt import load_prompts
 from data_prep.retrieval.retrievers import retriever_sections
-from data_prep.teachers import KINDS
+from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
 from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys, check_seed
@@ -84,10 +84,10 @@ def _check_teacher(config: ConfigDict, name: str, section: Mapping[str, Any]) ->
     if section["kind"] == HYBRID:
         hybrid_columns(config, name, section)
         return
-    if section["kind"] not in KINDS:
-        known = ", ".join((HYBRID, *KINDS))
+    if section["kind"] not in TEACHER_CLASSES:
+        known = ", ".join((HYBRID, *TEACHER_CLASSES))
         raise UserError(f"config.{where}.kind={section['kind']!r}: known are {known}")
-    module, _, class_name = KINDS[section["kind"]].partition(":")
+    module, _, class_name = TEACHER_CLASSES[section["kind"]].partition(":")
     make = getattr(importlib.import_module(module), class_name)
     check_keys(section, ["kind", "weight", *inspect.signature(make).parameters], where)
 

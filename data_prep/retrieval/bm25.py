@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from ldx.data.tokens import Texts
 
 K1 = 1.5
 B = 0.75
-CHUNK_TEXTS = 50_000  # between two points from which a killed build goes on
+TEXTS_PER_CHUNK = 50_000  # between two points from which a killed build goes on
 TEXTS_AT_ONCE = 2_000
-MAX_CACHED_WORDS = 500_000
+MAX_CACHED_HASHES = 500_000
 DENSE_SHARE = 8  # more matches than passages / 8 are summed in an array of all passages
 
 
@@ -59,6 +60,22 @@ class Matches:
         scores = self.scores.astype(np.float64)
         mean = scores.sum() / num_passages
         return mean, float(np.sqrt(max(0.0, (scores**2).sum() / num_passages - mean**2)))
+
+
+class _KnownWord(NamedTuple):
+    """A word of a query that the corpus has.
+
+    Attributes:
+      word: the word.
+      times: how often the query has it.
+      number: its place among the words of the corpus.
+      idf: how rare it is there.
+    """
+
+    word: str
+    times: int
+    number: int
+    idf: float
 
 
 class Bm25:
@@ -117,8 +134,7 @@ class Bm25:
 
     def rarity(self, word: str) -> float:
         """The idf of a word, over 0; 0 for one that no passage has."""
-        known = self._known([word])
-        return known[0][2] if known else 0.0
+        return sum(known.idf for known in self._known([word]))
 
     def match(self, query: str) -> Matches:
         """All passages that share a word with a query, with their scores."""
@@ -137,18 +153,18 @@ class Bm25:
         pairs = zip(tokenize(queries), tokenize(texts), strict=True) if queries else ()
         for number, (query, text) in enumerate(pairs):
             norm = K1 * (1 - B + B * len(text) / self._mean_length)
-            for (_, count, idf), word in zip(*self._known_words(query), strict=True):
-                frequency = text.count(word)
-                scores[number] += count * idf * frequency / (frequency + norm)
+            for known in self._known(query):
+                frequency = text.count(known.word)
+                scores[number] += known.times * known.idf * frequency / (frequency + norm)
         return scores
 
     def _sum(self, words: Iterable[str]) -> Matches:
         known = self._known(words)
-        slices = [slice(self._starts[t], self._starts[t + 1]) for t, _, _ in known]
-        rows = [np.asarray(self._rows[each]) for each in slices]
+        slices = [slice(*self._starts[each.number : each.number + 2]) for each in known]
+        rows = [np.asarray(self._rows[part]) for part in slices]
         weights = [
-            self._weights[each] * np.float32(count)
-            for each, (_, count, _) in zip(slices, known, strict=True)
+            self._weights[part] * np.float32(each.times)
+            for part, each in zip(slices, known, strict=True)
         ]
         num_matches = sum(len(each) for each in rows)
         if num_matches * DENSE_SHARE > self.num_passages:
@@ -167,22 +183,18 @@ class Bm25:
             first += len(values)
         return Matches(found.astype(np.int64), sums)
 
-    def _known(self, words: Iterable[str]) -> list[tuple[int, int, float]]:
-        return self._known_words(words)[0]
-
-    def _known_words(self, words: Iterable[str]) -> tuple[list[tuple[int, int, float]], list[str]]:
-        """The number, count and idf of each distinct word that the corpus has, and the words."""
+    def _known(self, words: Iterable[str]) -> list[_KnownWord]:
+        """Each distinct word that the corpus has."""
         counts: dict[str, int] = {}
         for word in words:
             counts[word] = counts.get(word, 0) + 1
         hashes = self._hash(list(counts))
         places = np.minimum(np.searchsorted(self._terms, hashes), len(self._terms) - 1)
-        known, known_words = [], []
-        for place, word, value in zip(places.tolist(), counts, hashes, strict=True):
-            if len(self._terms) and self._terms[place] == value:
-                known.append((place, counts[word], float(self._idf[place])))
-                known_words.append(word)
-        return known, known_words
+        return [
+            _KnownWord(word, counts[word], place, float(self._idf[place]))
+            for place, word, value in zip(places.tolist(), counts, hashes, strict=True)
+            if len(self._terms) and self._terms[place] == value
+        ]
 
 
 class _WordHashes:
@@ -193,7 +205,7 @@ class _WordHashes:
 
     def __call__(self, words: Sequence[str]) -> np.ndarray:
         """uint64 [number of words]."""
-        if len(self._cache) > MAX_CACHED_WORDS:
+        if len(self._cache) > MAX_CACHED_HASHES:
             self._cache = {}
         cache = self._cache
         values = []
@@ -214,12 +226,12 @@ def _build(target: Path, texts: Texts, description: str) -> None:
     """Index chunk by chunk into a hidden folder, then join the chunks and move them in."""
     work = target.with_name(f".{target.name}.building")
     work.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(texts), CHUNK_TEXTS)
+    starts = range(0, len(texts), TEXTS_PER_CHUNK)
     chunks = [work / f"chunk-{start:012d}.npz" for start in starts]
     hashes = _WordHashes()
     with progress_bar(total=len(texts), desc=f"BM25 of {description}", unit=" texts") as bar:
         for start, path in zip(starts, chunks, strict=True):
-            size = min(CHUNK_TEXTS, len(texts) - start)
+            size = min(TEXTS_PER_CHUNK, len(texts) - start)
             if not path.is_file():
                 _write_chunk(path, texts, range(start, start + size), hashes)
             bar.update(size)

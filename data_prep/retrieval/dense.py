@@ -13,12 +13,12 @@ from ldx.models.student import load_student
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Kind, get_encoder
 
-HOW_NOT_WHAT = ("attention", "remat")
+NEUTRAL_MODEL_KEYS = ("attention", "remat")
 
 
 def model_fingerprint(model: Mapping[str, Any]) -> str:
     """What a model's files and settings hash to; not how its work is done."""
-    model = {key: value for key, value in model.items() if key not in HOW_NOT_WHAT}
+    model = {key: value for key, value in model.items() if key not in NEUTRAL_MODEL_KEYS}
     folder = resolve_model_path(model["path"])
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".txt", ".safetensors"})
     return fingerprint(repr(sorted(model.items())), *files)

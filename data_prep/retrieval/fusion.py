@@ -67,8 +67,8 @@ class Selection:
             return places[:number]
         scores = z_scores[places].astype(np.float64)
         free = np.ones(len(places), bool)
-        for wanted in np.linspace(scores.max(), scores.min(), number):
-            distance = np.where(free, np.abs(scores - wanted), np.inf)
+        for target in np.linspace(scores.max(), scores.min(), number):
+            distance = np.where(free, np.abs(scores - target), np.inf)
             free[int(distance.argmin())] = False
         return places[~free]
 
@@ -86,7 +86,7 @@ def z_scores(scores: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Retrieved:
     """What one retriever says of one query.
 
     Attributes:
@@ -100,31 +100,32 @@ class Found:
     moments: tuple[float, float]
 
 
-def join_found(
-    found: Sequence[Iterable[Found]], added: Sequence[Sequence[int]], selection: Selection
+def make_candidates(
+    retrieved: Sequence[Iterable[Retrieved]], added: Sequence[Sequence[int]], selection: Selection
 ) -> Candidates:
     """Fuse what the retrievers found, choose from it, and add what must be there.
 
     Args:
-      found: of each retriever, for each query; gone through once, query by query.
+      retrieved: of each retriever, for each query; gone through once, query by query.
       added: for each query the rows that are in its list whether found or not.
       selection: which of the fused candidates stay; rows of `added` stay in any case.
     """
-    num_queries, num_retrievers = len(added), len(found)
+    num_queries, num_retrievers = len(added), len(retrieved)
     rows, ranks, scores = [], [], []
     moments = np.zeros((num_queries, num_retrievers, 2), np.float32)
-    for query, (must, each) in enumerate(zip(added, zip(*found, strict=True), strict=True)):
-        fused = fuse([one.ranking for one in each], selection.depth)
-        raw = np.stack([one.score(fused) for one in each])
-        moments[query] = exact = np.array([one.moments for one in each])
-        kept = selection.choose(z_scores(raw, exact).mean(axis=0))
-        kept = np.union1d(kept, np.flatnonzero(np.isin(fused, must)))
+    by_query = zip(*retrieved, strict=True)
+    for query, (must, of_query) in enumerate(zip(added, by_query, strict=True)):
+        fused = fuse([each.ranking for each in of_query], selection.depth)
+        fused_scores = np.stack([each.score(fused) for each in of_query])
+        moments[query] = exact = np.array([each.moments for each in of_query])
+        places = selection.choose(z_scores(fused_scores, exact).mean(axis=0))
+        places = np.union1d(places, np.flatnonzero(np.isin(fused, must)))
         missing = np.setdiff1d(np.asarray(must, np.int64), fused)
-        more = np.stack([one.score(missing) for one in each])
-        rows.append(np.concatenate([fused[kept], missing]))
-        ranks.append(np.concatenate([kept + 1, np.zeros(len(missing), np.int64)]))
-        scores.append(np.concatenate([raw[:, kept], more], axis=1))
-    width = max((len(each) for each in rows), default=0)
+        missing_scores = np.stack([each.score(missing) for each in of_query])
+        rows.append(np.concatenate([fused[places], missing]))
+        ranks.append(np.concatenate([places + 1, np.zeros(len(missing), np.int64)]))
+        scores.append(np.concatenate([fused_scores[:, places], missing_scores], axis=1))
+    width = max(map(len, rows), default=0)
 
     def stacked(arrays: list[np.ndarray], dtype: type, fill: int, shape: tuple) -> np.ndarray:
         padded = [pad_last(np.asarray(array, dtype), width, fill) for array in arrays]

@@ -16,9 +16,9 @@ LEAF = 3  # of these are not cut in two but sorted
 KMEANS_STEPS = 8
 KMEANS_SAMPLE = 32  # passages a cell that k-means looks at
 POWER_STEPS = 5
-LEAST_SHARE = 0.25  # of what is cut in two, on either side of the cut
+LEAST_CUT_SHARE = 0.25  # of what is cut in two, on either side of the cut
 MOST_SHARE = 0.9  # of a part, in one cell; where it is more, they are copies of one passage
-BLOCK = 65_536  # embeddings in memory at once
+ROWS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class _Part:
 def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
     """The place of every passage in an order in which neighbours stand near each other.
 
-    Equal input gives an equal order. Time grows as N · D · log N; memory is that of BLOCK
+    Equal input gives an equal order. Time grows as N · D · log N; memory is that of ROWS_AT_ONCE
     embeddings and of a few numbers a passage.
 
     Args:
@@ -79,7 +79,7 @@ def _divide(embeddings: np.ndarray, part: _Part, before: np.ndarray | None) -> l
     num_cells = min(MAX_CELLS, len(rows) // CELL)
     sample = _evenly(rows, min(len(rows), KMEANS_SAMPLE * num_cells))
     centres = _k_means(_read(embeddings, sample), num_cells)
-    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    blocks = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
     cell_of = np.concatenate([_nearest(_read(embeddings, block), centres) for block in blocks])
     cells, sizes = np.unique(cell_of, return_counts=True)
     if sizes.max() > MOST_SHARE * len(rows):
@@ -153,7 +153,7 @@ def _cut(along: np.ndarray) -> int:
     is largest.
     """
     size = len(along)
-    least = max(1, int(LEAST_SHARE * size))
+    least = max(1, int(LEAST_CUT_SHARE * size))
     first = np.arange(least, size - least + 1)
     centred = along.astype(np.float64) - along.mean(dtype=np.float64)
     sums = np.cumsum(centred)[first - 1]

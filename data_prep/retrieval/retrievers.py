@@ -13,19 +13,19 @@ from data_prep.corpora.passages import Passages, doc_ids_where
 from data_prep.pipeline.workspace import Workspace
 from data_prep.retrieval.bm25 import Bm25, Matches
 from data_prep.retrieval.dense import DenseModel
-from data_prep.retrieval.fusion import Found, top_rows
+from data_prep.retrieval.fusion import Retrieved, top_rows
 from data_prep.retrieval.run_table import read_run_table
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 from ldx.retrieval.search import Searcher
 
-BLOCK = 65_536  # embeddings in memory at once
+EMBEDDINGS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
 class Retriever(Protocol):
     """Finds passages for queries."""
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterable[Found]:
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterable[Retrieved]:
         """What it says of each query, one after the other."""
 
 
@@ -36,13 +36,13 @@ class Bm25Retriever:
         self._index = Bm25.open_or_build(folder / "bm25", passages.texts, key=passages.key)
         self._excluded, self._depth = passages.roles.excluded, depth
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Found]:
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Retrieved]:
         """What it says of each query; of one at a time, for a query may match every passage."""
         for matches in self._index.match_all(queries):
             kept = ~self._excluded[matches.rows]
             ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
             moments = matches.moments(self._index.num_passages)
-            yield Found(ranking, matches.scores_of, moments)
+            yield Retrieved(ranking, matches.scores_of, moments)
 
 
 class DenseRetriever:
@@ -79,7 +79,7 @@ class DenseRetriever:
         )
         self._mean, self._second = second_moments(self._embeddings)
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
         """What it says of each query."""
         embeddings = self._model.embed(queries, "query")
         rows = self._searcher.search(embeddings).rows
@@ -92,7 +92,7 @@ class DenseRetriever:
             return lambda rows: np.asarray(self._embeddings[rows], np.float32) @ query
 
         return [
-            Found(rows[i], scorer(embeddings[i]), (float(means[i]), float(deviations[i])))
+            Retrieved(rows[i], scorer(embeddings[i]), (float(means[i]), float(deviations[i])))
             for i in range(len(queries))
         ]
 
@@ -113,7 +113,7 @@ class RunRetriever:
         self._rows = np.array([row_of.get(doc_id, -1) for doc_id in self._run.passages], np.int64)
         self._excluded, self._depth = passages.roles.excluded, depth
 
-    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Found]:
+    def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
         """What it says of each query; a passage that the run lacks scores 0."""
         found = []
         for query_id in query_ids:
@@ -123,7 +123,7 @@ class RunRetriever:
             matches = Matches(rows[order], scores[order])
             kept = ~self._excluded[matches.rows]
             ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
-            found.append(Found(ranking, matches.scores_of, (0.0, 0.0)))
+            found.append(Retrieved(ranking, matches.scores_of, (0.0, 0.0)))
         return found
 
 
@@ -135,8 +135,8 @@ def second_moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     size = embeddings.shape[1]
     total, products = np.zeros(size), np.zeros((size, size))
-    for start in range(0, len(embeddings), BLOCK):
-        block = np.asarray(embeddings[start : start + BLOCK], np.float64)
+    for start in range(0, len(embeddings), EMBEDDINGS_AT_ONCE):
+        block = np.asarray(embeddings[start : start + EMBEDDINGS_AT_ONCE], np.float64)
         total += block.sum(axis=0)
         products += block.T @ block
     return total / len(embeddings), products / len(embeddings)

@@ -3,6 +3,7 @@
 import math
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,28 @@ import numpy as np
 from ldx.common.errors import UserError
 from ldx.common.lines import Lines
 
+
+@dataclass(frozen=True)
+class _Columns:
+    """How many columns a line has, and which of them are read."""
+
+    number: int
+    query: int
+    passage: int
+    score: int
+
+
 COLUMNS = {
-    6: ("query", "Q0", "passage", "rank", "score", "tag"),
-    4: ("query", "passage", "rank", "score"),
-    3: ("query", "passage", "score"),
+    6: _Columns(6, query=0, passage=2, score=4),  # a TREC run
+    4: _Columns(4, query=0, passage=1, score=3),  # of MS MARCO
+    3: _Columns(3, query=0, passage=1, score=2),
 }
 HEADINGS = {
     "query": ("query", "query_id", "qid", "topic"),
     "passage": ("passage", "passage_id", "pid", "doc", "doc_id", "docid", "docno", "corpus_id"),
     "score": ("score", "teacher_score", "logit"),
 }
-WANTED = (
+RUN_LINES = (
     "a TREC run line (query-id Q0 passage-id rank score tag), query-id passage-id rank score, or "
     "query-id passage-id score, between tabs or blanks; every pair once"
 )
@@ -87,35 +99,34 @@ def read_run_table(path: Path) -> RunTable:
         raise UserError(f"{path}: no such file of scores")
     lines, table = Lines(path), RunTable()
     keys, scores, line_numbers = array("q"), array("f"), array("q")
-    columns: tuple[str, ...] = ()
-    at: tuple[int, int, int] = (0, 0, 0)
+    columns: _Columns | None = None
     for number, line in lines:
-        if not columns:
+        if columns is None:
             fields = _split(line, line.count("\t") + 1)
-            columns, is_header = _columns(fields)
-            if not columns:
+            columns = _columns_of_header(fields)
+            if columns is not None:
+                continue
+            columns = COLUMNS.get(len(fields))
+            if columns is None:
                 lines.bad(number, f"{len(fields)} column(s), wanted 3, 4 or 6")
                 break
-            at = (columns.index("query"), columns.index("passage"), columns.index("score"))
-            if is_header:
-                continue
-        fields = _split(line, len(columns))
-        if len(fields) != len(columns):
-            lines.bad(number, f"{len(fields)} column(s), wanted {len(columns)}")
+        fields = _split(line, columns.number)
+        if len(fields) != columns.number:
+            lines.bad(number, f"{len(fields)} column(s), wanted {columns.number}")
             continue
-        score = _number(fields[at[2]])
+        score = _number(fields[columns.score])
         if not abs(score) <= MAX_FLOAT32:
-            lines.bad(number, f"score {fields[at[2]]!r} is not a finite number")
+            lines.bad(number, f"score {fields[columns.score]!r} is not a finite number")
             continue
-        keys.append(table.key(fields[at[0]], fields[at[1]]))
+        keys.append(table.key(fields[columns.query], fields[columns.passage]))
         scores.append(score)
         line_numbers.append(number)
     again = table.fill(np.frombuffer(keys, np.int64), np.frombuffer(scores, np.float32))
     for i in np.flatnonzero(again):
         lines.bad(line_numbers[i], "a pair that an earlier line has")
-    lines.finish(WANTED)
+    lines.finish(RUN_LINES)
     if not len(again):
-        raise UserError(f"{path}: has no scores; wanted: {WANTED}")
+        raise UserError(f"{path}: has no scores; wanted: {RUN_LINES}")
     return table
 
 
@@ -125,12 +136,12 @@ def _split(line: str, num_columns: int) -> list[str]:
     return line.split("\t") if line.count("\t") == num_columns - 1 > 0 else line.split()
 
 
-def _columns(fields: list[str]) -> tuple[tuple[str, ...], bool]:
-    """What the columns are by the file's first line, and whether it is one of names."""
+def _columns_of_header(fields: list[str]) -> _Columns | None:
+    """The columns that a file's first line names; None where it names none."""
     names = [_heading(field) for field in fields]
-    if all(names.count(wanted) == 1 for wanted in HEADINGS):
-        return tuple(name or field for name, field in zip(names, fields, strict=True)), True
-    return COLUMNS.get(len(fields), ()), False
+    if any(names.count(wanted) != 1 for wanted in HEADINGS):
+        return None
+    return _Columns(len(fields), **{wanted: names.index(wanted) for wanted in HEADINGS})
 
 
 def _heading(field: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from data_prep.teachers.base import Pairs, Problem, Teacher
 from ldx.common.errors import UserError
 
-__all__ = ["KINDS", "Pairs", "Problem", "Teacher", "make_teacher"]
+__all__ = ["TEACHER_CLASSES", "Pairs", "Problem", "Teacher", "make_teacher"]
 
-KINDS = {
+TEACHER_CLASSES = {
     "cross_encoder": "data_prep.teachers.cross_encoder:CrossEncoder",
     "rank_t5": "data_prep.teachers.t5:RankT5",
     "mono_t5": "data_prep.teachers.t5:MonoT5",
@@ -38,9 +38,9 @@ def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:
 
     where = f"prep.teachers.{name}"
     kind = settings.get("kind")
-    if kind not in KINDS:
-        raise UserError(f"config.{where}.kind={kind!r}: known are {', '.join(KINDS)}")
-    module, _, class_name = KINDS[kind].partition(":")
+    if kind not in TEACHER_CLASSES:
+        raise UserError(f"config.{where}.kind={kind!r}: known are {', '.join(TEACHER_CLASSES)}")
+    module, _, class_name = TEACHER_CLASSES[kind].partition(":")
     make = getattr(importlib.import_module(module), class_name)
     try:
         teacher: Teacher = build(make, {k: v for k, v in settings.items() if k != "kind"}, where)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.teachers.loading import TransformersTeacher, load_model
+from data_prep.teachers.loading import TransformersTeacher, load_pretrained
 from data_prep.teachers.prompts import PromptEncoder, choose_preset
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
 from ldx.common.errors import UserError
@@ -92,7 +92,7 @@ class Layerwise(TransformersTeacher):
         ours = ("model_type", "auto_map", "architectures", "layer_types", "num_hidden_layers")
         rest = {k: v for k, v in self._config.items() if k not in ours}
         config = Gemma2Config(**rest, num_hidden_layers=self._layer)
-        return load_model(self.auto_class, self.folder, self._dtype, config)
+        return load_pretrained(self.auto_class, self.folder, self._dtype, config)
 
     def prepare(self, model: Any) -> None:
         """Load the head."""

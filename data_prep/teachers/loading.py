@@ -12,10 +12,10 @@ from ldx.common.files import fingerprint, read_json
 from ldx.models.locate import resolve_model_path
 from ldx.models.weights import weight_files
 
-VERSION = "1"
+SCORING_VERSION = "1"
 """Raised when the same files and settings give other scores than before."""
 
-DTYPES = ("float32", "bfloat16", "float16")
+TORCH_DTYPES = ("float32", "bfloat16", "float16")
 FILE_SUFFIXES = (".json", ".txt", ".jinja", ".safetensors")
 MAX_POSITIONS_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer")
 """Model types whose positions begin after that of padding."""
@@ -78,7 +78,7 @@ class TransformersTeacher(TokenTeacher):
 
     def load_model(self) -> Any:
         """The model, on the CPU."""
-        return load_model(self.auto_class, self.folder, self._dtype)
+        return load_pretrained(self.auto_class, self.folder, self._dtype)
 
     def prepare(self, model: Any) -> None:
         """Check the settings against a model that was just loaded."""
@@ -131,7 +131,7 @@ def teacher_fingerprint(folder: Path, *decides: str) -> str:
     """A digest of a model's files, by name and content, and of settings."""
     paths = sorted(p for p in folder.iterdir() if p.suffix in FILE_SUFFIXES)
     files = [part for path in paths for part in (path.name, path)]
-    return fingerprint(VERSION, *decides, *files)
+    return fingerprint(SCORING_VERSION, *decides, *files)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -157,7 +157,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(auto_class: str, folder: Path, dtype: str, config: Any = None) -> Any:
+def load_pretrained(auto_class: str, folder: Path, dtype: str, config: Any = None) -> Any:
     """A model of transformers, on the CPU, ready to score.
 
     Args:
@@ -241,8 +241,8 @@ def check_positions(config: Any, max_length: int, folder: Path) -> None:
 
 def check_dtype(dtype: str) -> None:
     """Refuse an unknown dtype."""
-    if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype!r}: wanted {', '.join(DTYPES)}")
+    if dtype not in TORCH_DTYPES:
+        raise UserError(f"dtype={dtype!r}: wanted {', '.join(TORCH_DTYPES)}")
 
 
 def check_count(key: str, value: Any) -> None:

@@ -9,6 +9,7 @@ Sources, as published by each model's authors:
   bge_lightweight: model card of BAAI/bge-reranker-v2.5-gemma2-lightweight.
 """
 
+import enum
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,14 @@ import numpy as np
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded
 from ldx.common.errors import UserError
 
-FORMS = ("difference", "yes")
-FIELDS = ("query", "passage", "instruction")
+TEMPLATE_FIELDS = ("query", "passage", "instruction")
+
+
+class Form(enum.StrEnum):
+    """What the score is made of."""
+
+    DIFFERENCE = "difference"  # logit(yes) - logit(no)
+    YES = "yes"  # logit(yes)
 
 
 def _fields(part: str) -> list[str]:
@@ -28,7 +35,7 @@ def _fields(part: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PairPrompt:
     """How a pair becomes one text.
 
     Attributes:
@@ -42,12 +49,16 @@ class Prompt:
     bos: bool = False
     eos: bool = False
 
+    def __repr__(self) -> str:
+        # Teachers' fingerprints hash this text: it must not change with the name of the class.
+        return f"Prompt(parts={self.parts!r}, bos={self.bos!r}, eos={self.eos!r})"
+
     def __post_init__(self) -> None:
         try:
             fields = [field for part in self.parts for field in _fields(part)]
         except ValueError as error:
             raise UserError(f"template={self.parts!r}: {error}; write {{{{ for a brace") from None
-        unknown = sorted(set(fields) - set(FIELDS))
+        unknown = sorted(set(fields) - set(TEMPLATE_FIELDS))
         if unknown or fields.count("query") != 1 or fields.count("passage") != 1:
             raise UserError(
                 f"template={self.parts!r}: has the fields {fields}; wanted {{query}} and "
@@ -64,11 +75,11 @@ class Preset:
       instruction: what stands at {instruction}.
       yes: the token that says a passage is relevant.
       no: the one that says it is not.
-      form: the score: `difference`, logit(yes) - logit(no); or `yes`, logit(yes).
+      form: what the score is made of, the value of a `Form`.
       max_length: tokens of a prompt.
     """
 
-    prompt: Prompt
+    prompt: PairPrompt
     instruction: str
     yes: str
     no: str
@@ -76,15 +87,20 @@ class Preset:
     max_length: int
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise UserError(f"form={self.form!r}: wanted {' or '.join(FORMS)}")
+        if self.form not in list(Form):
+            raise UserError(f"form={self.form!r}: wanted {' or '.join(Form)}")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words whose logits make the score: yes and no, or yes alone."""
+        return (self.yes, self.no) if self.form == Form.DIFFERENCE else (self.yes,)
 
 
 _BGE_PARTS = ("A: {query}", "\n", "B: {passage}", "\n", "{instruction}")
 
 PRESETS = {
     "qwen3_reranker": Preset(
-        Prompt(
+        PairPrompt(
             (
                 "<|im_start|>system\nJudge whether the Document meets the requirements based on "
                 'the Query and the Instruct provided. Note that the answer can only be "yes" or '
@@ -101,7 +117,7 @@ PRESETS = {
         max_length=8192,
     ),
     "bge_gemma": Preset(
-        Prompt(_BGE_PARTS, bos=True),
+        PairPrompt(_BGE_PARTS, bos=True),
         instruction="Given a query A and a passage B, determine whether the passage contains an "
         "answer to the query by providing a prediction of either 'Yes' or 'No'.",
         yes="Yes",
@@ -110,7 +126,7 @@ PRESETS = {
         max_length=1024,
     ),
     "bge_lightweight": Preset(
-        Prompt(_BGE_PARTS, bos=True),
+        PairPrompt(_BGE_PARTS, bos=True),
         instruction="Predict whether passage B contains an answer to query A.",
         yes="Yes",
         no="No",
@@ -151,7 +167,7 @@ def choose_preset(
             )
         base = PRESETS[template]
     else:
-        base = Preset(Prompt(tuple(template)), "", "yes", "no", "difference", 1024)
+        base = Preset(PairPrompt(tuple(template)), "", "yes", "no", Form.DIFFERENCE.value, 1024)
     return Preset(
         base.prompt,
         base.instruction if instruction is None else instruction,
@@ -175,7 +191,7 @@ class PromptEncoder:
       UserError: the prompt begins or ends with a token that the tokenizer does not have.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int, instruction: str = ""):
+    def __init__(self, tokenizer: Any, prompt: PairPrompt, max_length: int, instruction: str = ""):
         self._tokenizer, self._prompt = tokenizer, prompt
         self._max_length, self._instruction = max_length, instruction
         self._first = _special(tokenizer.bos_token_id, "bos") if prompt.bos else []

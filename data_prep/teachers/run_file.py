@@ -1,5 +1,6 @@
 """Scores read from a file, the door for any teacher that ran elsewhere: a TREC run or a table."""
 
+import enum
 import math
 from pathlib import Path
 
@@ -10,11 +11,21 @@ from data_prep.teachers.base import Pairs, Problem
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 
-VERSION = "run_file 1"
+RUN_FILE_VERSION = "run_file 1"
+
+
+class Scale(enum.StrEnum):
+    """What the scores of a file are."""
+
+    AS_THEY_ARE = "as_they_are"
+    PROBABILITY = "probability"
+    LOG_PROBABILITY = "log_probability"
+
+
 RANGES = {
-    "as_they_are": (-math.inf, math.inf),
-    "probability": (0.0, 1.0),
-    "log_probability": (-math.inf, 0.0),
+    Scale.AS_THEY_ARE: (-math.inf, math.inf),
+    Scale.PROBABILITY: (0.0, 1.0),
+    Scale.LOG_PROBABILITY: (-math.inf, 0.0),
 }
 MAX_LOGIT = 20.0
 
@@ -35,16 +46,16 @@ class RunFile:
         what `scores` says.
     """
 
-    def __init__(self, path: str, scores: str = "as_they_are"):
+    def __init__(self, path: str, scores: str = Scale.AS_THEY_ARE.value):
         self._path = Path(path).expanduser()
-        if scores not in RANGES:
-            raise UserError(f"scores={scores!r} of {path}: wanted {', '.join(RANGES)}")
+        if scores not in list(Scale):
+            raise UserError(f"scores={scores!r} of {path}: wanted {', '.join(Scale)}")
         self.problems: list[Problem] = []
         self._table = read_run_table(self._path)
-        self.fingerprint = fingerprint(VERSION, self._path, scores)
-        self._kind = scores
+        self.fingerprint = fingerprint(RUN_FILE_VERSION, self._path, scores)
+        self._scale = Scale(scores)
         least, most = self._table.range
-        low, high = RANGES[scores]
+        low, high = RANGES[self._scale]
         if least < low or most > high:
             raise UserError(
                 f"scores={scores!r} of {path}: they lie from {least:g} to {most:g}; wanted from "
@@ -53,7 +64,7 @@ class RunFile:
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Scores float32 [N]; see `data_prep.teachers.base.Teacher`."""
-        scores = _as_logits(self._table.look_up(pairs.query_ids, pairs.doc_ids), self._kind)
+        scores = _as_logits(self._table.look_up(pairs.query_ids, pairs.doc_ids), self._scale)
         self.problems = [
             Problem(pairs.query_ids[i], pairs.doc_ids[i], f"{self._path} has no such pair")
             for i in np.flatnonzero(np.isnan(scores)).tolist()
@@ -61,12 +72,12 @@ class RunFile:
         return scores
 
 
-def _as_logits(scores: np.ndarray, kind: str) -> np.ndarray:
+def _as_logits(scores: np.ndarray, scale: Scale) -> np.ndarray:
     """The logits of float32 [N] probabilities; those of 0 and 1 are as far as float32 tells."""
-    if kind == "as_they_are":
+    if scale is Scale.AS_THEY_ARE:
         return scores
     values = scores.astype(np.float64)
     with np.errstate(divide="ignore"):
-        log = np.log(values) if kind == "probability" else values
+        log = np.log(values) if scale is Scale.PROBABILITY else values
         log_other = np.log(-np.expm1(log))
     return np.clip(log - log_other, -MAX_LOGIT, MAX_LOGIT).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.teachers.loading import TransformersTeacher, float32_linear, single_token
-from data_prep.teachers.prompts import Prompt, PromptEncoder
+from data_prep.teachers.prompts import PairPrompt, PromptEncoder
 from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
 from ldx.common.errors import UserError
 
@@ -22,7 +22,7 @@ class T5Ranker(TransformersTeacher):
     """What the two share: the encoder reads the pair, the decoder takes one step."""
 
     auto_class = "T5ForConditionalGeneration"
-    prompt: Prompt
+    prompt: PairPrompt
     _words: tuple[str, ...]
 
     def prepare(self, model: Any) -> None:
@@ -65,7 +65,7 @@ class RankT5(T5Ranker):
       batch_tokens: the most tokens of a batch, padding included.
     """
 
-    prompt = Prompt(("Query: {query} Document: {passage}",), eos=True)
+    prompt = PairPrompt(("Query: {query} Document: {passage}",), eos=True)
     _words = (RANK_T5_TOKEN,)
 
     def __init__(
@@ -104,7 +104,7 @@ class MonoT5(T5Ranker):
       batch_tokens: the most tokens of a batch, padding included.
     """
 
-    prompt = Prompt(("Query: {query} Document: {passage}", "Relevant:"), eos=True)
+    prompt = PairPrompt(("Query: {query} Document: {passage}", "Relevant:"), eos=True)
 
     def __init__(
         self,

@@ -54,10 +54,9 @@ class TokenTeacher(abc.ABC):
     def score(self, pairs: Pairs) -> np.ndarray:
         """Scores float32 [N]; see `data_prep.teachers.base.Teacher`."""
         self.load()
+        encoded, reasons = self._encode_all(pairs)
         scores = np.full(len(pairs), np.nan, np.float32)
-        reasons: dict[int, str] = {}
-        encoded = self._encode_all(pairs, reasons)
-        self._score_all(encoded, scores, reasons)
+        reasons |= self._score_into(scores, encoded)
         for i in np.flatnonzero(~np.isfinite(scores)).tolist():
             reasons.setdefault(i, f"the model's score is {scores[i]}, no finite number")
             scores[i] = np.nan
@@ -66,14 +65,15 @@ class TokenTeacher(abc.ABC):
         ]
         return scores
 
-    def _encode_all(self, pairs: Pairs, reasons: dict[int, str]) -> dict[int, Encoded]:
+    def _encode_all(self, pairs: Pairs) -> tuple[dict[int, Encoded], dict[int, str]]:
+        """Model input by pair, and why there is none by pair."""
         texts = [
             i
             for i in range(len(pairs))
             if isinstance(pairs.queries[i], str) and isinstance(pairs.passages[i], str)
         ]
-        for i in set(range(len(pairs))) - set(texts):
-            reasons[i] = "query or passage is no text"
+        others = set(range(len(pairs))) - set(texts)
+        reasons = dict.fromkeys(others, "query or passage is no text")
         encoded: dict[int, Encoded] = {}
 
         def encode(numbers: Sequence[int]) -> None:
@@ -85,17 +85,18 @@ class TokenTeacher(abc.ABC):
         for start in range(0, len(texts), ENCODED_AT_ONCE):
             some = texts[start : start + ENCODED_AT_ONCE]
             if failure := attempt(encode, some):
-                isolate(encode, some, failure, reasons)
-        return encoded
+                reasons |= isolate(encode, some, failure)
+        return encoded, reasons
 
-    def _score_all(
-        self, encoded: Mapping[int, Encoded], scores: np.ndarray, reasons: dict[int, str]
-    ) -> None:
+    def _score_into(self, scores: np.ndarray, encoded: Mapping[int, Encoded]) -> dict[int, str]:
+        """Set the scores of the pairs that are encoded; why there is none, by pair."""
+
         def run(numbers: Sequence[int]) -> None:
             scores[list(numbers)] = self.forward([encoded[i] for i in numbers])
 
         # The longest go first: if memory does not suffice, that shows at once.
         order = sorted(encoded, key=lambda i: (-len(encoded[i][INPUT_IDS]), i))
+        reasons: dict[int, str] = {}
         done = 0
         while done < len(order):
             width = len(encoded[order[done]][INPUT_IDS])
@@ -108,8 +109,9 @@ class TokenTeacher(abc.ABC):
                 _release_memory()
                 continue
             if failure:
-                isolate(run, batch, failure, reasons)
+                reasons |= isolate(run, batch, failure)
             done += len(batch)
+        return reasons
 
 
 def attempt(run: Callable[[Sequence[int]], None], numbers: Sequence[int]) -> Failure | None:
@@ -127,26 +129,26 @@ def attempt(run: Callable[[Sequence[int]], None], numbers: Sequence[int]) -> Fai
 
 
 def isolate(
-    run: Callable[[Sequence[int]], None],
-    numbers: Sequence[int],
-    failure: Failure,
-    reasons: dict[int, str],
-) -> None:
+    run: Callable[[Sequence[int]], None], numbers: Sequence[int], failure: Failure
+) -> dict[int, str]:
     """Run ever smaller halves of what failed, until what cannot be done stands alone.
 
     Args:
       run: does the work of some pairs.
       numbers: the pairs that failed together.
       failure: how.
-      reasons: gets the pairs that fail alone.
+
+    Returns:
+      Why a pair fails alone, by pair.
     """
     if len(numbers) == 1:
-        reasons[numbers[0]] = failure.reason
-        return
+        return {numbers[0]: failure.reason}
     middle = len(numbers) // 2
+    reasons: dict[int, str] = {}
     for half in (numbers[:middle], numbers[middle:]):
         if again := attempt(run, half):
-            isolate(run, half, again, reasons)
+            reasons |= isolate(run, half, again)
+    return reasons
 
 
 def pad(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.llm.base import HOW_NOT_WHAT
+from data_prep.llm.base import NEUTRAL_ENGINE_ARGS
 from data_prep.llm.vllm_engine import ENVIRONMENT
 from data_prep.teachers.cross_encoder import PairInput, check_labels, score_of_logits
 from data_prep.teachers.loading import (
@@ -33,7 +33,10 @@ SET_BY_TEACHER = (
     "model", "runner", "convert", "dtype", "max_model_len", "hf_overrides", "load_format",
     "trust_remote_code", "tokenizer", "revision", "skip_tokenizer_init", "pooler_config",
 )  # fmt: skip
-CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
+CLASSIFIER_SUFFIX = "ForSequenceClassification"
+CAUSAL_LM_SUFFIX = "ForCausalLM"
+"""How the names of the architectures end that are scored."""
+
 NO_ACTIVATION = {
     "problem_type": "regression",
     "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
@@ -90,7 +93,7 @@ class VllmTeacher(TokenTeacher):
         self._architecture = _architecture(config, self.folder)
         self._words = {"yes": yes, "no": no, "form": form}
         self._preset: Preset | None = None
-        if self._architecture.endswith(LANGUAGE_MODEL):
+        if self._architecture.endswith(CAUSAL_LM_SUFFIX):
             self._preset = self._language_model(config, template, instruction, max_length)
             self.max_length = self._preset.max_length
         else:
@@ -100,7 +103,7 @@ class VllmTeacher(TokenTeacher):
         check_count("max_length", self.max_length)
         self._label_index, self._dtype = label_index, dtype
         what = self._preset or self._pair_input
-        args = sorted((k, v) for k, v in self._engine_args.items() if k not in HOW_NOT_WHAT)
+        args = sorted((k, v) for k, v in self._engine_args.items() if k not in NEUTRAL_ENGINE_ARGS)
         self.fingerprint = teacher_fingerprint(
             self.folder, "VllmTeacher", f"{label_index} {what!r} {args}", dtype
         )
@@ -187,9 +190,9 @@ class VllmTeacher(TokenTeacher):
 
     def _as_classifier(self, tokenizer: Any, preset: Preset) -> dict[str, Any]:
         """What makes vLLM turn a language model into a classifier of one label."""
-        words = (preset.no, preset.yes) if preset.form == "difference" else (preset.yes,)
+        words = preset.words[::-1]  # the engine takes no before yes
         ids = [single_token(tokenizer, word) for word in words]
-        architecture = self._architecture.removesuffix(LANGUAGE_MODEL) + CLASSIFIER
+        architecture = self._architecture.removesuffix(CAUSAL_LM_SUFFIX) + CLASSIFIER_SUFFIX
         return {
             "architectures": [architecture],
             "classifier_from_token": tokenizer.convert_ids_to_tokens(ids),
@@ -222,16 +225,16 @@ def transformers_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     section = {k: v for k, v in settings.items() if k != "engine_args" and v is not None}
     config = read_json(model_folder(section["model"]) / "config.json")
     architecture = _architecture(config, section["model"])
-    is_language_model = architecture.endswith(LANGUAGE_MODEL)
+    is_language_model = architecture.endswith(CAUSAL_LM_SUFFIX)
     return section | {"kind": "yes_no" if is_language_model else "cross_encoder"}
 
 
 def _architecture(config: Mapping[str, Any], where: Any) -> str:
     names = config.get("architectures") or [""]
-    if not names[0].endswith((CLASSIFIER, LANGUAGE_MODEL)):
+    if not names[0].endswith((CLASSIFIER_SUFFIX, CAUSAL_LM_SUFFIX)):
         raise UserError(
             f"{where}: config.json names the architecture {names[0]!r}; vLLM scores those that end "
-            f"in {CLASSIFIER} or {LANGUAGE_MODEL}. Use another kind, such as rank_t5"
+            f"in {CLASSIFIER_SUFFIX} or {CAUSAL_LM_SUFFIX}. Use another kind, such as rank_t5"
         )
     return str(names[0])
 

@@ -64,8 +64,7 @@ class YesNo(TransformersTeacher):
         self._encoder = PromptEncoder(
             self.tokenizer, preset.prompt, self.max_length, preset.instruction
         )
-        words = (preset.yes, preset.no) if preset.form == "difference" else (preset.yes,)
-        tokens = [single_token(self.tokenizer, word) for word in words]
+        tokens = [single_token(self.tokenizer, word) for word in preset.words]
         model.set_output_embeddings(float32_linear(model.get_output_embeddings(), tokens))
         self._takes = inspect.signature(model.forward).parameters
 

@@ -52,7 +52,7 @@ def test_scores_of_a_real_collection_equal_bm25s(data_dir, tmp_path, monkeypatch
     """Built in many chunks."""
     from ldx.eval import beir
 
-    monkeypatch.setattr(module, "CHUNK_TEXTS", 300)
+    monkeypatch.setattr(module, "TEXTS_PER_CHUNK", 300)
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 70)
     dataset = beir.load_dataset(data_dir / "cranfield", "test")
     index = Bm25.open_or_build(tmp_path, dataset.corpus.texts, key="cranfield")
@@ -87,7 +87,7 @@ def test_rarity_is_idf(index):
 
 
 def test_a_killed_build_goes_on_and_other_keys_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_TEXTS", 2)
+    monkeypatch.setattr(module, "TEXTS_PER_CHUNK", 2)
     whole = Bm25.open_or_build(tmp_path / "whole", CORPUS, key="k")
     asked = []
 

@@ -7,7 +7,7 @@ from configs import base
 from data_prep.corpora.passages import Passages, Roles
 from data_prep.retrieval.candidates import Candidates
 from data_prep.retrieval.dense import DenseModel
-from data_prep.retrieval.fusion import Selection, fuse, join_found, top_rows, z_scores
+from data_prep.retrieval.fusion import Selection, fuse, make_candidates, top_rows, z_scores
 from data_prep.retrieval.retrievers import (
     Bm25Retriever,
     DenseRetriever,
@@ -56,7 +56,7 @@ def make_retrievers(model, folder, excluded=(), depth=5):
 
 def mine(model, folder, added=((0,), (0,), (0,)), selection=None, **options):
     found = [each.find(QUERIES, IDS) for each in make_retrievers(model, folder, **options)]
-    return join_found(found, added, selection or Selection(options.get("depth", 5)))
+    return make_candidates(found, added, selection or Selection(options.get("depth", 5)))
 
 
 def all_scores(model, folder):
@@ -132,7 +132,7 @@ def test_z_scores_of_a_retriever_that_says_nothing_are_0():
 
 
 def test_second_moments_are_those_of_all_passages(monkeypatch):
-    monkeypatch.setattr("data_prep.retrieval.retrievers.BLOCK", 3)
+    monkeypatch.setattr("data_prep.retrieval.retrievers.EMBEDDINGS_AT_ONCE", 3)
     embeddings = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float16)
     mean, second = second_moments(embeddings)
     exact = embeddings.astype(np.float64)

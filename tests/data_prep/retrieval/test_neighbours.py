@@ -102,6 +102,6 @@ def test_more_passages_than_are_read_at_once(monkeypatch):
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(20), 50))
     embeddings = (rng.normal(size=(20, 8))[labels]).astype(np.float32)
-    monkeypatch.setattr(neighbours, "BLOCK", 64)
+    monkeypatch.setattr(neighbours, "ROWS_AT_ONCE", 64)
     check_permutation(embeddings)
     assert np.count_nonzero(np.diff(in_order(labels, embeddings))) == 19

@@ -5,6 +5,7 @@ import pytest
 
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.parity import check_parity, compare_scores, transformers_form
+from data_prep.teachers.prompts import PairPrompt, choose_preset
 from data_prep.teachers.token_teacher import INPUT_IDS, TokenTeacher, pad
 from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert, random_pairs
@@ -263,3 +264,14 @@ def test_parity_says_why_pairs_were_not_scored():
 
 def test_only_engines_have_a_slow_form():
     assert transformers_form("t", {"kind": "cross_encoder", "model": "x"}) is None
+
+
+def test_what_fingerprints_hash_of_a_prompt_stays():
+    """Scores of an earlier version are kept by this text."""
+    prompt = PairPrompt(("{query}\n", "{passage}"), bos=True)
+    assert repr(prompt) == "Prompt(parts=('{query}\\n', '{passage}'), bos=True, eos=False)"
+    preset = choose_preset(prompt.parts)
+    assert repr(preset) == (
+        "Preset(prompt=Prompt(parts=('{query}\\n', '{passage}'), bos=False, eos=False), "
+        "instruction='', yes='yes', no='no', form='difference', max_length=1024)"
+    )
