@@ -31,12 +31,11 @@ from data_prep.teachers.hybrid_weight import hybrid_scores
 from data_prep.teachers.scores import INDEX_NAME as SCORES_NAME
 from data_prep.teachers.scores import dense_weights
 from ldx.common.progress import progress_bar
-from ldx.eval.metrics import Run, write_run
+from ldx.eval.metrics import DEPTH, Run, write_run
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 
 BM25, TEACHER = NAMES = ("bm25", "teacher")
-DEPTH = 100
 MAX_QUERIES_AT_ONCE = 16
 SCORES_AT_ONCE = 2**24  # queries times passages
 

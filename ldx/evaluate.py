@@ -15,14 +15,19 @@ from absl import flags, logging
 from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
-from ldx.eval.metrics import Run, read_run
-from ldx.eval.report import MetricValues, check_output, format_table, make_report, write_report
+from ldx.eval.metrics import DEPTH, Run, read_run
+from ldx.eval.report import Facts, check_report_folder, format_table, make_report, write_report
 from ldx.records.schema import check_template
-from ldx.retrieval.retrieve import DEFAULT_TEMPLATE, DEPTH, drop_self, excludes_self, retrieve
+from ldx.retrieval.retrieve import (
+    CACHE_NAME,
+    DEFAULT_TEMPLATE,
+    drop_self,
+    excludes_self,
+    retrieve,
+)
 from ldx.training.model import declared_template, load_model
 
 FLAGS = flags.FLAGS
-CACHE_NAME = ".embeddings"
 
 
 def define_flags() -> None:
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> None:
     if bool(FLAGS.model) == bool(FLAGS.run):
         raise UserError("give one of --model=DIR and --run=FILE")
     output = Path(cli.required("output"))
-    check_output(output)
+    check_report_folder(output)
     template = FLAGS.passage_template or declared_template(FLAGS.model) or DEFAULT_TEMPLATE
     check_template(template)
     dataset = load_dataset(cli.required("dataset"), FLAGS.split)
@@ -75,11 +80,11 @@ def main(argv: list[str]) -> None:
     )
     write_report(output, run, report)
     shutil.rmtree(output / CACHE_NAME, ignore_errors=True)
-    print(format_table(report))
+    print(format_table("metric", report.results))
     print(f"{len(dataset.queries)} queries of {dataset.root}, {FLAGS.split}; all in {output}")
 
 
-def _retrieve(dataset: Dataset, template: str, cache: Path) -> tuple[Run, MetricValues]:
+def _retrieve(dataset: Dataset, template: str, cache: Path) -> tuple[Run, Facts]:
     model = load_model(
         FLAGS.model,
         query_max_length=FLAGS.query_max_length,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldx.eval.beir import Corpus, write_dataset
+from ldx.eval.beir import Corpus, Dataset, write_dataset
 from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage
 from ldx.records.sets import records_fingerprint, write_lists, write_passages
@@ -65,3 +65,15 @@ def make_records(folder: Path, *, num_passages: int = 40, num_train: int = 48) -
         seed=0,
     ).write(folder)
     return folder
+
+
+def make_dataset(queries: dict[str, str] | None = None) -> Dataset:
+    """Four passages in memory; the second is the relevant one of every query."""
+    corpus = Corpus(
+        ["a", "b", "c", "d"],
+        ["", "Drag", "", ""],
+        ["lift of a wing", "of a body", "flow of  air", "nothing"],
+    )
+    queries = queries or {"q1": "lift", "q2": "drag"}
+    qrels = {query_id: {"b": 1} for query_id in queries}
+    return Dataset(Path("toy"), "test", corpus, queries, qrels)

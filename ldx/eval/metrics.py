@@ -17,7 +17,11 @@ from ldx.common.lines import Lines
 
 Run = dict[str, dict[str, float]]
 
-METRICS = ("nDCG@10", "R@100", "RR@10", "AP@100")
+METRIC = "nDCG@10"
+"""The metric that everything is judged by."""
+METRICS = (METRIC, "R@100", "RR@10", "AP@100")
+DEPTH = 100
+"""Results a query: as many as the metrics look at."""
 RUN_LINE = "query-id Q0 passage-id rank score tag"
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
@@ -226,6 +230,3 @@ def _sign_flip_p_value(differences: np.ndarray, seed: int) -> float:
         signs = 1.0 - 2.0 * rng.integers(2, size=size, dtype=np.int8)
         num_extreme += int((np.abs(signs @ moved) >= least).sum())
     return (num_extreme + 1) / (NUM_RESAMPLES + 1)
-
-
-METRIC = "nDCG@10"

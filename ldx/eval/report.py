@@ -1,13 +1,21 @@
-"""The report of a run on a test collection: metrics, intervals, a baseline, a table."""
+"""What runs score on a collection: metrics, intervals, tests against a base, tables, files.
+
+metrics.json of `ldx.evaluate` and results.json of a training run name their numbers alike, as
+`MetricResult.facts` does; docs/report.md lists the names.
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, write_json
+from ldx.common.files import atomic_write, read_json, write_json
 from ldx.eval.beir import Dataset
 from ldx.eval.metrics import (
+    METRIC,
     METRICS,
+    Comparison,
     Run,
     Scores,
     compare,
@@ -16,26 +24,179 @@ from ldx.eval.metrics import (
     write_run,
 )
 
-MetricValues = dict[str, float | int | str]
+BASE = "base"
+TRAINED = "trained"
+RESULTS_NAME = "results.json"
+
+CHANGE_NAMES = (
+    *("difference", "difference_low", "difference_high"),
+    *("p_value", "t_test_p_value", "wins", "losses", "ties"),
+)
+"""The fields of `Comparison`, in their order, as files name them."""
+
+Facts = dict[str, float | int | str]
+"""Flat: metrics, counts and settings by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricResult:
+    """What a system scores by one metric.
+
+    Attributes:
+      value: the mean over all judged queries.
+      low: the lower end of its 95% bootstrap interval.
+      high: the upper end.
+      baseline: the value of the base, None where there is none to compare with.
+      change: how the system differs from the base, None likewise.
+    """
+
+    value: float
+    low: float
+    high: float
+    baseline: float | None = None
+    change: Comparison | None = None
+
+    def facts(self, metric: str) -> Facts:
+        """All numbers, under names that begin with the metric's."""
+        facts: Facts = {metric: self.value, f"{metric}_low": self.low, f"{metric}_high": self.high}
+        if self.baseline is not None and self.change is not None:
+            facts[f"{metric}_baseline"] = self.baseline
+            values = dataclasses.astuple(self.change)
+            facts |= {f"{metric}_{k}": v for k, v in zip(CHANGE_NAMES, values, strict=True)}
+        return facts
+
+
+Results = dict[str, MetricResult]
+"""What one system scores, by metric."""
+
+
+def summarize(scores: Scores, base: Scores | None = None) -> Results:
+    """Metrics and their intervals and, where a base is given, the paired comparison with it."""
+    results = {}
+    for metric in METRICS:
+        values = scores.per_query[metric]
+        low, high = confidence_interval(values.values())
+        results[metric] = MetricResult(scores.mean[metric], low, high)
+        if base is not None:
+            results[metric] = dataclasses.replace(
+                results[metric],
+                baseline=base.mean[metric],
+                change=compare(values, base.per_query[metric]),
+            )
+    return results
+
+
+def flat(results: Results) -> Facts:
+    """The facts of all metrics of a system."""
+    facts: Facts = {}
+    for metric, result in results.items():
+        facts |= result.facts(metric)
+    return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Base, trained model and baselines on one collection.
+
+    Attributes:
+      name: of the source, "" where there is but one.
+      collection: the name people know it by.
+      dataset: passages, queries, judgments.
+      runs: by system, base first.
+      scores: metrics of every query, by system.
+      results: metrics of every system, compared with the base.
+    """
+
+    name: str
+    collection: str
+    dataset: Dataset
+    runs: Mapping[str, Run]
+    scores: Mapping[str, Scores]
+    results: Mapping[str, Results]
+
+    @property
+    def title(self) -> str:
+        """The collection's name and sizes."""
+        dataset = self.dataset
+        return (
+            f"{self.collection} {dataset.split}: {len(dataset.qrels)} queries, "
+            f"{len(dataset.corpus)} passages"
+        )
+
+
+def score_runs(
+    name: str, dataset: Dataset, runs: Mapping[str, Run], relevance_level: int
+) -> Outcome:
+    """Score the runs of all systems on a source's collection; the base model's is among them."""
+    scores = {
+        system: score_run(dataset.qrels, run, relevance_level=relevance_level)
+        for system, run in runs.items()
+    }
+    results = {
+        system: summarize(each, None if system == BASE else scores[BASE])
+        for system, each in scores.items()
+    }
+    return Outcome(name, name or dataset.root.name, dataset, runs, scores, results)
+
+
+def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
+    """What results.json holds: facts by system, or by SOURCE/system where there are several."""
+    return {
+        f"{outcome.name}/{system}" if outcome.name else system: flat(results)
+        for outcome in outcomes
+        for system, results in outcome.results.items()
+    }
+
+
+def read_results(path: str | Path) -> dict[str, Facts]:
+    """Read results.json of a finished run: facts by system.
+
+    Older runs have NAME_interval, the two ends of an interval, in place of NAME_low and NAME_high.
+
+    Raises:
+      UserError: the file is missing, or holds something else.
+    """
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not all(isinstance(x, dict) for x in stored.values()):
+        raise UserError(f"{path}: not the results of a run of ldx.train; wanted facts by system")
+    return {system: _renamed(facts) for system, facts in stored.items()}
+
+
+def _renamed(stored: Mapping[str, Any]) -> Facts:
+    facts: Facts = {}
+    for name, value in stored.items():
+        if name.endswith("_interval"):
+            prefix = name.removesuffix("_interval")
+            facts[f"{prefix}_low"], facts[f"{prefix}_high"] = value
+        else:
+            facts[name] = value
+    return facts
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is known about a run.
+    """What a single run scores on a collection.
 
     Attributes:
-      metrics: flat; the metrics, their intervals, counts, and comparisons with a baseline.
-      scores: the metrics of each query.
+      results: by metric.
+      scores: metrics of every query.
+      facts: counts and settings.
     """
 
-    metrics: MetricValues
+    results: Results
     scores: Scores
+    facts: Facts
+
+    @property
+    def metrics(self) -> Facts:
+        """What metrics.json holds."""
+        return {**flat(self.results), **self.facts}
 
 
 def make_report(
     dataset: Dataset,
     run: Run,
-    facts: MetricValues | None = None,
+    facts: Facts | None = None,
     *,
     relevance_level: int = 1,
     baseline: Run | None = None,
@@ -50,74 +211,68 @@ def make_report(
       baseline: the run to compare with.
     """
     scores = score_run(dataset.qrels, run, relevance_level=relevance_level)
-    values: MetricValues = dict(scores.mean)
-    for name in METRICS:
-        values[f"{name}_low"], values[f"{name}_high"] = confidence_interval(
-            scores.per_query[name].values()
-        )
-    values |= {
+    base = None
+    if baseline is not None:
+        base = score_run(dataset.qrels, baseline, relevance_level=relevance_level)
+    counts: Facts = {
         "num_queries": len(dataset.queries),
         "num_passages": len(dataset.corpus),
         "split": dataset.split,
         "relevance_level": relevance_level,
-        **(facts or {}),
     }
-    if baseline is not None:
-        base = score_run(dataset.qrels, baseline, relevance_level=relevance_level)
-        for name in METRICS:
-            values[f"{name}_baseline"] = base.mean[name]
-            comparison = compare(scores.per_query[name], base.per_query[name])
-            for key, value in dataclasses.asdict(comparison).items():
-                prefix = "difference_" if key in ("low", "high") else ""
-                values[f"{name}_{prefix}{key}"] = value
-    return Report(values, scores)
+    return Report(summarize(scores, base), scores, counts | (facts or {}))
 
 
 def write_report(folder: str | Path, run: Run, report: Report) -> None:
     """Write FOLDER/run.trec, per_query.tsv and, once these are whole, metrics.json."""
     folder = Path(folder)
-    check_output(folder)
+    check_report_folder(folder)
     write_run(folder / "run.trec", run)
     with atomic_write(folder / "per_query.tsv") as file:
         file.write("\t".join(("query_id", *METRICS)) + "\n")
-        for query_id in report.scores.per_query[METRICS[0]]:
+        for query_id in report.scores.per_query[METRIC]:
             values = (repr(report.scores.per_query[name][query_id]) for name in METRICS)
             file.write("\t".join((query_id, *values)) + "\n")
     write_json(folder / "metrics.json", report.metrics)
 
 
-def check_output(folder: Path) -> None:
-    """Refuse an output that is a file, before the work begins."""
+def check_report_folder(folder: Path) -> None:
+    """Refuse a folder that is a file, before the work begins."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --output is a folder")
 
 
-def format_table(report: Report) -> str:
-    """The metrics as aligned columns, with the baseline's where there is one.
+def format_table(title: str, rows: Mapping[str, MetricResult]) -> str:
+    """Results as aligned columns, with differences where there is a base.
 
-    p is that of the paired permutation test, beside it stands that of the paired t-test.
+    The base's value has a column where the base is no row itself. p is that of the paired
+    permutation test, beside it stands that of the paired t-test.
+
+    Args:
+      title: over the names of the rows.
+      rows: by name, such as all metrics of a system, or all systems by a metric.
     """
-    values = report.metrics
-    with_baseline = f"{METRICS[0]}_baseline" in values
-    rows = [["metric", "value", "95% interval"]]
-    if with_baseline:
-        rows[0] += ["baseline", "difference", "95% interval", "p", "t-test", "win/loss/tie"]
-    for name in METRICS:
-        row = [name, f"{values[name]:.4f}", _interval(values, name, "")]
-        if with_baseline:
-            row += [
-                f"{values[f'{name}_baseline']:.4f}",
-                f"{values[f'{name}_difference']:+.4f}",
-                _interval(values, f"{name}_difference", "+"),
-                f"{values[f'{name}_p_value']:.4f}",
-                f"{values[f'{name}_t_test_p_value']:.4f}",
-                "/".join(str(values[f"{name}_{key}"]) for key in ("wins", "losses", "ties")),
-            ]
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    changes = [result.change for result in rows.values()]
+    cells = [[title, "value", "95% interval"]]
+    if any(changes):
+        head = ["difference", "95% interval", "p", "t-test", "win/loss/tie"]
+        cells[0] += ["baseline", *head] if all(changes) else head
+    for name, result in rows.items():
+        row = [name, f"{result.value:.4f}", f"[{result.low:.4f}, {result.high:.4f}]"]
+        if all(changes):
+            row.append(f"{result.baseline:.4f}")
+        row += _change_cells(result.change) if result.change else []
+        cells.append(row + [""] * (len(cells[0]) - len(row)))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _interval(values: MetricValues, name: str, sign: str) -> str:
-    return f"[{values[f'{name}_low']:{sign}.4f}, {values[f'{name}_high']:{sign}.4f}]"
+def _change_cells(change: Comparison) -> list[str]:
+    return [
+        f"{change.difference:+.4f}",
+        f"[{change.low:+.4f}, {change.high:+.4f}]",
+        f"{change.p_value:.4f}",
+        f"{change.t_test_p_value:.4f}",
+        f"{change.wins}/{change.losses}/{change.ties}",
+    ]

@@ -149,7 +149,7 @@ def _against_base(values: Mapping[str, Any], metric: str) -> list[str]:
     """Difference, p, and number of queries; nothing of the base model itself."""
     if f"{metric}_difference" not in values:
         return [""] * 3
-    low, high = values[f"{metric}_difference_interval"]
+    low, high = values[f"{metric}_difference_low"], values[f"{metric}_difference_high"]
     num_queries = sum(values[f"{metric}_{key}"] for key in ("wins", "losses", "ties"))
     change = f"{values[f'{metric}_difference']:+.4f} ({low:+.4f} to {high:+.4f})"
     return [change, f"{values[f'{metric}_p_value']:.4f}", str(num_queries)]

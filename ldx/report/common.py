@@ -4,23 +4,24 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from ldx.report.html import Html, Section, note
+from ldx.eval.metrics import Comparison
+from ldx.report.html import Html, Section, element, join, note
 
 
 class NoData(Exception):
     """There is nothing to show; the message says why, in a sentence for the page."""
 
 
-def attempt(title: str, build: Callable[[], Html]) -> Section:
+def section_or_note(title: str, build: Callable[[], Html]) -> Section:
     """A section, or, where it cannot be made, a line that says why; never an error."""
     try:
         return Section(title, build())
     except NoData as reason:
         return Section(title, note(reason))
     except Exception as error:  # a plot that fails must not cost the numbers
-        told = f"{type(error).__name__}: {error}"
-        logging.warning("the report's section %r could not be made: %s", title, told)
-        return Section(title, note(f"This could not be made: {told}"))
+        message = f"{type(error).__name__}: {error}"
+        logging.warning("the report's section %r could not be made: %s", title, message)
+        return Section(title, note(f"This could not be made: {message}"))
 
 
 def signed(value: float) -> str:
@@ -32,6 +33,12 @@ def interval(ends: Sequence[float], sign: str = "") -> str:
     """The ends of an interval, four decimals."""
     low, high = ends
     return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
+def change_cell(change: Comparison) -> Html:
+    """A difference with its interval, as the cell of a table."""
+    ends = element("span", interval((change.low, change.high), "+"), class_="interval")
+    return join([signed(change.difference), ends])
 
 
 def p_value(value: float) -> str:

@@ -20,9 +20,9 @@ from ldx.eval.list_stats import (
 from ldx.eval.metrics import METRIC, Comparison, compare
 from ldx.losses import listwise_kl
 from ldx.report import plots
-from ldx.report.common import interval, mean_or_dash, p_value, signed
+from ldx.report.common import change_cell, mean_or_dash, p_value
 from ldx.report.dev_scores import SYSTEMS, DevScores
-from ldx.report.html import Html, element, figure, join, note, subsection, table
+from ldx.report.html import Html, figure, join, note, subsection, table
 
 ALL = "all"
 NUMBERS = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")
@@ -169,8 +169,7 @@ def _type_cells(lists: DevLists, group: np.ndarray, change: Comparison) -> list[
 
 def _change_cells(change: Comparison) -> list[object]:
     """The difference with its interval, and p."""
-    ends = element("span", interval((change.low, change.high), "+"), class_="interval")
-    return [join([signed(change.difference), ends]), p_value(change.p_value)]
+    return [change_cell(change), p_value(change.p_value)]
 
 
 def _nan_mean(values: np.ndarray) -> float:

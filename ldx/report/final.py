@@ -20,28 +20,34 @@ from ldx.common.files import atomic_write, write_json
 from ldx.common.types import Params
 from ldx.data.sources import SourceConfig, source_configs
 from ldx.eval.beir import Dataset, load_dataset
-from ldx.eval.metrics import METRIC as DEV_METRIC
-from ldx.eval.metrics import Run, read_run, write_run
-from ldx.eval.outcome import BASE, TRAINED, Outcome, format_table, results, score_runs
+from ldx.eval.metrics import METRIC, Run, read_run, write_run
+from ldx.eval.report import (
+    BASE,
+    RESULTS_NAME,
+    TRAINED,
+    Outcome,
+    facts_by_system,
+    format_table,
+    score_runs,
+)
 from ldx.models.student import Student
 from ldx.parallel.processes import is_primary
 from ldx.records.manifest import Manifest
 from ldx.report.dev_scores import with_prompts
 from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, make_page
-from ldx.retrieval.retrieve import drop_self, excludes_self, retrieve
+from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.metrics_writer import read_metrics
 from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
-RESULTS_NAME = "results.json"
-CACHE_NAME = ".embeddings"
+SHOWN_METRICS = (METRIC, "R@100")
 MAX_BAD_LINES = 0.01  # of a corpus; data_prep sets as many aside
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class JudgedCollection:
     """A source's collection with human judgments, and how its texts are put to the model."""
 
     dataset: Dataset
@@ -53,7 +59,7 @@ class Judged:
 def make(
     workdir: Path,
     config: Mapping[str, Any],
-    judged: Mapping[str, Judged],
+    judged: Mapping[str, JudgedCollection],
     student: Student,
     check: Callable[[], None],
     verdict: Verdict | None = None,
@@ -77,8 +83,8 @@ def make(
         if not judged:
             text += f"{NO_JUDGMENTS}\n"
         else:
-            write_json(workdir / RESULTS_NAME, results(work.outcomes))
-            text += "".join(f"\n{x.title}\n{format_table(x)}\n" for x in work.outcomes)
+            write_json(workdir / RESULTS_NAME, facts_by_system(work.outcomes))
+            text += "".join(map(_tables, work.outcomes))
         if verdict is not None:
             text += f"\nVerdict: {verdict.text}\n"
         with atomic_write(path) as file:
@@ -120,7 +126,7 @@ class _Work:
 
     workdir: Path
     config: Mapping[str, Any]
-    judged: Mapping[str, Judged]
+    judged: Mapping[str, JudgedCollection]
     student: Student
     progress: Progress
     check: Callable[[], None]
@@ -145,7 +151,7 @@ def judged_datasets(
     config: Mapping[str, Any],
     sources: Mapping[str, SourceConfig],
     manifests: Mapping[str, Manifest],
-) -> dict[str, Judged]:
+) -> dict[str, JudgedCollection]:
     """The collections that the report will be on: those with judgments of `config.eval.split`.
 
     Raises:
@@ -172,27 +178,38 @@ def judged_datasets(
             continue
         template = manifests[name].passage_template
         dataset = load_dataset(root, split, max_bad=MAX_BAD_LINES)
-        judged[name] = Judged(dataset, template, source.query_prompt, source.passage_prompt)
+        judged[name] = JudgedCollection(
+            dataset, template, source.query_prompt, source.passage_prompt
+        )
     return judged
 
 
 def _training_text(workdir: Path, progress: Progress) -> str:
     """What training did, in a few lines."""
-    values = {line["step"]: line[f"dev/{DEV_METRIC}"] for line in _dev_lines(workdir)}
+    values = {line["step"]: line[f"dev/{METRIC}"] for line in _dev_lines(workdir)}
     before, best = values[0], values[progress.best_step]
     lines = [f"training ended at step {progress.step}: {progress.stop_reason}"]
     if progress.best_step == 0:
-        lines.append(f"the base model is what is kept: dev {DEV_METRIC} {before:.4f}")
+        lines.append(f"the base model is what is kept: dev {METRIC} {before:.4f}")
     else:
-        lines.append(f"best step {progress.best_step}: dev {DEV_METRIC} {before:.4f} -> {best:.4f}")
+        lines.append(f"best step {progress.best_step}: dev {METRIC} {before:.4f} -> {best:.4f}")
     return "\n".join(lines) + "\n"
 
 
+def _tables(outcome: Outcome) -> str:
+    """All systems on a collection, by the metrics that people look at first."""
+    tables = [
+        format_table(metric, {name: each[metric] for name, each in outcome.results.items()})
+        for metric in SHOWN_METRICS
+    ]
+    return "\n".join(["", outcome.title, *tables, ""])
+
+
 def _dev_lines(workdir: Path) -> list[dict[str, float]]:
-    return [line for line in read_metrics(workdir) if f"dev/{DEV_METRIC}" in line]
+    return [line for line in read_metrics(workdir) if f"dev/{METRIC}" in line]
 
 
-def _runs(work: _Work, name: str, source: Judged) -> dict[str, Run]:
+def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
     """The runs of base, trained and baselines on a source; each is made once."""
     runs: dict[str, Run] = {}
     config, student = work.config, work.student

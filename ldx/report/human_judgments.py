@@ -1,14 +1,13 @@
 """Sections of the report on human judgments: the table, and the queries that changed most."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from ldx.eval.metrics import METRIC, METRICS, rank
-from ldx.eval.outcome import BASE, TRAINED, Outcome
+from ldx.eval.report import BASE, TRAINED, MetricResult, Outcome
 from ldx.report import plots
-from ldx.report.common import NoData, cut, interval, p_value, signed
+from ldx.report.common import NoData, change_cell, cut, interval, p_value, signed
 from ldx.report.html import (
     Html,
     details,
@@ -31,13 +30,15 @@ NO_JUDGMENTS = "No human judgments were given, so whether it helps people is not
 
 def sentence(outcome: Outcome) -> str:
     """Trained against base, in words and numbers."""
-    base, trained = outcome.facts[BASE], outcome.facts[TRAINED]
-    low, high = trained[f"{METRIC}_difference_interval"]
+    trained = outcome.results[TRAINED][METRIC]
+    change = trained.change
+    assert change is not None, "the trained model is compared with the base"
     return (
-        f"{outcome.collection} {outcome.dataset.split}: {METRIC} {trained[METRIC]:.4f}, base model "
-        f"{base[METRIC]:.4f}; difference {trained[f'{METRIC}_difference']:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}], p = {p_value(trained['p_value'])} (randomisation), "
-        f"{p_value(trained['t_test_p_value'])} (t-test); {len(outcome.dataset.qrels)} queries"
+        f"{outcome.collection} {outcome.dataset.split}: {METRIC} {trained.value:.4f}, base model "
+        f"{trained.baseline:.4f}; difference {signed(change.difference)} "
+        f"{interval((change.low, change.high), '+')}, p = {p_value(change.p_value)} "
+        f"(randomisation), {p_value(change.t_test_p_value)} (t-test); "
+        f"{len(outcome.dataset.qrels)} queries"
     )
 
 
@@ -50,11 +51,11 @@ def table_section(outcomes: Sequence[Outcome]) -> Html:
         others = [m for m in METRICS if m != METRIC]
         parts += [
             subsection(outcome.title),
-            _metrics_table(outcome.facts),
-            _differences_table(outcome.facts, METRIC),
+            _metrics_table(outcome),
+            _differences_table(outcome, METRIC),
             details(
                 f"Differences in {', '.join(others)}",
-                *(_differences_table(outcome.facts, metric) for metric in others),
+                *(_differences_table(outcome, metric) for metric in others),
             ),
         ]
     about = note(
@@ -66,29 +67,27 @@ def table_section(outcomes: Sequence[Outcome]) -> Html:
     return join([*parts, about])
 
 
-def _metrics_table(facts: Mapping[str, Mapping[str, Any]]) -> Html:
+def _metrics_table(outcome: Outcome) -> Html:
     rows = [
-        [system, *(_with_interval(f"{f[m]:.4f}", f[f"{m}_interval"]) for m in METRICS)]
-        for system, f in facts.items()
+        [system, *(_value_cell(results[metric]) for metric in METRICS)]
+        for system, results in outcome.results.items()
     ]
     return table(["system", *METRICS], rows, caption="Metrics [95% interval]")
 
 
-def _with_interval(value: str, ends: Sequence[float], sign: str = "") -> Html:
-    return join([value, element("span", interval(ends, sign), class_="interval")])
+def _value_cell(result: MetricResult) -> Html:
+    ends = element("span", interval((result.low, result.high)), class_="interval")
+    return join([f"{result.value:.4f}", ends])
 
 
-def _differences_table(facts: Mapping[str, Mapping[str, Any]], metric: str) -> Html:
+def _differences_table(outcome: Outcome, metric: str) -> Html:
     rows = []
-    for system, f in facts.items():
-        if system == BASE:
-            continue
-        change = _with_interval(
-            signed(f[f"{metric}_difference"]), f[f"{metric}_difference_interval"], "+"
-        )
-        tests = [p_value(f[f"{metric}_{key}"]) for key in ("p_value", "t_test_p_value")]
-        counts = [f[f"{metric}_{key}"] for key in ("wins", "losses", "ties")]
-        rows.append([system, change, *tests, *counts])
+    for system, results in outcome.results.items():
+        change = results[metric].change
+        if change is not None:
+            tests = p_value(change.p_value), p_value(change.t_test_p_value)
+            counts = change.wins, change.losses, change.ties
+            rows.append([system, change_cell(change), *tests, *counts])
     head = ["system", "difference", "p, randomisation", "p, t-test", "wins", "losses", "ties"]
     return table(head, rows, caption=f"{metric} against the base model")
 

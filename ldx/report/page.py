@@ -6,7 +6,7 @@ data.json what the page says of the run; dev_scores.npz is made once.
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
 from ldx.common.types import Params
 from ldx.data.sources import SourceConfig
-from ldx.eval.metrics import METRIC, METRICS
-from ldx.eval.outcome import Outcome, results
+from ldx.eval.metrics import METRIC
+from ldx.eval.report import CHANGE_NAMES, Outcome, facts_by_system
 from ldx.models.card import base_name
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.report import curves, human_judgments, plots
-from ldx.report.common import NoData, attempt
+from ldx.report.common import NoData, section_or_note
 from ldx.report.dev_lists import (
     NUMBERS,
     DevLists,
@@ -34,7 +34,7 @@ from ldx.report.dev_lists import (
     types_section,
 )
 from ldx.report.dev_scores import SYSTEMS, make_dev_scores, with_prompts
-from ldx.report.html import Html, Section, element, join, note, page, paragraph
+from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import read_dev_values
@@ -91,24 +91,26 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
     lines = read_metrics(run.workdir)
     dev, problems = _dev_lists(run, check)
     level = run.config["eval"]["relevance_level"]
+    builders = {
+        "Human judgments": lambda: human_judgments.table_section(run.outcomes),
+        "Training": lambda: _training(run, lines),
+        "Queries won and lost": lambda: human_judgments.changes_section(run.outcomes, level),
+        "Query types": lambda: _of_dev(types_section, dev, problems),
+        "Student and teacher": lambda: _of_dev(scores_section, dev, problems),
+        "Entropy of the lists": lambda: _of_dev(entropy_section, dev, problems),
+        "Distinct passages and time": lambda: curves.work_section(lines, run.workdir),
+        "Training data": lambda: data_section(run.manifests, read_leakage(run.workdir)),
+        "Settings and versions": lambda: settings_section(run.config, run.manifests),
+    }
     sections = [
-        attempt("Human judgments", lambda: human_judgments.table_section(run.outcomes)),
-        attempt("Training", lambda: _training(run, lines)),
-        attempt(
-            "Queries won and lost", lambda: human_judgments.changes_section(run.outcomes, level)
-        ),
-        attempt("Query types", lambda: _of_dev(types_section, dev, problems)),
-        attempt("Student and teacher", lambda: _of_dev(scores_section, dev, problems)),
-        attempt("Entropy of the lists", lambda: _of_dev(entropy_section, dev, problems)),
-        attempt("Distinct passages and time", lambda: curves.work_section(lines, run.workdir)),
-        attempt("Training data", lambda: data_section(run.manifests, read_leakage(run.workdir))),
-        attempt("Settings and versions", lambda: settings_section(run.config, run.manifests)),
+        section_or_note(f"{number}. {title}", build)
+        for number, (title, build) in enumerate(builders.items(), 1)
     ]
-    attempt("curves.png", lambda: _write_curves(run, lines))
+    _write_curves(run, lines)
     _write_data(run, dev, lines)
     path = run.folder / PAGE_NAME
     with atomic_write(path) as file:
-        file.write(page(_title(run), _lead(run), _numbered(sections)))
+        file.write(page(_title(run), _lead(run), sections))
     return path
 
 
@@ -120,10 +122,6 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     except UserError:
         return body
     return join([body, note(f"Dev {METRIC} is of {judged_by}.")])
-
-
-def _numbered(sections: Sequence[Section]) -> list[Section]:
-    return [Section(f"{i}. {section.title}", section.body) for i, section in enumerate(sections, 1)]
 
 
 def _title(run: FinishedRun) -> str:
@@ -181,11 +179,12 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
     return found, problems
 
 
-def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
-    plots.write_png(
-        lambda: curves.curves_figure(lines, run.progress, METRIC), run.folder / "curves.png"
-    )
-    return Html("")
+def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> None:
+    path = run.folder / "curves.png"
+    try:
+        plots.write_png(lambda: curves.curves_figure(lines, run.progress, METRIC), path)
+    except Exception as error:  # a plot that fails must not cost the page
+        logging.warning("%s could not be made: %s: %s", path, type(error).__name__, error)
 
 
 def _write_data(
@@ -199,7 +198,7 @@ def _write_data(
         "step": run.progress.step,
         "best_step": run.progress.best_step,
         "evaluations": curves.dev_lines(lines, METRIC),
-        "results": results(run.outcomes),
+        "results": facts_by_system(run.outcomes),
         "dev_lists": {lists.title: summary(lists) for lists in dev},
         "versions": versions(),
         "leakage": {name: vars(each) for name, each in read_leakage(run.workdir).items()},
@@ -218,24 +217,15 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def _result_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:
-    keys = ["p_value", "t_test_p_value", "wins", "losses", "ties"]
-    yield [
-        "source", "system", "metric", "value", "low", "high",
-        "difference", "difference_low", "difference_high", *keys,
-    ]  # fmt: skip
+    yield ["source", "system", "metric", "value", "low", "high", *CHANGE_NAMES]
     for outcome in outcomes:
-        for system, facts in outcome.facts.items():
-            for metric in METRICS:
-                row = [outcome.name, system, metric, facts[metric], *facts[f"{metric}_interval"]]
-                if f"{metric}_difference" in facts:
-                    row += [
-                        facts[f"{metric}_difference"],
-                        *facts[f"{metric}_difference_interval"],
-                        *(facts[f"{metric}_{key}"] for key in keys),
-                    ]
-                else:
-                    row += [""] * (3 + len(keys))
-                yield row
+        for system, results in outcome.results.items():
+            for metric, result in results.items():
+                change = result.change
+                yield [
+                    *(outcome.name, system, metric, result.value, result.low, result.high),
+                    *(astuple(change) if change else [""] * len(CHANGE_NAMES)),
+                ]
 
 
 def _query_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:

@@ -8,16 +8,15 @@ from absl import logging
 
 from ldx.common.types import Params
 from ldx.eval.beir import CorpusTexts, Dataset
-from ldx.eval.metrics import (
-    Run,
-)
-from ldx.eval.report import MetricValues
+from ldx.eval.metrics import DEPTH, Run
+from ldx.eval.report import Facts
 from ldx.models.student import Student
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import get_encoder
 from ldx.retrieval.search import search
 
-DEPTH = 100
+CACHE_NAME = ".embeddings"
+"""The folder of the corpus' embeddings, until a run is written."""
 DEFAULT_TEMPLATE = "{title} {text}"
 SAME_TEXT_FRACTION = 0.95
 
@@ -66,7 +65,7 @@ def evaluate_embeddings(
     index: str = "auto",
     k: int = DEPTH,
     exclude_self: bool = False,
-) -> tuple[Run, MetricValues]:
+) -> tuple[Run, Facts]:
     """Search the corpus for every query of the dataset.
 
     Args:
@@ -106,7 +105,7 @@ def retrieve(
     cache: Path | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
-) -> tuple[Run, MetricValues]:
+) -> tuple[Run, Facts]:
     """Embed a dataset and search it; arguments and result as of `evaluate_embeddings`.
 
     Args:

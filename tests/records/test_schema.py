@@ -15,6 +15,7 @@ from ldx.records.schema import (
     PASSAGE_FEATURES,
     ListRecord,
     Passage,
+    check_template,
     decode_list,
     decode_passage,
     encode_list,
@@ -199,3 +200,9 @@ def test_all_that_is_wrong_is_told_at_once():
 )
 def test_passage_text(title, text, template, max_chars, expected):
     assert passage_text(title, text, template, max_chars) == expected
+
+
+@pytest.mark.parametrize("template", ["{titel} {text}", "{title}", "{text", "{}"])
+def test_a_wrong_template_is_refused(template: str) -> None:
+    with pytest.raises(UserError, match="passage_template"):
+        check_template(template)

@@ -1,5 +1,7 @@
 """What the page says of training data: lists of graded labels, and what is shared with the test."""
 
+import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from ldx.records.manifest import Manifest
 from ldx.report.training_data import data_section
 from ldx.training.leakage import Leakage
+from tests.report.hostile_run import Page
 
 # What data_prep.grade tells of people's lists.
 GRADED = {
@@ -90,3 +93,29 @@ def test_what_is_shared_with_the_test_by_source():
     both = Tables(data_section({"a": make_manifest(), "b": make_manifest()}, leakage))
     assert ["training lists with the words of a test query", "6"] in both.rows[shared]
     assert both.text.count("What training lists and test share is not known") == 1
+
+
+def test_what_is_shared_with_the_test_is_told(finished):
+    """The first list has the words of the first test query, and the passage judged for it."""
+    told = json.loads((finished / "leakage.json").read_text())
+    counts = {k: v for k, v in told[""].items() if k != "fingerprint"}
+    assert list(told) == [""]
+    assert (counts["lists_with_test_query"], counts["judgments_in_lists"]) == (1, 1)
+    assert (counts["num_lists"], counts["num_queries"], counts["judged_passages"]) == (48, 20, 20)
+    (line,) = [x for x in (finished / "stderr").read_text().splitlines() if "test queries" in x]
+    assert "1 of 48 training lists have the words of one of 20 test queries" in line
+    assert json.loads((finished / "report" / "data.json").read_text())["leakage"] == {"": counts}
+    text = Page(finished / "report" / "index.html").text
+    assert "What training lists and test share" in text
+    names = (
+        "training lists",
+        "test queries",
+        "training lists with the words of a test query",
+        "test judgments (query, relevant passage) that such lists hold",
+        "passages relevant to a test query",
+        "of these, in a training list",
+        "of these, first of a training list",
+    )
+    rows = re.search(r"(\d+)\s*".join(map(re.escape, names)) + r"(\d+)", text)
+    assert rows, text
+    assert [int(number) for number in rows.groups()] == list(counts.values())
