@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from data_prep.corpora.collection import judged_queries, qrels_files
 from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.lists.calibration import METHODS, Rank
 from data_prep.lists.scored import RESULT_NAME as CALIBRATION_NAME
 from data_prep.lists.scored import read_result
-from data_prep.pipeline.settings import HYBRID
+from data_prep.pipeline.settings import HYBRID, PrepConfig
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
 from data_prep.retrieval.bm25 import Bm25
@@ -119,7 +118,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         path.unlink(missing_ok=True)
     if not wanted:
         return {"test queries": 0}
-    if reason := _no_teacher(config):
+    if reason := _no_teacher(workspace.settings):
         logging.info("baselines: no run of the teacher: %s", reason)
     hybrids = [] if reason else _hybrids(workspace)
     queries = judged_queries(workspace.dataset, config.eval.split)
@@ -128,7 +127,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     what, folder = "passages", "bm25"
     if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # those mined are not those evaluated
         what, folder, key = "evaluated passages", "bm25_evaluated", f"{key} not cut"
-    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    sections = retriever_sections(workspace.settings.retrievers, config.model.to_dict())
     embeddings = {}
     for dense in dict.fromkeys(hybrid.dense for hybrid in hybrids):
         model = DenseModel(dense, sections[dense][1], config.train.microbatch_tokens)
@@ -143,26 +142,27 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     return {"test queries": len(queries)}
 
 
-def _no_teacher(config: ConfigDict) -> str:
+def _no_teacher(settings: PrepConfig) -> str:
     """Why what teaches the lists cannot rank a whole corpus; "" where it can."""
-    teachers = config.prep.teachers
-    others = [name for name, section in teachers.items() if section.kind != HYBRID]
+    teachers = settings.teachers
+    others = [name for name, section in teachers.items() if section["kind"] != HYBRID]
     if others:
         return f"{', '.join(others)} of config.prep.teachers would have to score all passages"
-    if len(teachers) > 1 and METHODS[config.prep.calibration] is Rank:
+    if len(teachers) > 1 and METHODS[settings.calibration] is Rank:
         return "the teachers are fused by ranks among candidates, which other passages have not"
     return ""
 
 
 def _hybrids(workspace: Workspace) -> list[Hybrid]:
     """The teachers, all of them hybrids, with their shares in the fused score."""
-    config, weights = workspace.config, dense_weights(workspace)
-    teachers, retrievers = config.prep.teachers.to_dict(), list(config.prep.retrievers)
+    weights, teachers = dense_weights(workspace), workspace.settings.teachers
+    retrievers = workspace.settings.retrievers
     shares = _shares(workspace) if len(teachers) > 1 else dict.fromkeys(teachers, 1.0)
-    return [
-        Hybrid(retrievers[hybrid_columns(config, name, section)[1]], weights[name], shares[name])
-        for name, section in teachers.items()
-    ]
+    hybrids = []
+    for name, section in teachers.items():
+        _, dense = hybrid_columns(retrievers, name, section)
+        hybrids.append(Hybrid(list(retrievers)[dense], weights[name], shares[name]))
+    return hybrids
 
 
 def _shares(workspace: Workspace) -> dict[str, float]:
@@ -172,12 +172,12 @@ def _shares(workspace: Workspace) -> dict[str, float]:
     a test query has none, so the slope is the mean over types. Nothing is clipped here, as a single
     hybrid's scores are not: what lies above the 99th percentile keeps its order.
     """
-    config, result = workspace.config, read_result(workspace)
-    method = METHODS[config.prep.calibration]
+    result = read_result(workspace)
+    method = METHODS[workspace.settings.calibration]
     scales = [
         result["calibration"]["scales"][name] for name in result["types"] if name != HUMAN_DEV
     ]
-    teachers = config.prep.teachers.to_dict()
+    teachers = workspace.settings.teachers
     total = sum(section.get("weight", 1.0) for section in teachers.values())
     return {
         name: section.get("weight", 1.0)
@@ -192,7 +192,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     paths = {p.name: p for kind in ("corpus", "queries") for p in root.glob(f"{kind}.jsonl*")}
     paths |= qrels_files(root)
     paths["scores"] = needed(workspace.prep / SCORES_NAME, "score")
-    if len(workspace.config.prep.teachers) > 1:
+    if len(workspace.settings.teachers) > 1:
         paths["calibration"] = needed(workspace.prep / CALIBRATION_NAME, "calibrate")
     model = {"model": model_fingerprint(workspace.config.model)}
     return passages_inputs(workspace) | file_fingerprints(paths) | model
@@ -202,8 +202,9 @@ def _outputs(workspace: Workspace) -> list[Path]:
     config = workspace.config
     if not judged_queries(workspace.dataset, config.eval.split):
         return []
-    has_bm25 = any(section.kind == BM25 for section in config.prep.retrievers.values())
-    names = [*([BM25] if has_bm25 else []), *([] if _no_teacher(config) else [TEACHER])]
+    retrievers = workspace.settings.retrievers.values()
+    has_bm25 = any(section["kind"] == BM25 for section in retrievers)
+    names = [*([BM25] if has_bm25 else []), *([] if _no_teacher(workspace.settings) else [TEACHER])]
     return [workspace.baselines / f"{name}.trec" for name in names]
 
 

@@ -96,10 +96,10 @@ class _TypeMaker:
     """Makes the lists of one query type after another, by the settings of a workspace."""
 
     def __init__(self, workspace: Workspace):
-        prep = self.prep = workspace.config.prep
+        prep = self.prep = workspace.settings
         self.workspace = workspace
         self.loss = workspace.config.loss.listwise_kl
-        retrievers = prep.retrievers.to_dict()
+        retrievers = prep.retrievers
         # The student is the dense retriever without a path.
         self.student = next(
             (i for i, each in enumerate(retrievers.values()) if each == {"kind": "dense"}), None
@@ -227,7 +227,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             f"no lists: of each query type stay {yields}; loosen prep.rank_limit, "
             "prep.require_own_first, prep.list_size or the margins"
         )
-    prep = workspace.config.prep
+    prep = workspace.settings
     value = {
         "types": kept,
         "calibration": {

@@ -30,8 +30,8 @@ from ldx.records.tfds_layout import record_files
 
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
-    config = workspace.config
-    docs = api_docs.collect(config.prep.packages, config.prep.max_passages)
+    prep = workspace.settings
+    docs = api_docs.collect(prep.packages, prep.max_passages)
     corpus = beir.Corpus(
         [doc.name for doc in docs.docstrings],
         [""] * len(docs.docstrings),
@@ -70,13 +70,13 @@ def _make_dataset(workspace: Workspace, rejects: _Rejects) -> None:
     shutil.rmtree(workspace.dataset, ignore_errors=True)
     _make_judgments(workspace)
     with atomic_write(workspace.dataset / "corpus.jsonl") as file:
-        for _, passage in read_passages(workspace.config.prep.collection, reject=rejects):
+        for _, passage in read_passages(workspace.settings.collection, reject=rejects):
             record = {"_id": passage.doc_id, "title": passage.title, "text": passage.text}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _make_judgments(workspace: Workspace) -> None:
-    hub = hub_name(workspace.config.prep.collection)
+    hub = hub_name(workspace.settings.collection)
     queries, qrels = fetch_judgments(*hub) if hub else ({}, {})
     if not queries:
         return
@@ -101,19 +101,19 @@ def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
         num_passages += 1
         if rejects.counts.counts:
             bar.set_postfix_str(f"{rejects.counts.counts.total()} set aside", refresh=False)
-    rejects.finish(num_passages, workspace.config.prep.max_rejects)
+    rejects.finish(num_passages, workspace.settings.max_rejects)
 
 
 def _check_judgments(workspace: Workspace) -> tuple[dict[str, str], dict[str, beir.Qrels]]:
     """Queries and judgments are read now: a broken file must not be found after hours of mining."""
     root = workspace.dataset
-    has_queries = any(root.glob("queries.jsonl*")) or "human" in workspace.config.prep.queries
+    has_queries = any(root.glob("queries.jsonl*")) or "human" in workspace.settings.queries
     queries = beir.read_queries(root) if has_queries else {}
     return queries, {split: beir.read_qrels(path) for split, path in qrels_files(root).items()}
 
 
 def _near_duplicates(workspace: Workspace, texts: PassageTexts) -> NearDuplicates | None:
-    prep = workspace.config.prep
+    prep = workspace.settings
     if not prep.drop_near_duplicates:
         return None
     rows = (texts[row] for row in range(len(texts)))
@@ -122,7 +122,7 @@ def _near_duplicates(workspace: Workspace, texts: PassageTexts) -> NearDuplicate
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    config, prep = workspace.config, workspace.config.prep
+    config, prep = workspace.config, workspace.settings
     rejects = _Rejects(workspace.prep / "rejects" / "corpus.jsonl")
     counts: dict[str, Any] = {}
     if prep.collection == API_DOCS:
@@ -177,9 +177,9 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _outputs(workspace: Workspace) -> list[Path]:
     paths = [workspace.prep / ROLES_NAME, workspace.prep / "health.json"]
     root = workspace.dataset
-    if workspace.config.prep.collection != BEIR:
+    if workspace.settings.collection != BEIR:
         paths.append(root / "corpus.jsonl")
-    if workspace.config.prep.collection == API_DOCS:
+    if workspace.settings.collection == API_DOCS:
         paths += [root / "queries.jsonl", root / "qrels" / "test.tsv"]
     if (workspace.corpus_records / "passages").is_dir():
         return paths + record_files(workspace.corpus_records, "passages")

@@ -16,12 +16,11 @@ from absl import flags
 from data_prep.documents.document import DOCUMENTS_NAME, Document, write_documents
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.documents.written import GROUP, num_tokens, write_for
-from data_prep.llm.base import LlmConfig, llm_fingerprint
+from data_prep.llm.base import llm_fingerprint
 from data_prep.pipeline.stage import Stage, refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries
 from ldx.common.errors import UserError
-from ldx.common.sections import build
 from ldx.records.schema import HUMAN_DEV
 
 
@@ -59,7 +58,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 def _prompt_facts(workspace: Workspace) -> dict[str, Any]:
     """What the manifest tells: the model, and of the prompt its version, hash and sampling."""
-    prep = workspace.config.prep
+    prep = workspace.settings
     prompt = load_document_prompt(prep.document_prompt)
     return {
         "model": prep.llm.model,
@@ -74,23 +73,23 @@ def _prompt_facts(workspace: Workspace) -> dict[str, Any]:
 
 def _dry_run(workspace: Workspace) -> str:
     queries = queries_with_documents(load_queries(workspace))
-    prompt = load_document_prompt(workspace.config.prep.document_prompt)
+    prompt = load_document_prompt(workspace.settings.document_prompt)
     asked = [(query.query_id, query.text) for query in queries]
     tokens = num_tokens(prompt, asked, workspace.config.seed) if asked else 0.0
     levels = ", ".join(str(level.level) for level in prompt.levels)
     return (
         f"{len(queries):,} queries, one prompt each for passages of levels {levels}: at most "
-        f"{int(tokens * len(queries)):,} tokens, and up to {workspace.config.prep.max_attempts} "
+        f"{int(tokens * len(queries)):,} tokens, and up to {workspace.settings.max_attempts} "
         "times as many where answers are bad. What was answered before is not asked again"
     )
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    prep = workspace.config.prep
+    prep = workspace.settings
     paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
     prompt = load_document_prompt(prep.document_prompt)
     return file_fingerprints(paths) | {
-        "llm": llm_fingerprint(build(LlmConfig, prep.llm.to_dict(), "prep.llm")),
+        "llm": llm_fingerprint(prep.llm),
         "prompt": f"{prompt.fingerprint} {prompt.language} {prompt.answer}",
     }
 

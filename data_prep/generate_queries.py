@@ -14,7 +14,7 @@ from absl import logging
 from data_prep.corpora.collection import judged_queries, qrels_files
 from data_prep.corpora.leaks import TestQueries, normalized
 from data_prep.corpora.passages import load_passages, passages_inputs
-from data_prep.llm.base import LlmConfig, llm_fingerprint
+from data_prep.llm.base import llm_fingerprint
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
 from data_prep.pipeline.stage import Stage, run_as_command
@@ -25,7 +25,6 @@ from data_prep.queries.prompt import load_prompts
 from data_prep.queries.query import QUERIES_NAME, Query, write_queries
 from data_prep.queries.written import llm_queries, prompt_facts
 from ldx.common.errors import UserError
-from ldx.common.sections import build
 from ldx.records.schema import HUMAN_DEV
 
 MIN_QUERY_CHARS = 8
@@ -92,7 +91,7 @@ def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Qu
 def _make(workspace: Workspace, dropped: Counter[str]) -> Iterator[Query]:
     passages, engine = load_passages(workspace), workspace.engine
     rows = passages.roles.source.nonzero()[0]
-    sources = query_sources(workspace.config.prep.queries)
+    sources = query_sources(workspace.settings.queries)
     # Human dev queries come first: of equal texts the first stays, so none of them is trained on.
     parts: list[Iterator[Query]] = [
         human_queries(workspace, passages.roles, split, query_type, dropped)
@@ -110,7 +109,7 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
 
     Dev queries are left out where they are what is measured, or trained on, or are not there.
     """
-    prep, splits = workspace.config.prep, {}
+    prep, splits = workspace.settings, {}
     trained_on = prep.human_split if HUMAN in query_sources(prep.queries) else None
     dev = prep.human_dev_split
     exists = dev in qrels_files(workspace.dataset)
@@ -131,7 +130,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     config, dropped = workspace.config, Counter[str]()
     test_queries = TestQueries(judged_queries(workspace.dataset, config.eval.split).values())
     queries = choose(_make(workspace, dropped), test_queries, dropped)
-    queries = _sample(queries, config.prep.max_queries, config.seed)
+    queries = _sample(queries, workspace.settings.max_queries, config.seed)
     if all(query.query_type == HUMAN_DEV for query in queries):
         raise UserError(
             f"no training queries: {dict(dropped) or 'the collection has no passages for them'}; "
@@ -143,17 +142,17 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     write_queries(workspace.prep / QUERIES_NAME, itertools.chain(*by_type.values()))
     counts = {name: len(some) for name, some in by_type.items()}
     told: dict[str, Any] = {"queries": len(queries), **counts, "dropped": dict(dropped)}
-    if LLM in query_sources(config.prep.queries):
+    if LLM in query_sources(workspace.settings.queries):
         told["prompts"] = prompt_facts(workspace)
     return told
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    root, prep = workspace.dataset, workspace.config.prep
+    root, prep = workspace.dataset, workspace.settings
     paths = {path.name: path for path in root.glob("queries.jsonl*")}
     inputs = passages_inputs(workspace) | file_fingerprints(paths | qrels_files(root))
     if LLM in query_sources(prep.queries):
-        inputs["llm"] = llm_fingerprint(build(LlmConfig, prep.llm.to_dict(), "prep.llm"))
+        inputs["llm"] = llm_fingerprint(prep.llm)
         for prompt in load_prompts(types_of(prep)):
             rules = f"{prompt.language} {prompt.answer}"
             inputs[f"prompt {prompt.query_type}"] = f"{prompt.fingerprint} {rules}"

@@ -43,7 +43,7 @@ ONELABEL = "one label alone"
 
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
     """What there is for the lists of some queries; each query's place among all goes with it."""
-    kinds, seed = graded_kinds(workspace.config.prep), workspace.config.seed
+    kinds, seed = graded_kinds(workspace.settings), workspace.config.seed
     paths = candidate_paths(workspace) if MINED in kinds else {}
     written = _written(workspace) if SYNTHETIC in kinds else {}
     for part in parts:
@@ -135,7 +135,7 @@ def _lists_of(
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    sections = workspace.config.prep.graded.to_dict()
+    sections = workspace.settings.graded
     sources = graded_sources(sections)
     types = dict.fromkeys(part.queries[0].query_type for part in query_shards(workspace))
     facts: dict[str, Any] = {}
@@ -164,7 +164,7 @@ def _told(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    kinds = graded_kinds(workspace.config.prep)
+    kinds = graded_kinds(workspace.settings)
     paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
     if MINED in kinds:
         paths["candidates"] = needed(workspace.prep / CANDIDATES_NAME, "mine")

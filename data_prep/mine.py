@@ -92,7 +92,7 @@ def _shard(queries: QueryShard, settings: str) -> Shard:
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    config, prep = workspace.config, workspace.config.prep
+    config, prep = workspace.config, workspace.settings
     parts = query_shards(workspace)
     queries = [query for part in parts for query in part.queries]
     sample = sorted(queries, key=lambda query: draw(config.seed, "sample", query.query_id))
@@ -149,15 +149,15 @@ def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _dense_names(workspace: Workspace) -> list[str]:
-    sections = workspace.config.prep.retrievers
-    return [name for name, section in sections.items() if section.kind == "dense"]
+    sections = workspace.settings.retrievers
+    return [name for name, section in sections.items() if section["kind"] == "dense"]
 
 
 def _report(
     workspace: Workspace, parts: Sequence[QueryShard], paths: Sequence[Path]
 ) -> dict[str, Any]:
     """Counts, and quantiles of every retriever's scores of all candidates."""
-    prep = workspace.config.prep
+    prep = workspace.settings
     names = list(prep.retrievers)
     counts = dict.fromkeys(("queries", "candidates", "own passage not found"), 0)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -182,7 +182,7 @@ def _report(
 
 def _retriever_inputs(workspace: Workspace) -> dict[str, str]:
     config = workspace.config
-    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    sections = retriever_sections(workspace.settings.retrievers, config.model.to_dict())
     prints: Mapping[str, Any] = {
         "dense": lambda section: model_fingerprint(section),
         "run": lambda section: fingerprint(Path(section["path"])),

@@ -26,7 +26,7 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
     Raises:
       UserError: a stage that there is not, or no such program.
     """
-    named = workspace.config.prep.python.to_dict()
+    named = workspace.settings.python
     for stage, python in named.items():
         if stage not in STAGES + GRADED_STAGES:
             known = ", ".join(dict.fromkeys(STAGES + GRADED_STAGES))
@@ -36,7 +36,7 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
                 f"config.prep.python.{stage}={python!r}: no such program; wanted the Python of an "
                 "environment in which ldx is installed, such as .venv-vllm/bin/python"
             )
-    return {s: named.get(s, sys.executable) for s in stages_of(workspace.config.prep)}
+    return {s: named.get(s, sys.executable) for s in stages_of(workspace.settings)}
 
 
 def _run_stage(python: str, name: str, arguments: list[str]) -> None:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
     refuse_arguments(argv)
     workspace = workspace_from_flags()
-    check_config(workspace.config)
+    check_config(workspace)
     interpreters = _interpreters(workspace)
     check_collection(workspace)
     if flags.FLAGS["dry-run"].value:

@@ -122,7 +122,7 @@ def _score_model(
     num_pairs = sum(int((Candidates.load(path).rows >= 0).sum()) for path in paths.values())
     num_scores = sum(int(np.isfinite(load_scores(p)).sum()) for p in folder.find(shards).values())
     check_rejects(
-        f"score ({name})", folder.rejects(shards), num_pairs, workspace.config.prep.max_rejects
+        f"score ({name})", folder.rejects(shards), num_pairs, workspace.settings.max_rejects
     )
     return shards, {"not scored": num_pairs - num_scores, **facts}
 
@@ -170,7 +170,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     index: dict[str, dict[str, str]] = {}
     facts: dict[str, dict[str, Any]] = {}
     paths: list[Path] = []
-    for name, section in workspace.config.prep.teachers.to_dict().items():
+    for name, section in workspace.settings.teachers.items():
         if section["kind"] == HYBRID:
             shards, facts[name] = score_hybrid(workspace, name, section, parts, passages)
         else:
@@ -189,7 +189,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     paths = {"candidates": needed(workspace.prep / CANDIDATES_NAME, "mine")}
     teachers = {
         f"teacher {name}": make_teacher(name, _without_weight(section)).fingerprint
-        for name, section in workspace.config.prep.teachers.to_dict().items()
+        for name, section in workspace.settings.teachers.items()
         if section["kind"] != HYBRID
     }
     return passages_inputs(workspace) | file_fingerprints(paths) | teachers

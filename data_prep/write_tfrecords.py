@@ -76,7 +76,7 @@ def _versions() -> dict[str, str]:
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    prep, seed = workspace.config.prep, workspace.config.seed
+    prep, seed = workspace.settings, workspace.config.seed
     queries = load_queries(workspace)
     is_mined = "mine" in _stages_before(workspace)
     order = load_order(workspace) if is_mined else np.arange(len(queries))
@@ -157,7 +157,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
 
 def _judges(workspace: Workspace) -> dict[str, list[str]]:
     """Who judged for the queries that people wrote, by type."""
-    is_graded = workspace.config.prep.list_source == GRADED
+    is_graded = workspace.settings.list_source == GRADED
     return {
         name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [PEOPLE]
         for name in _list_paths(workspace)
@@ -169,28 +169,28 @@ def _teachers(workspace: Workspace) -> list[dict[str, Any]]:
     """Each teacher's settings, and what the scoring stage found out."""
     facts = stage_counts(workspace, ("score",))["score"]
     teachers = []
-    for name, section in workspace.config.prep.teachers.to_dict().items():
+    for name, section in workspace.settings.teachers.items():
         teacher = {"name": name, **section}
         if section["kind"] == HYBRID:
-            retrievers = workspace.config.prep.retrievers.to_dict()
+            retrievers = workspace.settings.retrievers
             teacher |= {"dense_weight": facts[name]["dense weight"], "retrievers": retrievers}
         teachers.append(teacher)
     return teachers
 
 
 def _stages_before(workspace: Workspace) -> tuple[str, ...]:
-    stages = stages_of(workspace.config.prep)
+    stages = stages_of(workspace.settings)
     return stages[: stages.index("write_tfrecords")]
 
 
 def _list_paths(workspace: Workspace) -> dict[str, Path]:
-    is_graded = workspace.config.prep.list_source == GRADED
+    is_graded = workspace.settings.list_source == GRADED
     return graded_paths(workspace) if is_graded else list_paths(workspace)
 
 
 def _made_by(workspace: Workspace) -> Path:
     """What tells how lists were made."""
-    is_graded = workspace.config.prep.list_source == GRADED
+    is_graded = workspace.settings.list_source == GRADED
     name, stage = (GRADED_NAME, "grade") if is_graded else (CALIBRATION_NAME, "calibrate")
     return needed(workspace.prep / name, stage)
 
@@ -215,7 +215,7 @@ def _outputs(workspace: Workspace) -> list[Path]:
     manifest = workspace.records / "manifest.json"
     if not manifest.is_file():
         return [manifest]
-    sets = ("passages", "lists") if has_documents(workspace.config.prep) else ("lists",)
+    sets = ("passages", "lists") if has_documents(workspace.settings) else ("lists",)
     return [manifest, *(path for name in sets for path in record_files(workspace.records, name))]
 
 

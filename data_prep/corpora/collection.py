@@ -38,7 +38,7 @@ def collection_inputs(workspace: Workspace) -> Mapping[str, Any]:
     Raises:
       UserError: the config names no collection, or names it in the wrong place.
     """
-    prep, root = workspace.config.prep, workspace.config.data.root
+    prep, root = workspace.settings, workspace.config.data.root
     if prep.collection == BEIR:
         if not root:
             raise UserError("data.root is empty; set --config.data.root to a folder in BEIR layout")

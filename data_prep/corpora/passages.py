@@ -82,7 +82,7 @@ def load_passages(workspace: Workspace) -> Passages:
     )
     key = fingerprint(records_fingerprint(workspace.corpus_records, "passages"), repr(texts))
     roles = Roles.load(roles_path(workspace))
-    num_usable, list_size = int((~roles.excluded).sum()), workspace.config.prep.list_size
+    num_usable, list_size = int((~roles.excluded).sum()), workspace.settings.list_size
     if num_usable < list_size:
         raise UserError(
             f"config.prep.list_size={list_size}, but {num_usable} of {len(texts)} passages are "

@@ -9,10 +9,9 @@ from data_prep.documents.answer import read_answer
 from data_prep.documents.prompt import DocumentPrompt, load_document_prompt
 from data_prep.engines.shards import Made, Payload, json_lines, shard_key
 from data_prep.llm.asking import Asker, Wanted
-from data_prep.llm.base import Answer, LlmConfig, Request, llm_fingerprint
+from data_prep.llm.base import Answer, Request, llm_fingerprint
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
-from ldx.common.sections import build
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def write_for(workspace: Workspace, queries: list[Query], dropped: Counter[str])
       For the number of each query that got them, texts by level, highest first.
     """
     config = workspace.config
-    prompt = load_document_prompt(config.prep.document_prompt)
-    llm = llm_fingerprint(build(LlmConfig, config.prep.llm.to_dict(), "prep.llm"))
+    prompt = load_document_prompt(workspace.settings.document_prompt)
+    llm = llm_fingerprint(workspace.settings.llm)
     settings = f"{prompt.fingerprint} {llm} {config.seed}"
 
     def key(_: str, number: int, attempt: int) -> str:

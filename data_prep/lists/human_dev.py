@@ -42,7 +42,7 @@ def human_dev_lists(workspace: Workspace) -> tuple[Lists, dict[str, Any]]:
     Where no retriever was asked, as for lists of judged passages alone, they hold no others.
     """
     parts = [p for p in query_shards(workspace) if p.queries[0].query_type == HUMAN_DEV]
-    is_mined = "mine" in stages_of(workspace.config.prep)
+    is_mined = "mine" in stages_of(workspace.settings)
     paths = candidate_paths(workspace) if is_mined else {}
     numbers: list[int] = []
     lists: list[list[Entry]] = []

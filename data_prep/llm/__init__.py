@@ -1,6 +1,7 @@
 """A language model, whatever it is asked for: backends, requests, answers, asking again."""
 
-from data_prep.llm.base import Llm, LlmConfig
+from data_prep.llm.base import Llm
+from data_prep.pipeline.llm_settings import LlmConfig
 
 
 def make_llm(config: LlmConfig) -> Llm:

@@ -25,10 +25,10 @@ from data_prep.engines.shards import (
     shard_key,
 )
 from data_prep.llm import make_llm
-from data_prep.llm.base import LlmConfig, Questions
+from data_prep.llm.base import Questions
 from data_prep.llm.ray_vllm import RayGeneration
+from data_prep.pipeline.llm_settings import LlmConfig
 from data_prep.pipeline.workspace import Workspace
-from ldx.common.sections import build
 
 REQUEST_FAILED = "request failed"
 
@@ -79,8 +79,8 @@ class Asker:
     """
 
     def __init__(self, workspace: Workspace, engine: Engine, folder: Path, questions: Questions):
-        self._prep: Any = workspace.config.prep
-        llm = build(LlmConfig, self._prep.llm.to_dict(), "prep.llm")
+        self._prep = workspace.settings
+        llm = self._prep.llm
         self._folder = ShardFolder(folder, ".jsonl")
         self._make_worker: Callable[[], Asking] = functools.partial(Asking, llm, questions)
         if isinstance(engine, LocalEngine):

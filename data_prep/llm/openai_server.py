@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.llm.base import Answer, LlmConfig, Request
+from data_prep.llm.base import Answer, Request
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from data_prep.engines.ray import MAX_DEATHS, RayEngine
 from data_prep.engines.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
 from data_prep.engines.shards import Made, Shard, Worker
-from data_prep.llm.base import Answer, LlmConfig, Request
+from data_prep.llm.base import Answer, Request
 from data_prep.llm.ray_tasks import ERROR, Desk, decode, encode, look, read
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError, listing
 
 if TYPE_CHECKING:

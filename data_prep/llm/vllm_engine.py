@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.llm.base import Answer, LlmConfig, Request
+from data_prep.llm.base import Answer, Request
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json
 from ldx.models.locate import resolve_model_path

@@ -1,8 +1,6 @@
 """Which stages a config needs, and in which order."""
 
-from typing import Any
-
-from data_prep.pipeline.settings import GRADED, MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.settings import GRADED, MINED, SYNTHETIC, PrepConfig, graded_kinds
 
 STAGES = (
     "corpus",
@@ -26,7 +24,7 @@ GRADED_STAGES = (
 """Where lists are of graded labels."""
 
 
-def stages_of(prep: Any) -> tuple[str, ...]:
+def stages_of(prep: PrepConfig) -> tuple[str, ...]:
     """The stages that `config.prep` needs, in their order."""
     if prep.list_source != GRADED:
         return STAGES

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
+from ldx.common.sections import build
 
 EXTRACTIVE, LLM, HUMAN = "extractive", "llm", "human"
 HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers
@@ -40,7 +42,7 @@ class PrepConfig:
     max_queries: int | None
     max_attempts: int
     document_prompt: str
-    llm: Mapping[str, Any]
+    llm: LlmConfig
     retrievers: Mapping[str, Mapping[str, Any]]
     index: str
     candidate_depth: int
@@ -139,6 +141,16 @@ class PrepConfig:
                 )
 
 
+def check_prep(section: Mapping[str, Any]) -> PrepConfig:
+    """The section `config.prep`, checked.
+
+    Raises:
+      UserError: an unknown or missing key, or a value that cannot be.
+    """
+    llm = build(LlmConfig, section["llm"], "prep.llm") if "llm" in section else None
+    return build(PrepConfig, {**section, **({"llm": llm} if llm else {})}, "prep")
+
+
 EXTRACTIVE_TYPES = ("sentence", "keywords", "title")
 LLM_TYPES = (
     "question",
@@ -150,7 +162,7 @@ LLM_TYPES = (
 )
 
 
-def graded_kinds(prep: Any) -> set[str]:
+def graded_kinds(prep: PrepConfig) -> set[str]:
     """The kinds of sources that give entries to graded lists; none where a teacher makes lists."""
     if prep.list_source != GRADED:
         return set()
@@ -161,12 +173,12 @@ def graded_kinds(prep: Any) -> set[str]:
     }
 
 
-def has_documents(prep: Any) -> bool:
+def has_documents(prep: PrepConfig) -> bool:
     """Whether passages that a language model writes join those of the corpus."""
     return SYNTHETIC in graded_kinds(prep)
 
 
-def types_of(prep: Any) -> tuple[str, ...]:
+def types_of(prep: PrepConfig) -> tuple[str, ...]:
     """The query types that `config.prep` asks for; all of its source where it names none."""
     if prep.query_types is not None:
         return tuple(prep.query_types)

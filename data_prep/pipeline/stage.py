@@ -9,14 +9,10 @@ from typing import Any
 from absl import flags
 
 from data_prep.engines.flags import define_engine_flags, engine_from_flags
-from data_prep.pipeline.settings import PrepConfig
-from data_prep.pipeline.workspace import Workspace, config_fingerprint
+from data_prep.pipeline.workspace import Workspace, config_fingerprint, open_workspace
 from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json, write_json
-from ldx.common.sections import build, check_seed
-from ldx.models.student import check_model_section
-from ldx.records.schema import check_template
 
 
 @dataclass(frozen=True)
@@ -100,12 +96,8 @@ def workspace_from_flags() -> Workspace:
     Raises:
       UserError: an unknown or missing key, or a value that cannot be.
     """
-    config = cli.get_config()
-    build(PrepConfig, config.prep.to_dict(), "prep")
-    check_model_section(config.model)
-    check_template(config.data.passage_template)
-    check_seed(config.seed)
-    return Workspace(config, Path(cli.required("workdir")), engine_from_flags())
+    config, workdir = cli.get_config(), Path(cli.required("workdir"))
+    return open_workspace(config, workdir, engine_from_flags())
 
 
 def _one_line(counts: Mapping[str, Any]) -> str:

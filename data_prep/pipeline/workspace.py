@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.shards import Engine
-from data_prep.pipeline.settings import has_documents
+from data_prep.pipeline.settings import PrepConfig, check_prep, has_documents
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json
+from ldx.common.sections import check_seed
+from ldx.models.student import check_model_section
+from ldx.records.schema import check_template
 
 VERSION = 5
 """Raised when the same config and inputs give other outputs than before."""
@@ -20,11 +23,19 @@ VERSION = 5
 
 @dataclass(frozen=True)
 class Workspace:
-    """The config of a run, the folders it reads and writes, and the engine it works with."""
+    """The config of a run, the folders it reads and writes, and the engine it works with.
+
+    Attributes:
+      config: all sections.
+      settings: the section `config.prep`, checked; stages read it here.
+      workdir: the folder of the run.
+      engine: where work in shards is done.
+    """
 
     config: ConfigDict
+    settings: PrepConfig
     workdir: Path
-    engine: Engine = field(default_factory=LocalEngine)
+    engine: Engine
 
     @property
     def dataset(self) -> Path:
@@ -39,7 +50,7 @@ class Workspace:
     @property
     def corpus_records(self) -> Path:
         """Where the passages of the corpus are: in `records`, unless written ones join them."""
-        return self.prep / "corpus" if has_documents(self.config.prep) else self.records
+        return self.prep / "corpus" if has_documents(self.settings) else self.records
 
     @property
     def prep(self) -> Path:
@@ -56,8 +67,26 @@ class Workspace:
         """The name of the collection: that of its folder, or how it was made."""
         if self.config.data.root:
             return self.dataset.name
-        name = self.config.prep.collection.partition("@")[0].rstrip("/").rpartition("/")[2]
+        name = self.settings.collection.partition("@")[0].rstrip("/").rpartition("/")[2]
         return name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+
+
+def open_workspace(config: ConfigDict, workdir: Path, engine: Engine | None = None) -> Workspace:
+    """The workspace of a config, what stages read of it checked.
+
+    Args:
+      config: as configs/base.py has it.
+      workdir: the folder of the run, which may be new.
+      engine: where work in shards is done; None: in this process.
+
+    Raises:
+      UserError: an unknown or missing key, or a value that cannot be.
+    """
+    settings = check_prep(config.prep.to_dict())
+    check_model_section(config.model)
+    check_template(config.data.passage_template)
+    check_seed(config.seed)
+    return Workspace(config, settings, workdir, engine or LocalEngine())
 
 
 def config_fingerprint(workspace: Workspace, keys: tuple[str, ...]) -> str:

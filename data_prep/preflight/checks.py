@@ -6,12 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from data_prep.corpora.collection import BEIR, qrels_files
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.lists.graded import Source, Synthetic, graded_sources
-from data_prep.llm.base import LlmConfig
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import (
@@ -29,11 +26,9 @@ from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
 from ldx.common.errors import UserError
-from ldx.common.sections import build, check_keys, check_seed
+from ldx.common.sections import check_keys
 from ldx.eval.beir import QUERIES_LINE, find_qrels
 from ldx.models.locate import check_model_path
-from ldx.models.student import check_model_section
-from ldx.records.schema import check_template
 
 WORK_OF_STAGE = {
     "generate_queries": "answers",
@@ -43,27 +38,21 @@ WORK_OF_STAGE = {
 """Where in WORKDIR/prep the stages that may need vLLM leave what they have of their work."""
 
 
-def check_config(config: ConfigDict) -> None:
-    """Check all sections that stages read.
+def check_config(workspace: Workspace) -> None:
+    """Check what the sections of a config name: retrievers, teachers, prompts, graded sources.
 
     Raises:
       UserError: an unknown or missing key, or a value that cannot be.
     """
-    prep = config.prep.to_dict()
-    build(PrepConfig, prep, "prep")
-    check_model_section(config.model)
-    check_template(config.data.passage_template)
-    check_seed(config.seed)
-    retriever_sections(prep["retrievers"], config.model.to_dict())
-    for name, section in prep["teachers"].items():
-        _check_teacher(config, name, section)
-    if LLM in query_sources(config.prep.queries):
-        build(LlmConfig, prep["llm"], "prep.llm")
-        load_prompts(types_of(config.prep))
-    sources = graded_sources(prep["graded"])
-    if has_documents(config.prep):
-        build(LlmConfig, prep["llm"], "prep.llm")
-        _check_levels(config.prep.document_prompt, sources)
+    prep = workspace.settings
+    retriever_sections(prep.retrievers, workspace.config.model.to_dict())
+    for name, section in prep.teachers.items():
+        _check_teacher(prep, name, section)
+    if LLM in query_sources(prep.queries):
+        load_prompts(types_of(prep))
+    sources = graded_sources(prep.graded)
+    if has_documents(prep):
+        _check_levels(prep.document_prompt, sources)
 
 
 def _check_levels(name: str, sources: Mapping[str, Source]) -> None:
@@ -76,13 +65,13 @@ def _check_levels(name: str, sources: Mapping[str, Source]) -> None:
             )
 
 
-def _check_teacher(config: ConfigDict, name: str, section: Mapping[str, Any]) -> None:
+def _check_teacher(prep: PrepConfig, name: str, section: Mapping[str, Any]) -> None:
     where = f"prep.teachers.{name}"
     weight = section.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
         raise UserError(f"config.{where}.weight={weight!r}: wanted a number over 0")
     if section["kind"] == HYBRID:
-        hybrid_columns(config, name, section)
+        hybrid_columns(prep.retrievers, name, section)
         return
     if section["kind"] not in TEACHER_CLASSES:
         known = ", ".join((HYBRID, *TEACHER_CLASSES))
@@ -98,18 +87,18 @@ def check_collection(workspace: Workspace) -> None:
     Raises:
       UserError: one is missing.
     """
-    config, root = workspace.config, workspace.dataset
-    if config.prep.collection != BEIR or not root.is_dir():
+    config, prep, root = workspace.config, workspace.settings, workspace.dataset
+    if prep.collection != BEIR or not root.is_dir():
         return  # the collection is made by the first stage, which also says that there is none
-    splits = {"eval.split": config.eval.split, "prep.human_dev_split": config.prep.human_dev_split}
+    splits = {"eval.split": config.eval.split, "prep.human_dev_split": prep.human_dev_split}
     without = "; add it, or leave these judgments out"
-    if HUMAN in query_sources(config.prep.queries):
-        splits = {"prep.human_split": config.prep.human_split} | splits
+    if HUMAN in query_sources(prep.queries):
+        splits = {"prep.human_split": prep.human_split} | splits
         without = "; add it"
         try:
-            find_qrels(root, config.prep.human_split)
+            find_qrels(root, prep.human_split)
         except UserError as error:
-            raise UserError(f"config.prep.queries={config.prep.queries!r}: {error}") from None
+            raise UserError(f"config.prep.queries={prep.queries!r}: {error}") from None
     read = {key: split for key, split in splits.items() if split in qrels_files(root)}
     if read and not any(root.glob("queries.jsonl*")):
         keys = ", ".join(f"config.{key}={split!r}" for key, split in read.items())
@@ -127,24 +116,23 @@ def check_models(workspace: Workspace) -> None:
     Raises:
       UserError: a model that is not there, or one on the hub without a revision.
     """
-    config = workspace.config
-    prep = config.prep.to_dict()
-    here = set(stages_of(config.prep)) - set(prep["python"])
-    paths = {}
+    config, prep = workspace.config, workspace.settings
+    here = set(stages_of(prep)) - set(prep.python)
+    paths: dict[str, Any] = {}
     if "baselines" in here:
         paths["model.path"] = config.model.path
     if "mine" in here:
-        sections = retriever_sections(prep["retrievers"], config.model.to_dict())
-        for name, (kind, section) in sections.items():
+        sections = retriever_sections(prep.retrievers, config.model.to_dict())
+        for name, (kind, dense) in sections.items():
             if kind == "dense":
-                given = prep["retrievers"][name].get("path")
-                paths[f"prep.retrievers.{name}.path" if given else "model.path"] = section["path"]
+                given = prep.retrievers[name].get("path")
+                paths[f"prep.retrievers.{name}.path" if given else "model.path"] = dense["path"]
     if "score" in here:
-        for name, section in prep["teachers"].items():
+        for name, section in prep.teachers.items():
             if "model" in section:
                 paths[f"prep.teachers.{name}.model"] = section["model"]
-    if prep["llm"]["backend"] == "vllm" and here & _stages_that_ask(config):
-        paths["prep.llm.model"] = prep["llm"]["model"]
+    if prep.llm.backend == "vllm" and here & _stages_that_ask(prep):
+        paths["prep.llm.model"] = prep.llm.model
     for key, path in paths.items():
         try:
             check_model_path(path)
@@ -158,12 +146,12 @@ def check_vllm(workspace: Workspace) -> None:
     Raises:
       UserError: it is not.
     """
-    config, prep = workspace.config, workspace.config.prep
+    prep = workspace.settings
     if importlib.util.find_spec("vllm") is not None:
         return
-    needed = {stage: NO_VLLM for stage in _stages_that_ask(config) if prep.llm.backend == "vllm"}
+    needed = {stage: NO_VLLM for stage in _stages_that_ask(prep) if prep.llm.backend == "vllm"}
     for name, section in prep.teachers.items():
-        if section.kind == "vllm" and "score" in stages_of(prep):
+        if section["kind"] == "vllm" and "score" in stages_of(prep):
             needed["score"] = f"config.prep.teachers.{name}.kind='vllm' {NEEDS_VLLM}"
     for stage, message in needed.items():
         # What was made elsewhere is not made again.
@@ -172,7 +160,7 @@ def check_vllm(workspace: Workspace) -> None:
             raise UserError(message)
 
 
-def _stages_that_ask(config: ConfigDict) -> set[str]:
+def _stages_that_ask(prep: PrepConfig) -> set[str]:
     """The stages that ask the language model."""
-    stages = {"generate_queries"} if LLM in query_sources(config.prep.queries) else set()
-    return stages | ({"generate_documents"} if has_documents(config.prep) else set())
+    stages = {"generate_queries"} if LLM in query_sources(prep.queries) else set()
+    return stages | ({"generate_documents"} if has_documents(prep) else set())

@@ -23,7 +23,7 @@ from data_prep.corpora.readers import read_passages
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.documents.written import DocumentQuestions, num_tokens
 from data_prep.llm import make_llm
-from data_prep.llm.base import LlmConfig, Request
+from data_prep.llm.base import Request
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
@@ -34,7 +34,6 @@ from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers import Pairs, make_teacher
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
-from ldx.common.sections import build
 from ldx.eval import beir
 from ldx.records.schema import passage_text
 from ldx.retrieval.encoder import Kind
@@ -95,7 +94,7 @@ def survey(workspace: Workspace) -> Corpus:
 
 
 def _texts(workspace: Workspace) -> Any:
-    prep = workspace.config.prep
+    prep = workspace.settings
     if prep.collection == "api_docs":
         docs = collect(prep.packages, prep.max_passages).docstrings
         return ((doc.name, "", doc.body) for doc in docs)
@@ -106,7 +105,7 @@ def _texts(workspace: Workspace) -> Any:
 
 def estimate(workspace: Workspace) -> list[Cost]:
     """The costs of all stages, in their order."""
-    prep = workspace.config.prep
+    prep = workspace.settings
     collection_inputs(workspace)  # refuses what is no collection
     corpus = survey(workspace)
     costs = [Cost("corpus", "passages", corpus.num_passages, 0, float("nan"))]
@@ -168,7 +167,7 @@ def _measured(measure: Callable[[], float]) -> tuple[float, str]:
 def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> list[Cost]:
     """Prompts by type; all types share one measured rate."""
     config = workspace.config
-    prompts = load_prompts(types_of(config.prep))
+    prompts = load_prompts(types_of(workspace.settings))
     requests: list[Request] = []
     tokens = {}
     for prompt in prompts:
@@ -199,7 +198,7 @@ def _prompt_costs(workspace: Workspace, corpus: Corpus, num_sources: int) -> lis
 
 
 def _seconds_of_a_request(workspace: Workspace, requests: list[Request]) -> float:
-    llm = make_llm(build(LlmConfig, workspace.config.prep.llm.to_dict(), "prep.llm"))
+    llm = make_llm(workspace.settings.llm)
     llm.generate(requests[:1])  # what is started and compiled at first
     seconds = _timed(lambda: llm.generate(requests)) / len(requests)
     llm.close()
@@ -214,7 +213,7 @@ def _sample_queries(corpus: Corpus) -> list[tuple[str, str]]:
 def _document_cost(workspace: Workspace, corpus: Corpus, num_queries: int) -> Cost:
     """Prompts for passages."""
     config = workspace.config
-    prompt = load_document_prompt(config.prep.document_prompt)
+    prompt = load_document_prompt(workspace.settings.document_prompt)
     queries = _sample_queries(corpus)
     payload = {
         "query_ids": [query_id for query_id, _ in queries[:SAMPLE_PROMPTS]],
@@ -230,7 +229,7 @@ def _document_cost(workspace: Workspace, corpus: Corpus, num_queries: int) -> Co
 
 def _mining_costs(workspace: Workspace, corpus: Corpus, num_queries: int) -> list[Cost]:
     config = workspace.config
-    sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+    sections = retriever_sections(workspace.settings.retrievers, config.model.to_dict())
     passages = [text for _, text in corpus.sample]
     queries = [text for _, text in _sample_queries(corpus)]
     costs = [Cost("mine", "queries", num_queries, 0, float("nan"))]
@@ -278,7 +277,7 @@ def _teacher_costs(workspace: Workspace, corpus: Corpus, num_pairs: int) -> list
     ids = [str(number) for number in range(len(texts))]
     pairs = Pairs(ids, [SAMPLE_QUERY] * len(texts), ids, texts)
     chars = float(np.mean([len(text) + len(SAMPLE_QUERY) for text in texts]))
-    for name, section in workspace.config.prep.teachers.to_dict().items():
+    for name, section in workspace.settings.teachers.items():
         if section["kind"] in (HYBRID, "run_file"):
             costs.append(Cost("score", f"pairs of {name}", num_pairs, 0, 0.0))
             continue

@@ -221,7 +221,7 @@ def extractive_queries(
     Raises:
       UserError: a type is unknown, or there is none.
     """
-    config, types = workspace.config, types_of(workspace.config.prep)
+    config, types = workspace.config, types_of(workspace.settings)
     unknown = [name for name in types if name not in TYPES]
     if unknown or not types:
         raise UserError(
@@ -232,7 +232,7 @@ def extractive_queries(
     make_worker = functools.partial(_Extracting, index, config.seed)
     for query_type in types:
         key = f"extractive {VERSION} {config.seed} {passages.key}"
-        shards = _shards(workspace, passages, rows, query_type, key, config.prep.shard_size)
+        shards = _shards(workspace, passages, rows, query_type, key, workspace.settings.shard_size)
         paths = folder.make(make_worker, shards, engine, description=query_type, unit="passages")
         for path in paths:
             for answer in read_json_lines(path):

@@ -109,7 +109,7 @@ def load_queries(workspace: Workspace) -> list[Query]:
 
 def query_shards(workspace: Workspace) -> list[QueryShard]:
     """The training queries in shards."""
-    return cut_into_shards(load_queries(workspace), workspace.config.prep.shard_size)
+    return cut_into_shards(load_queries(workspace), workspace.settings.shard_size)
 
 
 def scored_shards(parts: Sequence[QueryShard]) -> list[QueryShard]:

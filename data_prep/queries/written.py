@@ -10,13 +10,12 @@ import numpy as np
 from data_prep.corpora.passages import Passages, passages_of, passages_payload
 from data_prep.engines.shards import Engine, Made, Payload, json_lines, shard_key
 from data_prep.llm.asking import Asker, Wanted
-from data_prep.llm.base import Answer, LlmConfig, Request, llm_fingerprint
+from data_prep.llm.base import Answer, Request, llm_fingerprint
 from data_prep.pipeline.settings import types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.answer import clean
 from data_prep.queries.prompt import Prompt, load_prompts, request_seed
 from data_prep.queries.query import Query
-from ldx.common.sections import build
 from ldx.records.sets import PassageSet
 
 
@@ -62,8 +61,8 @@ def llm_queries(
     Args:
       dropped: counts the bad answers by reason, and passages that gave none in the end.
     """
-    config, prep = workspace.config, workspace.config.prep
-    llm = build(LlmConfig, prep.llm.to_dict(), "prep.llm")
+    config, prep = workspace.config, workspace.settings
+    llm = prep.llm
     prompts = {prompt.query_type: prompt for prompt in load_prompts(types_of(prep))}
     keys = {
         query_type: f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
@@ -96,7 +95,7 @@ def llm_queries(
 
 def prompt_facts(workspace: Workspace) -> dict[str, Any]:
     """What the manifest tells of prompts: the model, and of each its version, hash and sampling."""
-    prep: Any = workspace.config.prep
+    prep = workspace.settings
     prompts = load_prompts(types_of(prep))
     shown: Sequence[Prompt] = prompts
     return {

@@ -177,8 +177,8 @@ def open_retrievers(
     workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
 ) -> dict[str, Retriever]:
     """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
-    config, prep = workspace.config, workspace.config.prep
-    sections = retriever_sections(prep.retrievers.to_dict(), config.model.to_dict())
+    config, prep = workspace.config, workspace.settings
+    sections = retriever_sections(prep.retrievers, config.model.to_dict())
     depth = prep.candidate_depth
     retrievers: dict[str, Retriever] = {}
     for name, (kind, section) in sections.items():

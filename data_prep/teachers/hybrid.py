@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from data_prep.corpora.passages import Passages
 from data_prep.engines.local import LocalEngine
@@ -29,17 +28,18 @@ from ldx.common.sections import check_keys
 HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
 
 
-def hybrid_columns(config: ConfigDict, name: str, section: Mapping[str, Any]) -> tuple[int, int]:
+def hybrid_columns(
+    retrievers: Mapping[str, Mapping[str, Any]], name: str, section: Mapping[str, Any]
+) -> tuple[int, int]:
     """Which retrievers the hybrid joins: BM25 and a dense one, by their place.
 
     Raises:
       UserError: there is none of a kind, or several and none is named.
     """
-    retrievers = config.prep.retrievers
     check_keys(section, HYBRID_KEYS, f"prep.teachers.{name}")
     columns = []
     for kind in ("bm25", "dense"):
-        names = [key for key, value in retrievers.items() if value.kind == kind]
+        names = [key for key, value in retrievers.items() if value["kind"] == kind]
         wanted = section.get(kind)
         chosen = [key for key in names if key == wanted or (wanted is None and len(names) == 1)]
         if not chosen:
@@ -78,7 +78,8 @@ def score_hybrid(
     Raises:
       UserError: its section does not fit the retrievers.
     """
-    columns, paths = hybrid_columns(workspace.config, name, section), candidate_paths(workspace)
+    columns = hybrid_columns(workspace.settings.retrievers, name, section)
+    paths = candidate_paths(workspace)
     weight, facts = choose_weight(workspace, section, parts, paths, passages, columns)
     shards = [
         Shard(

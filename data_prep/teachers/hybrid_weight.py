@@ -94,7 +94,7 @@ def choose_weight(
         dev += [
             (query, candidates.take(np.array([place])))
             for place, query in enumerate(part.queries)
-            if query.split(config.prep.dev_fraction, config.seed) == "dev"
+            if query.split(workspace.settings.dev_fraction, config.seed) == "dev"
             and (query.relevant or query.excerpt)
         ]
     lexical, dense = columns
@@ -105,7 +105,7 @@ def choose_weight(
         candidates = Candidates.concatenate([each for _, each in judged])
         ndcg = judged_ndcg(queries, candidates, lexical=lexical, dense=dense)
     elif len(shortened) >= MIN_QUERIES:
-        sections = retriever_sections(config.prep.retrievers.to_dict(), config.model.to_dict())
+        sections = retriever_sections(workspace.settings.retrievers, config.model.to_dict())
         name = list(sections)[dense]
         ndcg = cloze_ndcg(
             [query for query, _ in dev],

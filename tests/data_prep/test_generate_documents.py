@@ -13,11 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep.corpora.passages import load_passages
+from data_prep.documents.answer import CUT_OFF, WRONG_LEVELS
 from data_prep.documents.document import DOCUMENTS_NAME, load_documents
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.pipeline.order import stages_of
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.dry_run import estimate
 from data_prep.queries.query import load_queries
 from data_prep.retrieval.candidates import Candidates, candidate_paths
@@ -28,7 +29,7 @@ from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
-from tests.data_prep.toy import make_collection, make_config, run_stages
+from tests.data_prep.toy import make_collection, make_config, reopened, run_stages
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,7 +92,7 @@ def workspace(server, prepared, tmp_path):
     config.prep.llm.base_url = server.base_url
     config.prep.llm.concurrency = 4
     config.prep.llm.max_retries = 0
-    return Workspace(config, tmp_path / "work")
+    return open_workspace(config, tmp_path / "work")
 
 
 def counts_of(workspace):
@@ -137,8 +138,8 @@ def test_malformed_answers_are_asked_again_counted_and_left_out(workspace, serve
     assert len(set(prompts)) == 3  # other instructions, and another seed
     assert counts["with passages"] == len(texts) - 1
     assert counts["dropped"] == {
-        answers.WRONG_LEVELS: 3,
-        answers.CUT_OFF: 1,
+        WRONG_LEVELS: 3,
+        CUT_OFF: 1,
         "no good answer in 3 attempts": 1,
     }
     ids = {query.query_id for query in load_queries(workspace) if query.text == never}
@@ -150,7 +151,7 @@ def test_nothing_is_asked_twice_whatever_else_has_changed(workspace, server):
     first = (workspace.prep / DOCUMENTS_NAME).read_bytes()
     number = len(server.bodies)
     workspace.config.prep.shard_size = 3
-    STAGE.run(workspace)
+    STAGE.run(reopened(workspace))
     assert len(server.bodies) == number
     assert (workspace.prep / DOCUMENTS_NAME).read_bytes() == first
     workspace.config.seed = 1
@@ -170,7 +171,7 @@ def test_a_failed_request_is_not_sent_again_and_too_many_end_the_job(workspace, 
         STAGE.run(workspace)
     number = len(server.bodies)
     workspace.config.prep.max_rejects = 0.1
-    assert STAGE.run(workspace)["dropped"] == {"request failed": 1}
+    assert STAGE.run(reopened(workspace))["dropped"] == {"request failed": 1}
     assert len(server.bodies) == number
 
 
@@ -213,7 +214,7 @@ def test_after_a_sigkill_no_finished_shard_is_asked_again(workspace, prepared, s
     every = {query.text for query in queries_with_documents(load_queries(workspace))}
     assert again == every - {texts[query_id] for query_id in finished} != set()
     whole = (workspace.prep / DOCUMENTS_NAME).read_bytes()
-    other = Workspace(workspace.config, workspace.workdir.with_name("other"))
+    other = open_workspace(workspace.config, workspace.workdir.with_name("other"))
     shutil.copytree(prepared.workdir, other.workdir)
     STAGE.run(other)
     assert (other.prep / DOCUMENTS_NAME).read_bytes() == whole
@@ -243,7 +244,7 @@ def test_the_costs_of_a_run_count_prompts_for_passages(workspace):
 
 def test_written_passages_in_the_records(workspace):
     """They follow the corpus, are nobody's candidates, and are entries of their query's list."""
-    run_stages(workspace.config, workspace.workdir, stages_of(workspace.config.prep))
+    run_stages(workspace.config, workspace.workdir)
     passages, corpus = PassageSet(workspace.records), PassageSet(workspace.corpus_records)
     assert [passages[row] for row in range(60)] == [corpus[row] for row in range(len(corpus))]
     found = list(load_documents(workspace))
@@ -284,7 +285,7 @@ def test_written_passages_in_the_records(workspace):
 def test_people_did_not_judge_lists_of_written_passages_alone(workspace):
     with workspace.config.prep.unlocked():
         del workspace.config.prep.graded["real"]
-    run_stages(workspace.config, workspace.workdir, stages_of(workspace.config.prep))
+    run_stages(workspace.config, workspace.workdir)
     manifest = Manifest.read(workspace.records)
     assert manifest.num_lists["dev"]["human"] > 0
     assert manifest.judges_of("human") == ["a language model"]
@@ -296,13 +297,13 @@ def lists_of(workspace):
 
 
 def test_a_second_run_does_nothing_and_teachers_lists_come_back(workspace, capsys):
-    names = stages_of(workspace.config.prep)
+    names = stages_of(workspace.settings)
     run_stages(workspace.config, workspace.workdir, names)
     capsys.readouterr()
     run_stages(workspace.config, workspace.workdir, names)
     assert capsys.readouterr().out.count("up to date") == len(names) == 6
     config = workspace.config.copy_and_resolve_references()
     config.prep.list_source = "teacher"
-    assert "generate_documents" not in stages_of(config.prep)
-    run_stages(config, workspace.workdir, ["corpus"])
+    other = run_stages(config, workspace.workdir, ["corpus"])
+    assert "generate_documents" not in stages_of(other.settings)
     assert len(PassageSet(workspace.records)) == 60  # without the written ones

@@ -14,13 +14,13 @@ from data_prep.generate_queries import choose
 from data_prep.llm import asking
 from data_prep.llm.base import Answer
 from data_prep.pipeline.settings import query_sources as parse_sources
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.queries.extractive import extractive_queries
 from data_prep.queries.human import human_queries
 from data_prep.queries.query import Query, cut_into_shards, read_queries, write_queries
 from data_prep.queries.written import llm_queries
 from ldx.common.errors import UserError
-from tests.data_prep.toy import make_collection, make_config, run_stages
+from tests.data_prep.toy import make_collection, make_config, reopened, run_stages
 
 
 def query(text, query_type="sentence", query_id="q", row=0):
@@ -68,7 +68,7 @@ def workspace(tiny_bert, tmp_path_factory):
     config = make_config(make_collection(folder / "toy"), tiny_bert)
     config.prep.shard_size = 7
     run_stages(config, folder / "work", ["corpus"])
-    return Workspace(config, folder / "work")
+    return open_workspace(config, folder / "work")
 
 
 def test_human_queries_keep_their_grades(workspace):
@@ -131,7 +131,7 @@ def fake_llm(workspace, monkeypatch):
     config.prep.query_types = ("web_search_few_shot",)
     config.prep.max_rejects = 0.1
     config.prep.llm.backend = "openai"
-    yield Workspace(config, workspace.workdir)
+    yield open_workspace(config, workspace.workdir)
     assert len(made) <= 1  # a model is loaded once, whatever it is asked
 
 
@@ -160,9 +160,8 @@ def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
 
 def test_too_many_failures_end_the_job(fake_llm):
     fake_llm.config.prep.max_rejects = 0.01
-    queries = llm_queries(
-        fake_llm, load_passages(fake_llm), np.arange(20), LocalEngine(), Counter()
-    )
+    strict = reopened(fake_llm)
+    queries = llm_queries(strict, load_passages(strict), np.arange(20), LocalEngine(), Counter())
     with pytest.raises(UserError, match=r"1 of 57 records .*the prompt is too long \(1\)"):
         list(queries)
 
@@ -185,7 +184,7 @@ def test_answers_serve_again_whatever_else_has_changed(fake_llm):
     list(llm_queries(fake_llm, passages, np.arange(10, 20), engine, Counter()))
     before = FakeLlm.asked.copy()
     fake_llm.config.prep.shard_size = 3
-    list(llm_queries(fake_llm, passages, np.arange(10, 24)[::-1], engine, Counter()))
+    list(llm_queries(reopened(fake_llm), passages, np.arange(10, 24)[::-1], engine, Counter()))
     new = FakeLlm.asked - before
     assert {passage for passage, _ in new} == {f"number{i} " for i in range(20, 24)}
 
@@ -193,7 +192,7 @@ def test_answers_serve_again_whatever_else_has_changed(fake_llm):
 def test_an_unknown_type_is_named(workspace):
     config = workspace.config.copy_and_resolve_references()
     config.prep.query_types = ("poem",)
-    other = Workspace(config, workspace.workdir)
+    other = open_workspace(config, workspace.workdir)
     with pytest.raises(UserError, match=r"poem.*known are sentence"):
         list(extractive_queries(other, load_passages(other), np.arange(2), LocalEngine()))
 

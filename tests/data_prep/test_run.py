@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.dry_run import estimate, render
 from data_prep.run import STAGES
 from ldx.records.manifest import Manifest
@@ -184,7 +184,7 @@ def test_a_dry_run_goes_on_without_what_this_machine_lacks(collection, tiny_bert
     config.prep.llm.backend = "openai"
     config.prep.llm.api_key_env = "LDX_NO_SUCH_KEY"
     config.prep.retrievers.other = {"kind": "dense", "path": str(tmp_path)}
-    costs = estimate(Workspace(config, tmp_path))
+    costs = estimate(open_workspace(config, tmp_path))
     of = {cost.what: cost for cost in costs}
     assert of["prompts of claim"].tokens > 0
     assert "LDX_NO_SUCH_KEY" in of["prompts of claim"].problem

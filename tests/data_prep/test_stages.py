@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from data_prep import calibrate, corpus, mine, score
 from data_prep.corpora.passages import load_passages
 from data_prep.pipeline.draws import split_of
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.queries.query import load_queries
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.retrieval.neighbours import neighbour_order
@@ -263,7 +263,7 @@ def test_a_collection_of_the_users_is_never_overwritten(collection, tiny_bert, t
     config.prep.collection = "api_docs"
     before = (collection / "corpus.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"leave data\.root empty"):
-        corpus.STAGE.run(Workspace(config, tmp_path))
+        corpus.STAGE.run(open_workspace(config, tmp_path))
     assert (collection / "corpus.jsonl").read_bytes() == before
 
 
@@ -339,7 +339,7 @@ def test_a_broken_row_is_set_aside(tiny_bert, tmp_path):
     ("key", "value", "module", "message"),
     [
         ("collection", "wiki", corpus, "no such file or folder"),
-        ("list_size", 1000, calibrate, "no lists: of each query type"),
+        ("max_score", -1.0, calibrate, "no lists: of each query type"),
         ("teachers.hybrid.dense_weight", 1.5, score, "dense_weight=1.5"),
         ("teachers.hybrid.bm25", "student", score, "of kind bm25 there are bm25"),
         ("retrievers.bm25.kind", "sparse", mine, "known are bm25"),
@@ -350,17 +350,17 @@ def test_settings_that_cannot_be(prepared, key, value, module, message):
     config.update_from_flattened_dict({f"prep.{key}": value})
     config.data.root = "" if key == "collection" else config.data.root
     with pytest.raises(UserError, match=message):
-        module.STAGE.run(Workspace(config, prepared.workdir))
+        module.STAGE.run(open_workspace(config, prepared.workdir))
     run_stages(prepared.config, prepared.workdir)
 
 
 def test_a_stage_out_of_order_says_what_to_run(collection, tiny_bert, tmp_path):
     with pytest.raises(UserError, match=r"python -m data_prep.corpus"):
-        mine.STAGE.run(Workspace(make_config(collection, tiny_bert), tmp_path))
+        mine.STAGE.run(open_workspace(make_config(collection, tiny_bert), tmp_path))
     config = make_config(collection, tiny_bert)
     config.data.root = ""
     with pytest.raises(UserError, match=r"data\.root is empty"):
-        corpus.STAGE.run(Workspace(config, tmp_path))
+        corpus.STAGE.run(open_workspace(config, tmp_path))
 
 
 @pytest.mark.parametrize(("name", "kept"), [("scifact", 800), ("nfcorpus", 2500)])

@@ -7,8 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
-from data_prep.pipeline.workspace import Workspace
-from data_prep.run import STAGES
+from data_prep.pipeline.order import stages_of
+from data_prep.pipeline.workspace import Workspace, open_workspace
 from ldx.eval import beir
 
 NOUNS = ["matrix", "array", "cell", "protein", "wing", "drag", "sample", "query", "drug", "blood"]
@@ -49,9 +49,14 @@ def make_config(root: Path, model: Path) -> ConfigDict:
     return config
 
 
-def run_stages(config: ConfigDict, workdir: Path, names: Sequence[str] = STAGES) -> Workspace:
-    """Run stages in this process."""
-    workspace = Workspace(config, workdir)
-    for name in names:
+def run_stages(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> Workspace:
+    """Run stages in this process: those named, or all that the config needs."""
+    workspace = open_workspace(config, workdir)
+    for name in names or stages_of(workspace.settings):
         importlib.import_module(f"data_prep.{name}").STAGE.run(workspace)
     return workspace
+
+
+def reopened(workspace: Workspace) -> Workspace:
+    """The workspace again, after a change of its config."""
+    return open_workspace(workspace.config, workspace.workdir, workspace.engine)

@@ -8,10 +8,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.studies import common
-from data_prep.pipeline.settings import PrepConfig
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.checks import check_config
 from ldx.common.errors import UserError
-from ldx.common.sections import build
 from ldx.eval.metrics import score_run
 from ldx.step.objective import make_objective
 from ldx.studies.declare import expand, read_study
@@ -145,7 +144,7 @@ def test_what_is_no_study_is_told():
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("arg", ["", "cpu", "smoke"])
-def test_studies_that_come_with_ldx(name, arg):
+def test_studies_that_come_with_ldx(name, arg, tmp_path):
     """Every key they set is there, and smoke needs nothing that is not local."""
     config = importlib.import_module(f"configs.studies.{name}").get_config(arg)
     study = read_study(config.to_dict())
@@ -156,8 +155,7 @@ def test_studies_that_come_with_ldx(name, arg):
     assert study.size == (arg or "full")
     assert study.caveat.startswith("Smoke size: ") == (arg == "smoke")
     for cell in cells:
-        build(PrepConfig, cell.config["prep"], "prep")
-        check_config(ConfigDict(cell.config))
+        check_config(open_workspace(ConfigDict(cell.config), tmp_path))
         assert make_objective(cell.config["loss"]).terms
     if arg == "smoke":
         assert len(cells) == 2

@@ -5,10 +5,9 @@ import importlib
 import pytest
 
 from configs import base
-from data_prep.pipeline.settings import PrepConfig
+from data_prep.pipeline.settings import check_prep
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
-from ldx.common.sections import build
 from ldx.models.student import check_model_section
 from ldx.training.settings import check_same_run, resolve, save_run
 
@@ -22,7 +21,7 @@ def test_every_experiment_resolves(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant).to_dict()
     settings = resolve(config, 3000)
     check_model_section(config["model"])
-    build(PrepConfig, config["prep"], "prep")
+    check_prep(config["prep"])
     batch_size = config["data"]["batch_size"]
     assert settings.data.batch_size == (384 if batch_size == "auto" else batch_size)
     if variant == "smoke":

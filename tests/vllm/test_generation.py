@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from data_prep.llm import make_llm
-from data_prep.llm.base import Answer, LlmConfig, Request, Sampling
+from data_prep.llm.base import Answer, Request, Sampling
+from data_prep.pipeline.llm_settings import LlmConfig
 from data_prep.queries.prompt import load_prompts
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama

@@ -18,8 +18,9 @@ from data_prep.engines.ray_cluster import start_ray
 from data_prep.engines.shards import Shard
 from data_prep.llm import ray_vllm
 from data_prep.llm.asking import Asking
-from data_prep.llm.base import LlmConfig, Sampling
+from data_prep.llm.base import Sampling
 from data_prep.llm.ray_vllm import RayGeneration
+from data_prep.pipeline.llm_settings import LlmConfig
 from data_prep.queries.prompt import load_prompts
 from data_prep.queries.written import Questions
 from ldx.common.errors import UserError

@@ -9,7 +9,7 @@ from data_prep.documents.written import DocumentQuestions
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.llm import asking
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries, write_queries
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, make_llama
@@ -53,7 +53,7 @@ def workspace(tmp_path):
     )
     config.prep.shard_size = 5
     config.prep.max_attempts = 2
-    workspace = Workspace(config, tmp_path / "work")
+    workspace = open_workspace(config, tmp_path / "work")
     queries = [
         Query(f"q{i}", "human", f"which solver {i} is {word}", -1, "", {0: 1}, "d0")
         for i, word in enumerate(f"{a} {b}" for a in CORPUS[0].split() for b in ("fast", "thin"))

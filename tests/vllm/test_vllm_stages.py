@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep.corpora.passages import load_passages
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.queries.query import query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.score import pairs_of, pairs_payload
@@ -29,7 +29,7 @@ def workspace(tmp_path):
     teacher = {"kind": "vllm", "model": model, "max_length": 48}
     teacher["engine_args"] = {"enforce_eager": True}
     config.prep.teachers = ConfigDict({"encoder": teacher})
-    return Workspace(config, tmp_path / "work")
+    return open_workspace(config, tmp_path / "work")
 
 
 def run(workspace, *stages):
@@ -48,8 +48,10 @@ def run(workspace, *stages):
 
 def test_the_score_stage_equals_transformers_and_says_so(workspace):
     run(workspace, "corpus", "generate_queries", "mine", "score")
-    slow = CrossEncoder(workspace.config.prep.teachers.encoder.model, max_length=48, device="cpu")
-    passages, passage_set = load_passages(workspace), PassageSet(workspace.records)
+    slow = CrossEncoder(
+        workspace.settings.teachers["encoder"]["model"], max_length=48, device="cpu"
+    )
+    passages, source = load_passages(workspace), PassageSet(workspace.records)
     for part in query_shards(workspace):
         rows = Candidates.load(candidate_paths(workspace)[part.name]).rows
         payload = pairs_payload(part.queries, rows, passages, passage_set)

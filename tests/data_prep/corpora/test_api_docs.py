@@ -10,7 +10,7 @@ from configs import base
 from data_prep import corpus
 from data_prep.corpora import api_docs
 from data_prep.corpora.passages import ROLES_NAME, Roles
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from ldx.common.errors import UserError
 
 DOC = """Solve a banded linear system.
@@ -120,7 +120,7 @@ def test_every_seed_of_a_run_has_the_same_collection(package, tmp_path):
         config = base.get_config()
         config.seed = seed
         config.prep.update({"collection": "api_docs", "packages": ("fakepkg",), "max_passages": 20})
-        workspace = Workspace(config, tmp_path / str(seed))
+        workspace = open_workspace(config, tmp_path / str(seed))
         corpus.STAGE.run(workspace)
         files = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
         made.append([(workspace.dataset / name).read_bytes() for name in files])

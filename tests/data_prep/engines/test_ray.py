@@ -19,7 +19,7 @@ from absl import logging
 from data_prep.engines.ray import MAX_DEATHS, RayEngine
 from data_prep.engines.ray_cluster import start_ray
 from data_prep.engines.shards import Made, Shard
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.teachers.scores import load_scores, score_paths
 from ldx.common.errors import UserError
 from tests.data_prep.teacher_models import make_bert
@@ -98,7 +98,7 @@ def test_stages_leave_what_the_local_engine_leaves(cluster, tiny_bert, tmp_path,
     shutil.copytree(local.workdir, tmp_path / "ray")
     run_stages(config, local.workdir, ["generate_queries", "mine", "score"])
 
-    ray = Workspace(config, tmp_path / "ray", KillingEngine(tmp_path / "killed-generating"))
+    ray = open_workspace(config, tmp_path / "ray", KillingEngine(tmp_path / "killed-generating"))
     run_on(ray, "generate_queries")
     assert names(ray.prep / "answers") == names(local.prep / "answers")  # digests of the content
     assert len(names(ray.prep / "answers")) == 10
@@ -106,7 +106,7 @@ def test_stages_leave_what_the_local_engine_leaves(cluster, tiny_bert, tmp_path,
     assert queries[0].read_text() == queries[1].read_text()
 
     run_stages(config, ray.workdir, ["mine"])
-    ray = Workspace(config, ray.workdir, KillingEngine(tmp_path / "killed-scoring"))
+    ray = open_workspace(config, ray.workdir, KillingEngine(tmp_path / "killed-scoring"))
     run_on(ray, "score")
     wanted, found = score_paths(local)["bert"], score_paths(ray)["bert"]
     assert found.keys() == wanted.keys()

@@ -19,14 +19,13 @@ from data_prep.lists.graded import (
 )
 from data_prep.lists.prepared import load_lists
 from data_prep.pipeline.order import stages_of
-from data_prep.pipeline.settings import PrepConfig, graded_kinds, has_documents
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.settings import check_prep, graded_kinds, has_documents
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.checks import check_config
 from data_prep.queries.query import Query, load_queries
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
-from ldx.common.sections import build
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.toy import make_collection, make_config, run_stages
@@ -124,12 +123,12 @@ def test_settings_that_cannot_be(section, message):
         graded_sources({"one": section})
 
 
-def test_what_the_config_says_is_checked_before_the_first_stage():
+def test_what_the_config_says_is_checked_before_the_first_stage(tmp_path):
     config = sycl.get_config()
-    check_config(config)
+    check_config(open_workspace(config, tmp_path))
     config.prep.graded.written.levels = (4, 0)
     with pytest.raises(UserError, match=r"written\.levels=\(4, 0\): the prompt four_levels has"):
-        check_config(config)
+        check_config(open_workspace(config, tmp_path))
     for key, value, message in [
         ("list_source", "labels", "wanted teacher or graded"),
         ("graded", {}, r"graded is empty"),
@@ -138,26 +137,34 @@ def test_what_the_config_says_is_checked_before_the_first_stage():
     ]:
         prep = sycl.get_config().prep.to_dict() | {key: value}
         with pytest.raises(UserError, match=message):
-            build(PrepConfig, prep, "prep")
+            check_prep(prep)
+
+
+def settings_of(config):
+    return check_prep(config.prep.to_dict())
 
 
 def test_stages_are_those_that_the_sources_need():
-    prep = sycl.get_config().prep
-    assert has_documents(prep)
-    assert graded_kinds(prep) == {"synthetic"}
+    config = sycl.get_config()
+
+    def stages():
+        return stages_of(settings_of(config))
+
+    assert has_documents(settings_of(config))
+    assert graded_kinds(settings_of(config)) == {"synthetic"}
     before, after = ("corpus", "generate_queries"), ("grade", "write_tfrecords")
-    assert stages_of(prep) == (*before, "generate_documents", *after)
-    prep.graded.mined.num = 2
-    assert stages_of(prep) == (*before, "generate_documents", "mine", *after)
+    assert stages() == (*before, "generate_documents", *after)
+    config.prep.graded.mined.num = 2
+    assert stages() == (*before, "generate_documents", "mine", *after)
     for none in ((), []):
-        with prep.unlocked():
-            prep.graded.written.levels = none
-        assert stages_of(prep) == (*before, "mine", *after)
-    assert stages_of(sycl.get_config("smoke").prep) == (*before, "mine", *after)
-    assert stages_of(mediqa2019.get_config().prep) == (*before, *after)
-    prep.list_source = "teacher"
-    assert "score" in stages_of(prep)
-    assert not has_documents(prep)
+        with config.prep.unlocked():
+            config.prep.graded.written.levels = none
+        assert stages() == (*before, "mine", *after)
+    assert stages_of(settings_of(sycl.get_config("smoke"))) == (*before, "mine", *after)
+    assert stages_of(settings_of(mediqa2019.get_config())) == (*before, *after)
+    config.prep.list_source = "teacher"
+    assert "score" in stages()
+    assert not has_documents(settings_of(config))
 
 
 def test_the_published_recipe():
@@ -191,7 +198,7 @@ def graded(tmp_path_factory):
             "far": {"kind": "mined", "num": 40, "label": 0, "range_min": 10},
         }
     )
-    return run_stages(config, folder / "work", stages_of(config.prep))
+    return run_stages(config, folder / "work")
 
 
 def test_mined_entries_are_those_of_their_ranks(graded):
@@ -250,7 +257,7 @@ def test_records_of_graded_lists(graded):
     ],
 )  # fmt: skip
 def test_who_judged_is_whose_entries_are_relevant(counts, judges, tmp_path):
-    workspace = Workspace(make_config(tmp_path, Path("no student")), tmp_path / "work")
+    workspace = open_workspace(make_config(tmp_path, Path("no student")), tmp_path / "work")
     kinds = {"written": "synthetic", "real": "judged", "found": "mined"}
     sources = {name: {"kind": kind} for name, kind in kinds.items()}
     value = {"types": ["human"], "sources": sources, "facts": {"human": {"sources": counts}}}
@@ -269,7 +276,7 @@ def test_mediqas_grades_are_the_labels(data_dir, tmp_path):
     root = data_dir / "mediqa2019"
     config = mediqa2019.get_config()
     config.data.root = str(root)
-    workspace = run_stages(config, tmp_path, stages_of(config.prep))
+    workspace = run_stages(config, tmp_path)
     with open(root / "qrels" / "train.tsv", newline="") as file:
         qrels: dict[str, dict[str, int]] = {}
         for line in csv.DictReader(file, delimiter="\t"):

@@ -124,7 +124,6 @@ def test_lists_of_judged_passages_alone(workspace, tmp_path):
     config.prep.list_source = "graded"
     config.prep.graded = ConfigDict({"people": {"kind": "judged"}})
     config.prep.dev_fraction = 0.5
-    assert "mine" not in stages_of(config.prep)
     dev, test = (beir.load_dataset(workspace.dataset, split) for split in ("dev", "test"))
     two_labels = {query_id: grades | {"d3": 0} for query_id, grades in test.qrels.items()}
     config.data.root = str(tmp_path / "two_labels")
@@ -134,7 +133,8 @@ def test_lists_of_judged_passages_alone(workspace, tmp_path):
         {**dev.queries, **test.queries},
         {"dev": DEV, "test": two_labels},
     )
-    graded = run_stages(config, tmp_path / "work", stages_of(config.prep))
+    graded = run_stages(config, tmp_path / "work")
+    assert "mine" not in stages_of(graded.settings)
     records = [r for r in records_of(graded, "dev") if r.query_type == HUMAN_DEV]
     assert [record.labels.tolist() for record in records] == [[2, 1, 0]] * len(DEV)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from data_prep.llm import base, make_llm
-from data_prep.llm.base import LlmConfig, llm_fingerprint
+from data_prep.llm.base import llm_fingerprint
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 
 MODEL = "org/writer"

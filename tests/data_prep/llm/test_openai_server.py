@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from data_prep.llm import make_llm, openai_server
-from data_prep.llm.base import Answer, LlmConfig, Request, Sampling
+from data_prep.llm.base import Answer, Request, Sampling
+from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 from tests.data_prep.llm_server import MODEL, Server, completion, failure
 

@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 
 from configs import base
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
 from ldx.common.errors import UserError
-from tests.data_prep.toy import make_collection
+from tests.data_prep.toy import make_collection, reopened
 
 MISTAKES = {
     "teachers.x": ({"kind": "cross_encoder", "modell": "m"}, r"teachers\.x\.modell.*did you mean"),
@@ -36,24 +36,24 @@ def config():
     return config
 
 
-def test_the_defaults_pass(config):
-    check_config(config)
+def test_the_defaults_pass(config, tmp_path):
+    check_config(open_workspace(config, tmp_path))
     config.prep.queries = "human+extractive"
-    check_config(config)
+    check_config(open_workspace(config, tmp_path))
 
 
 @pytest.mark.parametrize("key", MISTAKES)
-def test_mistakes_are_named(config, key):
+def test_mistakes_are_named(config, key, tmp_path):
     value, message = MISTAKES[key]
     config.prep.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
-        check_config(config)
+        check_config(open_workspace(config, tmp_path))
 
 
 @pytest.fixture
 def workspace(config, tmp_path):
     config.data.root = str(make_collection(tmp_path / "toy"))
-    return Workspace(config, tmp_path / "work")
+    return open_workspace(config, tmp_path / "work")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ def workspace(config, tmp_path):
 )
 def test_files_of_the_collection_are_missed_at_once(workspace, missing, queries, message):
     workspace.config.prep.queries = queries
+    workspace = reopened(workspace)
     check_collection(workspace)
     (workspace.dataset / missing).unlink()
     with pytest.raises(UserError, match=message):
@@ -91,12 +92,12 @@ def test_a_corpus_without_judgments_needs_no_queries(workspace):
 def test_models_are_missed_at_once(workspace, key, stage, path):
     config = workspace.config
     config.prep.teachers = {"x": {"kind": "cross_encoder", "model": "org/pinned@main"}}
-    check_models(workspace)
+    check_models(reopened(workspace))
     config.update_from_flattened_dict({key: path})
     with pytest.raises(UserError, match=f"config.{key}: {path}"):
-        check_models(workspace)
+        check_models(reopened(workspace))
     config.prep.python = {name: "other/python" for name in (stage, "baselines")}
-    check_models(workspace)  # that environment may have it
+    check_models(reopened(workspace))  # that environment may have it
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,9 @@ def test_vllm_is_missed_before_anything_is_asked(workspace, monkeypatch, teacher
     prep.queries = "human" if teacher == "vllm" else "llm"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'vllm' needs a package.*config\.prep\.python"):
-        check_vllm(workspace)
+        check_vllm(reopened(workspace))
     prep.python = {stage: "other/python"}
-    check_vllm(workspace)
+    check_vllm(reopened(workspace))
     prep.python = {}
     (workspace.prep / work).mkdir(parents=True)  # what was made elsewhere
-    check_vllm(workspace)
+    check_vllm(reopened(workspace))
