@@ -51,7 +51,7 @@ def test_the_score_stage_equals_transformers_and_says_so(workspace):
     slow = CrossEncoder(
         workspace.settings.teachers["encoder"]["model"], max_length=48, device="cpu"
     )
-    passages, source = load_passages(workspace), PassageSet(workspace.records)
+    passages, passage_set = load_passages(workspace), PassageSet(workspace.records)
     for part in query_shards(workspace):
         rows = Candidates.load(candidate_paths(workspace)[part.name]).rows
         payload = pairs_payload(part.queries, rows, passages, passage_set)
