@@ -16,8 +16,7 @@ from absl import logging
 from data_prep.corpora.collection import judged_queries, qrels_files
 from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.lists.calibration import METHODS, Rank
-from data_prep.lists.scored import RESULT_NAME as CALIBRATION_NAME
-from data_prep.lists.scored import read_result
+from data_prep.lists.results import TAUGHT_FILES
 from data_prep.pipeline.settings import HYBRID, PrepConfig
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
@@ -27,8 +26,7 @@ from data_prep.retrieval.fusion import top_rows
 from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers.hybrid import hybrid_columns
 from data_prep.teachers.hybrid_weight import hybrid_scores
-from data_prep.teachers.scores import INDEX_NAME as SCORES_NAME
-from data_prep.teachers.scores import dense_weights
+from data_prep.teachers.scores import SCORES_NAME, dense_weights
 from ldx.common.progress import progress_bar
 from ldx.eval.metrics import DEPTH, Run, write_run
 from ldx.records.schema import HUMAN_DEV
@@ -172,7 +170,7 @@ def _shares(workspace: Workspace) -> dict[str, float]:
     a test query has none, so the slope is the mean over types. Nothing is clipped here, as a single
     hybrid's scores are not: what lies above the 99th percentile keeps its order.
     """
-    result = read_result(workspace)
+    result = TAUGHT_FILES.read_result(workspace)
     method = METHODS[workspace.settings.calibration]
     scales = [
         result["calibration"]["scales"][name] for name in result["types"] if name != HUMAN_DEV
@@ -193,7 +191,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     paths |= qrels_files(root)
     paths["scores"] = needed(workspace.prep / SCORES_NAME, "score")
     if len(workspace.settings.teachers) > 1:
-        paths["calibration"] = needed(workspace.prep / CALIBRATION_NAME, "calibrate")
+        paths["calibration"] = TAUGHT_FILES.result_path(workspace)
     model = {"model": model_fingerprint(workspace.config.model)}
     return passages_inputs(workspace) | file_fingerprints(paths) | model
 

@@ -31,7 +31,7 @@ from data_prep.retrieval.candidates import CANDIDATES_NAME, Candidates, candidat
 from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.hybrid import score_hybrid
 from data_prep.teachers.parity import compare_scores, transformers_form
-from data_prep.teachers.scores import INDEX_NAME, load_scores, score_paths
+from data_prep.teachers.scores import SCORES_NAME, load_scores, score_paths
 from ldx.common.files import fingerprint, read_json, write_json
 from ldx.records.sets import PassageSet
 
@@ -179,7 +179,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         index[name] = {shard: path.name for shard, path in found.items()}
         paths += found.values()
     value = {"shards": index, "facts": facts, "content": fingerprint(*paths)}
-    write_json(workspace.prep / INDEX_NAME, value)
+    write_json(workspace.prep / SCORES_NAME, value)
     candidates = candidate_paths(workspace)
     rows = (Candidates.load(candidates[part.name]).rows for part in scored)
     return {"pairs": sum(int((each >= 0).sum()) for each in rows), **facts}
@@ -196,7 +196,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 
 def _outputs(workspace: Workspace) -> list[Path]:
-    outputs = [workspace.prep / INDEX_NAME]
+    outputs = [workspace.prep / SCORES_NAME]
     if outputs[0].is_file():
         outputs += [path for files in score_paths(workspace).values() for path in files.values()]
     return outputs

@@ -14,11 +14,8 @@ import numpy as np
 
 from data_prep.corpora.passages import PASSAGES_PER_FILE, passages_inputs
 from data_prep.documents.document import DOCUMENTS_NAME, join_passages, load_documents
-from data_prep.lists.graded import RESULT_NAME as GRADED_NAME
-from data_prep.lists.graded import graded_paths, judges_of
-from data_prep.lists.prepared import Lists, load_lists
-from data_prep.lists.scored import RESULT_NAME as CALIBRATION_NAME
-from data_prep.lists.scored import list_paths, read_result
+from data_prep.lists.prepared import PreparedLists, load_lists
+from data_prep.lists.results import TAUGHT_FILES, judges_of, list_files
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import GRADED, HYBRID, has_documents
 from data_prep.pipeline.stage import Stage, run_as_command
@@ -45,7 +42,7 @@ LISTS_PER_FILE = 100_000
 
 
 def _records(
-    lists: Lists, queries: list[Query], order: np.ndarray, collection: str
+    lists: PreparedLists, queries: list[Query], order: np.ndarray, collection: str
 ) -> Iterator[ListRecord]:
     for at, number in enumerate(lists.numbers.tolist()):
         query = queries[number]
@@ -80,7 +77,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     queries = load_queries(workspace)
     is_mined = "mine" in _stages_before(workspace)
     order = load_order(workspace) if is_mined else np.arange(len(queries))
-    paths = _list_paths(workspace)
+    files = list_files(workspace)
+    paths = files.paths(workspace)
     counts: Counter[str] = Counter()
     for query_type, path in paths.items():
         if query_type != HUMAN_DEV:  # losses need dev lists of the others
@@ -91,8 +89,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             raise UserError(
                 f"no {split} lists: there are {sum(counts.values())} lists, without those of "
                 f"prep.human_dev_split, and prep.dev_fraction={prep.dev_fraction} splits them by "
-                f"their passages; change it, or loosen the filters that {_made_by(workspace)} "
-                "reports"
+                f"their passages; change it, or loosen the filters that "
+                f"{files.result_path(workspace)} reports"
             )
 
     def of_split(split: str) -> Iterator[ListRecord]:
@@ -100,8 +98,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             lists = load_lists(path)
             splits = [queries[n].split(prep.dev_fraction, seed) for n in lists.numbers.tolist()]
             here = np.array([each == split for each in splits], bool)
-            some = Lists(*(values[here] for values in vars(lists).values()))
-            yield from _records(some, queries, order, workspace.collection)
+            yield from _records(lists.take(here), queries, order, workspace.collection)
 
     if has_documents(prep):
         corpus = PassageSet(workspace.corpus_records)
@@ -147,7 +144,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
         max_chars=config.data.max_chars,
         teachers=_teachers(workspace) if by_teacher else [],
         seed=config.seed,
-        calibration=read_result(workspace)["calibration"] if by_teacher else {},
+        calibration=TAUGHT_FILES.read_result(workspace)["calibration"] if by_teacher else {},
         order_key=ORDER_KEY if "mine" in before else "",
         prompts=prompts,
         yields=yields,
@@ -160,7 +157,7 @@ def _judges(workspace: Workspace) -> dict[str, list[str]]:
     is_graded = workspace.settings.list_source == GRADED
     return {
         name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [PEOPLE]
-        for name in _list_paths(workspace)
+        for name in list_files(workspace).paths(workspace)
         if name in HUMAN_TYPES
     }
 
@@ -183,23 +180,11 @@ def _stages_before(workspace: Workspace) -> tuple[str, ...]:
     return stages[: stages.index("write_tfrecords")]
 
 
-def _list_paths(workspace: Workspace) -> dict[str, Path]:
-    is_graded = workspace.settings.list_source == GRADED
-    return graded_paths(workspace) if is_graded else list_paths(workspace)
-
-
-def _made_by(workspace: Workspace) -> Path:
-    """What tells how lists were made."""
-    is_graded = workspace.settings.list_source == GRADED
-    name, stage = (GRADED_NAME, "grade") if is_graded else (CALIBRATION_NAME, "calibrate")
-    return needed(workspace.prep / name, stage)
-
-
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    before = _stages_before(workspace)
+    before, files = _stages_before(workspace), list_files(workspace)
     paths = {
         "queries": needed(workspace.prep / QUERIES_NAME, "generate_queries"),
-        "made by": _made_by(workspace),
+        "made by": files.result_path(workspace),
     }
     if "mine" in before:
         paths["order"] = needed(workspace.prep / "order.npy", "mine")
@@ -207,7 +192,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
         paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
     for name in before:  # what they counted goes into the manifest
         paths[f"stage {name}"] = needed(workspace.prep / f"{name}.json", name)
-    paths |= {f"lists {name}": path for name, path in _list_paths(workspace).items()}
+    paths |= {f"lists {name}": path for name, path in files.paths(workspace).items()}
     return passages_inputs(workspace) | file_fingerprints(paths)
 
 

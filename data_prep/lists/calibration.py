@@ -5,7 +5,7 @@ Q queries, C candidates a query, T teachers. What was not scored is NaN.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import scipy.stats
@@ -17,7 +17,13 @@ MOST_DEVIATIONS = 3.0  # of a z-score, on either side, that become 0 and 1
 
 
 class Calibration(Protocol):
-    """Brings scores to [0, 1]; fitted to the scores of one teacher and query type."""
+    """Brings scores to [0, 1]; fitted to the scores of one teacher and query type.
+
+    Attributes:
+      description: what it does, for the manifest.
+    """
+
+    description: ClassVar[str]
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
@@ -37,6 +43,9 @@ class Percentile:
     low and high are the 1st and 99th percentile (CADET, arXiv 2505.19274).
     """
 
+    description: ClassVar[str] = (
+        "percentiles 1 and 99 to 0 and 1, clipped, by teacher and query type"
+    )
     low: float
     high: float
 
@@ -64,6 +73,7 @@ class Percentile:
 class ZScore:
     """z = (score − mean) / deviation; −3 … 3 become 0 … 1, what is beyond is clipped."""
 
+    description: ClassVar[str] = "z-scores -3 and 3 to 0 and 1, clipped, by teacher and query type"
     mean: float
     deviation: float
 
@@ -93,6 +103,8 @@ class ZScore:
 class Rank:
     """1 for the first of a query's n candidates, 0 for the last, at equal steps; ties share."""
 
+    description: ClassVar[str] = "ranks within a list, the first to 1, the last to 0"
+
     @classmethod
     def fit(cls, scores: np.ndarray) -> "Rank":
         """Nothing is fitted."""
@@ -121,11 +133,7 @@ METHODS: Mapping[str, type[Percentile] | type[ZScore] | type[Rank]] = {
     "z_score": ZScore,
     "rank": Rank,
 }
-DESCRIPTIONS = {
-    "percentile": "percentiles 1 and 99 to 0 and 1, clipped, by teacher and query type",
-    "z_score": "z-scores -3 and 3 to 0 and 1, clipped, by teacher and query type",
-    "rank": "ranks within a list, the first to 1, the last to 0",
-}
+"""The values of `config.prep.calibration`."""
 
 
 def _linear(scores: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -158,7 +166,7 @@ def order_scores(raw: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndar
 
 
 @dataclass(frozen=True)
-class Agreement:
+class TeacherAgreement:
     """How far two teachers order the same candidates alike, a mean over queries.
 
     Attributes:
@@ -170,16 +178,16 @@ class Agreement:
     top_1: float
 
 
-def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
+def agreement(first: np.ndarray, second: np.ndarray) -> TeacherAgreement:
     """The agreement of two teachers' scores [Q, C]; queries with fewer than two are left out."""
     both = np.isfinite(first) & np.isfinite(second)
     several = both.sum(axis=1) > 1
     if not several.any():
-        return Agreement(float("nan"), float("nan"))
+        return TeacherAgreement(float("nan"), float("nan"))
     first, second, both = first[several], second[several], both[several]
     taus = kendall_tau(first, second, both)  # NaN where all scores are equal
     same = same_best(first, second, both)
-    return Agreement(float(np.nan_to_num(taus).mean()), float(same.mean()))
+    return TeacherAgreement(float(np.nan_to_num(taus).mean()), float(same.mean()))
 
 
 def normalized_entropy(scores: np.ndarray, temperature: float) -> np.ndarray:

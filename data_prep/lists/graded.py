@@ -1,222 +1,131 @@
-"""Lists of graded labels for one query: which passages of which sources, and their labels.
+"""Lists of graded labels, without a teacher: what the rules of `config.prep.graded` choose."""
 
-`config.prep.graded` is {NAME: {"kind": …}}; a kind's settings are the fields of its class here.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from absl import logging
 
-from data_prep.lists.prepared import Entry
-from data_prep.pipeline.settings import GRADED_KINDS, JUDGED, MINED, SYNTHETIC
-from data_prep.pipeline.workspace import Workspace, needed
-from ldx.common.errors import UserError
-from ldx.common.files import read_json
-from ldx.common.sections import build
-from ldx.records.schema import LANGUAGE_MODEL, PEOPLE, RETRIEVERS
-
-
-@dataclass(frozen=True)
-class Material:
-    """What there is for the list of one query.
-
-    Attributes:
-      judged: grades by row; of a query made from a passage, 1 for that passage.
-      written: rows of the passages that were written for it, by level.
-      found: int [C], rows that retrievers found, best first; without those of other queries of the
-        same words.
-      ranks: int [C], their ranks, from 1.
-      draw: a number in [0, 1) for a row, by which passages of equal grade take turns.
-    """
-
-    judged: Mapping[int, int] = field(default_factory=dict)
-    written: Mapping[int, int] = field(default_factory=dict)
-    found: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    ranks: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    draw: Callable[[int], float] = float
+from data_prep.documents.document import load_documents
+from data_prep.lists.entry_rules import EntryRule, Material, choose_all, ordered
+from data_prep.lists.human_dev import human_dev_lists
+from data_prep.lists.prepared import Entry, TypeLists, labelled_lists
+from data_prep.lists.results import LABEL
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.settings import MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.workspace import Workspace
+from data_prep.queries.query import QueryShard, shards_of_type
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from ldx.records.schema import HUMAN_DEV
+from ldx.records.sets import count_passages
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Passages that people judged, or the one that the query was made from.
+class _GradedList:
+    """The list of one query.
 
     Attributes:
-      num: of each list at most: grades take turns, from the highest; None: all.
-      relabel: the label of a grade, such as {"1": 3}; others stay as they are.
+      number: the query's place among all.
+      by_rule: its entries, by the rule that gave them.
     """
 
-    num: int | None = None
-    relabel: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check(self.num is None or _is_whole(self.num), "num", self.num, "at least 0, or None")
-        for grade, label in self.relabel.items():
-            is_right = str(grade).isdecimal() and _is_whole(label)
-            _check(is_right, "relabel", dict(self.relabel), 'labels by grade, such as {"1": 3}')
+    number: int
+    by_rule: Mapping[str, Sequence[Entry]]
 
     @property
-    def most(self) -> int | None:
-        """Entries of a list that may come from here; None: as many as there are."""
-        return self.num
-
-    def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
-        by_grade: dict[int, list[int]] = {}
-        for row in sorted(set(material.judged) - taken, key=material.draw):
-            by_grade.setdefault(material.judged[row], []).append(row)
-        turns = [
-            (turn, -grade, row) for grade, rows in by_grade.items() for turn, row in enumerate(rows)
-        ]
-        chosen = [row for _, _, row in sorted(turns)][: self.num]
-        labels = {int(grade): label for grade, label in self.relabel.items()}
-        grades = [(row, material.judged[row]) for row in chosen]
-        return [(row, labels.get(grade, grade)) for row, grade in grades]
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """Passages that a language model wrote for the query, one a level (`generate_documents`).
-
-    Attributes:
-      levels: those that are taken, as labels.
-    """
-
-    levels: Sequence[int] = (3, 2, 1, 0)
-
-    def __post_init__(self) -> None:
-        is_right = isinstance(self.levels, list | tuple) and all(map(_is_whole, self.levels))
-        wanted = "levels of the prompt, each once, such as (3, 2, 1, 0)"
-        is_right = is_right and len(set(self.levels)) == len(self.levels)
-        _check(is_right, "levels", self.levels, wanted)
+    def entries(self) -> list[Entry]:
+        """All entries in the order of the list."""
+        return ordered(self.by_rule)
 
     @property
-    def most(self) -> int | None:
-        """Entries of a list that may come from here."""
-        return len(self.levels)
-
-    def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
-        there = [(material.written.get(level), level) for level in self.levels]
-        return [(row, level) for row, level in there if row is not None and row not in taken]
+    def num_labels(self) -> int:
+        """How many distinct labels it has; of fewer than two there is nothing to tell apart."""
+        return len({entry.label for entry in self.entries})
 
 
-@dataclass(frozen=True)
-class Mined:
-    """Passages that retrievers found and nobody judged: the best ones from a rank on.
-
-    Attributes:
-      label: of all of them.
-      num: of each list at most.
-      range_min: the first so many are left out.
-      range_max: those from that rank on are left out; None: none.
-    """
-
-    label: int = 0
-    num: int = 0
-    range_min: int = 0
-    range_max: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("label", "num", "range_min"):
-            _check(_is_whole(getattr(self, key)), key, getattr(self, key), "at least 0")
-        is_right = self.range_max is None or (
-            _is_whole(self.range_max) and self.range_max >= self.range_min + self.num
-        )
-        wanted = f"room for num={self.num} after range_min={self.range_min}, or None"
-        _check(is_right, "range_max", self.range_max, wanted)
-
-    @property
-    def most(self) -> int | None:
-        """Entries of a list that may come from here."""
-        return self.num
-
-    def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
-        last = np.inf if self.range_max is None else self.range_max
-        inside = (material.ranks > self.range_min) & (material.ranks <= last)
-        rows = (int(row) for row in material.found[inside])
-        fresh = [row for row in rows if row not in taken and row not in material.judged]
-        return [(row, self.label) for row in fresh[: self.num]]
-
-
-Source = Judged | Synthetic | Mined
-_CLASSES: dict[str, Callable[..., Source]] = {JUDGED: Judged, SYNTHETIC: Synthetic, MINED: Mined}
-
-
-def graded_sources(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
-    """The sources of `config.prep.graded` by name, in the order in which they choose.
-
-    Judged passages come first, then written ones, then mined ones by their ranges: what one has
-    taken no other takes, and of equal labels the first stands first.
-
-    Raises:
-      UserError: an unknown kind or setting, or a value that cannot be.
-    """
-    sources: dict[str, Source] = {}
-    for name, section in sections.items():
-        settings = {key: value for key, value in section.items() if key != "kind"}
-        try:
-            sources[name] = build(_CLASSES[section["kind"]], settings, f"prep.graded.{name}")
-        except _Mistake as mistake:
-            raise UserError(f"config.prep.graded.{name}.{mistake}") from None
-
-    def place(name: str) -> tuple[int, int, str]:
-        source = sources[name]
-        first = source.range_min if isinstance(source, Mined) else 0
-        return GRADED_KINDS.index(sections[name]["kind"]), first, name
-
-    return {name: sources[name] for name in sorted(sources, key=place)}
-
-
-def compose(sources: Mapping[str, Source], material: Material) -> dict[str, list[Entry]]:
-    """What each source gives to the list of a query; no row twice."""
-    taken: set[int] = set()
-    given = {}
-    for name, source in sources.items():
-        given[name] = source.choose(material, taken)
-        taken |= {row for row, _ in given[name]}
-    return given
-
-
-def ordered(given: Mapping[str, Sequence[Entry]]) -> list[Entry]:
-    """The entries of a list, highest label first; equal ones in the order of their sources."""
-    return sorted((e for entries in given.values() for e in entries), key=lambda entry: -entry[1])
-
-
-class _Mistake(ValueError):
-    """A setting that cannot be, without the name of its section."""
-
-
-def _is_whole(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _check(is_right: bool, key: str, value: Any, wanted: str) -> None:
-    if not is_right:
-        raise _Mistake(f"{key}={value!r}: wanted {wanted}")
-
-
-RESULT_NAME = "graded.json"
-LABEL = "label "  # begins the names of counts by label
-_JUDGES = {JUDGED: PEOPLE, SYNTHETIC: LANGUAGE_MODEL, MINED: RETRIEVERS}
-
-
-def graded_paths(workspace: Workspace) -> dict[str, Path]:
-    """The lists of each query type."""
-    types = read_json(needed(workspace.prep / RESULT_NAME, "grade"))["types"]
-    return {name: workspace.prep / "graded" / f"{name}.npz" for name in types}
-
-
-def judges_of(workspace: Workspace, query_type: str) -> list[str]:
-    """Who said what is relevant to people's queries: whose entries have labels over 0."""
-    result = read_json(needed(workspace.prep / RESULT_NAME, "grade"))
-    given = result["facts"][query_type]["sources"]
-    kinds = {
-        result["sources"][name]["kind"]
-        for name, counts in given.items()
-        if any(key.startswith(LABEL) and key != f"{LABEL}0" for key in counts)
+def graded_lists(
+    workspace: Workspace, rules: Mapping[str, EntryRule], query_type: str
+) -> TypeLists:
+    """The lists of a query type, and what is reported of them."""
+    if query_type == HUMAN_DEV:
+        return human_dev_lists(workspace)
+    parts = shards_of_type(workspace, query_type)
+    every = [
+        _GradedList(number, choose_all(rules, material))
+        for number, material in materials(workspace, parts)
+    ]
+    lists = [each for each in every if each.num_labels > 1]
+    num_empty = sum(not each.num_labels for each in every)
+    yields = {
+        "queries": len(every),
+        "no entries": num_empty,
+        "one label alone": len(every) - num_empty - len(lists),
+        "lists": len(lists),
     }
-    return [judge for kind, judge in _JUDGES.items() if kind in kinds]
+    facts = {
+        "yields": {name: count for name, count in yields.items() if count},
+        "sources": _rule_facts(query_type, rules, lists),
+    }
+    if not lists:
+        return TypeLists(None, len(every), facts)
+    numbers = [each.number for each in lists]
+    return TypeLists(labelled_lists(numbers, [each.entries for each in lists]), len(every), facts)
+
+
+def _rule_facts(
+    query_type: str, rules: Mapping[str, EntryRule], lists: Sequence[_GradedList]
+) -> dict[str, dict[str, int]]:
+    """Counts of the entries that each rule gave; what lists lack is told to the user too."""
+    facts = {}
+    for name, rule in rules.items():
+        given = [each.by_rule[name] for each in lists]
+        labels = Counter(entry.label for entries in given for entry in entries)
+        num_short = sum(rule.most is not None and len(entries) < rule.most for entries in given)
+        facts[name] = {
+            **{f"{LABEL}{label}": labels[label] for label in sorted(labels, reverse=True)},
+            "lists with fewer than wanted": num_short,
+        }
+        if num_short:
+            logging.warning(
+                "%s: %d of %d lists have fewer than %s entries of %s; they are shorter",
+                *(query_type, num_short, len(lists), rule.most, name),
+            )
+    return facts
+
+
+def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
+    """What there is for the lists of some queries; each query's place among all goes with it."""
+    kinds, seed = graded_kinds(workspace.settings), workspace.config.seed
+    paths = candidate_paths(workspace) if MINED in kinds else {}
+    written = _written_rows(workspace) if SYNTHETIC in kinds else {}
+    for part in parts:
+        candidates = Candidates.load(paths[part.name]) if paths else None
+        for place, (number, query) in enumerate(zip(part.numbers, part.queries, strict=True)):
+            rows = ranks = np.zeros(0, np.int64)
+            if candidates is not None:
+                rows, ranks = candidates.found(place, query.never_negative)
+            yield (
+                number,
+                Material(
+                    judged=query.judged,
+                    written=written.get(query.query_id, {}),
+                    mined=rows,
+                    ranks=ranks,
+                    draw=functools.partial(_draw, seed, query.query_id),
+                ),
+            )
+
+
+def _draw(seed: int, query_id: str, row: int) -> float:
+    return draw(seed, "judged", query_id, str(row))
+
+
+def _written_rows(workspace: Workspace) -> dict[str, dict[int, int]]:
+    """Rows of written passages by query_id and level; they follow the corpus."""
+    first = count_passages(workspace.corpus_records)
+    rows: dict[str, dict[int, int]] = {}
+    for row, document in enumerate(load_documents(workspace), first):
+        rows.setdefault(document.query_id, {})[document.level] = row
+    return rows

@@ -3,20 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldx.common.files import atomic_write
 
 UNJUDGED = -1
-NEW_LIST = "lists"  # the yield of queries that have one
 
-Entry = tuple[int, int]
-"""A row of the passage set and its label."""
+
+class Entry(NamedTuple):
+    """An entry of a list: a row of the passage set, and its label."""
+
+    row: int
+    label: int
 
 
 @dataclass(frozen=True, eq=False)
-class Lists:
+class PreparedLists:
     """The lists of one query type; G lists of at most L entries, T teachers.
 
     Attributes:
@@ -33,25 +37,59 @@ class Lists:
     teacher_scores: np.ndarray
     raw_scores: np.ndarray
 
+    def __len__(self) -> int:
+        """G."""
+        return len(self.numbers)
 
-def save_lists(path: Path, lists: Lists) -> None:
+    def take(self, chosen: np.ndarray) -> "PreparedLists":
+        """Some of the lists, by their places or by a mask."""
+        return PreparedLists(*(values[chosen] for values in vars(self).values()))
+
+
+@dataclass(frozen=True, eq=False)
+class TypeLists:
+    """What became of the queries of one type.
+
+    Attributes:
+      lists: those that have a list; None where none has.
+      num_queries: how many queries there were.
+      facts: what is reported, for the file of results and the manifest.
+    """
+
+    lists: PreparedLists | None
+    num_queries: int
+    facts: dict[str, Any]
+
+    @property
+    def num_lists(self) -> int:
+        """How many of the queries have a list."""
+        return 0 if self.lists is None else len(self.lists)
+
+
+def save_lists(path: Path, lists: PreparedLists) -> None:
     """Write the lists of a type atomically."""
     with atomic_write(path, "wb") as file:
         np.savez(file, **vars(lists))
 
 
-def load_lists(path: Path) -> Lists:
+def load_lists(path: Path) -> PreparedLists:
     """Read what `save_lists` wrote."""
     with np.load(path) as arrays:
-        return Lists(**{name: arrays[name] for name in arrays.files})
+        return PreparedLists(**{name: arrays[name] for name in arrays.files})
 
 
-def labelled_lists(numbers: Sequence[int], entries: Sequence[Sequence[Entry]]) -> Lists:
+def labelled_lists(numbers: Sequence[int], entries: Sequence[Sequence[Entry]]) -> PreparedLists:
     """Lists of labels alone, without a teacher: `entries` of each of the queries `numbers`."""
     num, width = len(entries), max(map(len, entries))
     rows = np.full((num, width), -1, np.int64)
     labels = np.full((num, width), UNJUDGED, np.int32)
-    for place, each in enumerate(entries):
-        rows[place, : len(each)], labels[place, : len(each)] = zip(*each, strict=True)
-    none = np.zeros((num, 0), np.float32)
-    return Lists(np.array(numbers, np.int64), rows, labels, none, np.zeros((num, 0, width), "f4"))
+    for place, of_list in enumerate(entries):
+        rows[place, : len(of_list)] = [entry.row for entry in of_list]
+        labels[place, : len(of_list)] = [entry.label for entry in of_list]
+    return PreparedLists(
+        np.array(numbers, np.int64),
+        rows,
+        labels,
+        teacher_scores=np.zeros((num, 0), np.float32),
+        raw_scores=np.zeros((num, 0, width), np.float32),
+    )

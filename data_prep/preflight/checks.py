@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.corpora.collection import BEIR, qrels_files
 from data_prep.documents.prompt import load_document_prompt
-from data_prep.lists.graded import Source, Synthetic, graded_sources
+from data_prep.lists.entry_rules import EntryRule, SyntheticRule, entry_rules
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import (
@@ -39,7 +39,7 @@ WORK_OF_STAGE = {
 
 
 def check_config(workspace: Workspace) -> None:
-    """Check what the sections of a config name: retrievers, teachers, prompts, graded sources.
+    """Check what the sections of a config name: retrievers, teachers, prompts, graded lists.
 
     Raises:
       UserError: an unknown or missing key, or a value that cannot be.
@@ -50,17 +50,17 @@ def check_config(workspace: Workspace) -> None:
         _check_teacher(prep, name, section)
     if LLM in query_sources(prep.queries):
         load_prompts(types_of(prep))
-    sources = graded_sources(prep.graded)
+    rules = entry_rules(prep.graded)
     if has_documents(prep):
-        _check_levels(prep.document_prompt, sources)
+        _check_levels(prep.document_prompt, rules)
 
 
-def _check_levels(name: str, sources: Mapping[str, Source]) -> None:
-    known = [level.level for level in load_document_prompt(name).levels]
-    for source, settings in sources.items():
-        if isinstance(settings, Synthetic) and not set(settings.levels) <= set(known):
+def _check_levels(prompt: str, rules: Mapping[str, EntryRule]) -> None:
+    known = [level.level for level in load_document_prompt(prompt).levels]
+    for name, rule in rules.items():
+        if isinstance(rule, SyntheticRule) and not set(rule.levels) <= set(known):
             raise UserError(
-                f"config.prep.graded.{source}.levels={tuple(settings.levels)}: the prompt {name} "
+                f"config.prep.graded.{name}.levels={tuple(rule.levels)}: the prompt {prompt} "
                 f"has passages of levels {', '.join(map(str, known))}"
             )
 

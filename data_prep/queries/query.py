@@ -77,6 +77,11 @@ class QueryShard:
     queries: list[Query]
 
     @property
+    def query_type(self) -> str:
+        """The type of all its queries."""
+        return self.queries[0].query_type
+
+    @property
     def numbers(self) -> range:
         """The places of its queries among all."""
         return range(self.first, self.first + len(self.queries))
@@ -112,9 +117,14 @@ def query_shards(workspace: Workspace) -> list[QueryShard]:
     return cut_into_shards(load_queries(workspace), workspace.settings.shard_size)
 
 
+def shards_of_type(workspace: Workspace, query_type: str) -> list[QueryShard]:
+    """The training queries of one type in shards."""
+    return [part for part in query_shards(workspace) if part.query_type == query_type]
+
+
 def scored_shards(parts: Sequence[QueryShard]) -> list[QueryShard]:
     """Those that teachers score: all but people's dev queries, which teach nothing."""
-    return [part for part in parts if part.queries[0].query_type != HUMAN_DEV]
+    return [part for part in parts if part.query_type != HUMAN_DEV]
 
 
 def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:
@@ -122,10 +132,10 @@ def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:
     shards: list[QueryShard] = []
     for number, query in enumerate(queries):
         last = shards[-1] if shards else None
-        if last and last.queries[0].query_type == query.query_type and len(last.queries) < size:
+        if last and last.query_type == query.query_type and len(last.queries) < size:
             last.queries.append(query)
             continue
-        same = last is not None and last.queries[0].query_type == query.query_type
+        same = last is not None and last.query_type == query.query_type
         index = int(last.name.rpartition("-")[2]) + 1 if last and same else 0
         shards.append(QueryShard(f"{query.query_type}-{index:05d}", number, [query]))
     return shards

@@ -7,7 +7,7 @@ import numpy as np
 from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import read_json
 
-INDEX_NAME = "scores.json"
+SCORES_NAME = "scores.json"
 
 
 def load_scores(path: Path) -> np.ndarray:
@@ -18,7 +18,7 @@ def load_scores(path: Path) -> np.ndarray:
 
 def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
     """The scores of each teacher, by teacher and by shard of queries."""
-    index = read_json(needed(workspace.prep / INDEX_NAME, "score"))["shards"]
+    index = read_json(needed(workspace.prep / SCORES_NAME, "score"))["shards"]
     root = workspace.prep / "scores"
     return {
         teacher: {name: root / teacher / file for name, file in files.items()}
@@ -28,5 +28,5 @@ def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
 
 def dense_weights(workspace: Workspace) -> dict[str, float]:
     """The dense retriever's weight in each hybrid, by the teacher's name."""
-    facts = read_json(needed(workspace.prep / INDEX_NAME, "score"))["facts"]
+    facts = read_json(needed(workspace.prep / SCORES_NAME, "score"))["facts"]
     return {name: each["dense weight"] for name, each in facts.items() if "dense weight" in each}

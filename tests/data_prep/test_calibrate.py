@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from data_prep.corpora.passages import load_passages
 from data_prep.lists.prepared import load_lists
-from data_prep.lists.scored import list_paths, read_result
+from data_prep.lists.results import TAUGHT_FILES
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import load_queries, query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
@@ -59,7 +59,7 @@ def of_type(workspace: Workspace, query_type: str):
 
 
 def test_lists_are_the_best_by_the_weighted_mean_of_calibrated_scores(workspace):
-    for query_type, path in list_paths(workspace).items():
+    for query_type, path in TAUGHT_FILES.paths(workspace).items():
         lists = load_lists(path)
         queries, candidates, raw = of_type(workspace, query_type)
         place = {query.query_id: i for i, query in enumerate(queries)}
@@ -82,15 +82,15 @@ def test_lists_are_the_best_by_the_weighted_mean_of_calibrated_scores(workspace)
 def test_a_pair_that_one_teacher_lacks_enters_no_list(workspace):
     _, candidates, (scores, hybrid) = of_type(workspace, "title")
     assert (np.isnan(scores) & np.isfinite(hybrid) & (candidates.rows >= 0)).any()
-    for path in list_paths(workspace).values():
+    for path in TAUGHT_FILES.paths(workspace).values():
         assert np.isfinite(load_lists(path).raw_scores).all()
 
 
 def test_the_report_tells_agreement_and_entropy(workspace):
-    facts = read_result(workspace)["facts"]["title"]
+    facts = TAUGHT_FILES.read_result(workspace)["facts"]["title"]
     assert set(facts) == {"yields", "scales", "agreement", "entropy"}
     assert -1 <= facts["agreement"]["file and hybrid"]["tau"] <= 1
-    lists = load_lists(list_paths(workspace)["title"])
+    lists = load_lists(TAUGHT_FILES.paths(workspace)["title"])
     p = np.exp(lists.teacher_scores.astype(np.float64) / 0.3)
     p /= p.sum(axis=1, keepdims=True)
     entropy = -(p * np.log(p)).sum(axis=1) / np.log(4)
@@ -98,8 +98,8 @@ def test_the_report_tells_agreement_and_entropy(workspace):
 
 
 def test_the_matching_temperature_gives_targets_the_students_entropy(workspace):
-    lists = load_lists(list_paths(workspace)["title"])
-    facts = read_result(workspace)["facts"]["title"]["entropy"]
+    lists = load_lists(TAUGHT_FILES.paths(workspace)["title"])
+    facts = TAUGHT_FILES.read_result(workspace)["facts"]["title"]["entropy"]
     embeddings = np.load(workspace.prep / "embeddings" / "student" / "passages.npy")
     queries = load_queries(workspace)
     model = load_student(workspace.config.model.path, query_max_length=32, passage_max_length=64)
@@ -130,7 +130,7 @@ def test_denoising_leaves_the_positive_alone(workspace):
     config.prep.relative_margin = 0.6
     config.prep.list_size = 3
     other = run_stages(config, workspace.workdir, ["calibrate", "write_tfrecords"])
-    yields = read_result(other)["facts"]["title"]["yields"]
+    yields = TAUGHT_FILES.read_result(other)["facts"]["title"]["yields"]
     assert yields["entries over relative_margin"] > 0
     for split in ("train", "dev"):
         lists = ListSet(other.records, split)

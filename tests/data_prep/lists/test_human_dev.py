@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep.lists.graded import graded_paths
 from data_prep.lists.human_dev import human_dev_entries
 from data_prep.lists.prepared import load_lists
-from data_prep.lists.scored import list_paths
+from data_prep.lists.results import list_files
 from data_prep.pipeline.order import STAGES, stages_of
 from data_prep.queries.query import load_queries, query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
@@ -85,7 +84,7 @@ def test_a_list_has_all_judgments_whatever_teachers_know(workspace):
 
 
 def test_the_others_are_the_retrievers_first(workspace):
-    lists = load_lists(list_paths(workspace)[HUMAN_DEV])
+    lists = load_lists(list_files(workspace).paths(workspace)[HUMAN_DEV])
     parts = [Candidates.load(path) for path in candidate_paths(workspace).values()]
     found, queries = Candidates.concatenate(parts), load_queries(workspace)
     for rows, number in zip(lists.rows, lists.numbers, strict=True):
@@ -111,8 +110,8 @@ def test_graded_lists_have_the_same(workspace):
     config.prep.list_source = "graded"
     config.prep.graded = ConfigDict({"own": {"kind": "judged"}, "far": {"kind": "mined", "num": 2}})
     graded = run_stages(config, workspace.workdir, ["grade"])
-    wanted = load_lists(list_paths(workspace)[HUMAN_DEV])
-    found = load_lists(graded_paths(graded)[HUMAN_DEV])
+    wanted = load_lists(list_files(workspace).paths(workspace)[HUMAN_DEV])
+    found = load_lists(list_files(graded).paths(graded)[HUMAN_DEV])
     for name, values in vars(wanted).items():
         np.testing.assert_array_equal(getattr(found, name), values)
 

@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from configs import base
+from configs import base, sycl
+from data_prep.pipeline.settings import check_prep
 from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
 from ldx.common.errors import UserError
@@ -48,6 +49,29 @@ def test_mistakes_are_named(config, key, tmp_path):
     config.prep.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         check_config(open_workspace(config, tmp_path))
+
+
+def test_levels_that_the_prompt_lacks(tmp_path):
+    config = sycl.get_config()
+    check_config(open_workspace(config, tmp_path))
+    config.prep.graded.written.levels = (4, 0)
+    with pytest.raises(UserError, match=r"written\.levels=\(4, 0\): the prompt four_levels has"):
+        check_config(open_workspace(config, tmp_path))
+
+
+GRADED_MISTAKES = [
+    ("list_source", "labels", "wanted teacher or graded"),
+    ("graded", {}, r"graded is empty"),
+    ("graded", {"x": {"kind": "human"}}, "wanted judged or synthetic or mined"),
+    ("graded", {"x": {"num": 1}}, "wanted settings with a kind"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), GRADED_MISTAKES)
+def test_mistakes_in_graded_lists_are_named(key, value, message):
+    prep = sycl.get_config().prep.to_dict() | {key: value}
+    with pytest.raises(UserError, match=message):
+        check_prep(prep)
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""How much the targets of lists teach, and how far the teachers agree that they are made from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from data_prep.lists.calibration import agreement, matching_temperature, normalized_entropy
+
+MAX_QUERIES = 2000  # of each type that are looked at
+NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
+MUCH_FLATTER = 0.25  # targets of so much more entropy than the student's own press it together
+
+
+def agreements(teachers: Sequence[str], raw: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    """How far every two teachers order the same candidates alike, by their names.
+
+    Args:
+      teachers: their names.
+      raw: scores [Q, C] of each.
+    """
+    facts = {}
+    for i, first in enumerate(teachers):
+        for j in range(i + 1, len(teachers)):
+            value = agreement(raw[i][:MAX_QUERIES], raw[j][:MAX_QUERIES])
+            facts[f"{first} and {teachers[j]}"] = {
+                "tau": round(value.tau, 4),
+                "top-1": round(value.top_1, 4),
+            }
+    return facts
+
+
+def target_entropy(
+    query_type: str, scores: np.ndarray, student: np.ndarray | None, loss: Any
+) -> Mapping[str, float]:
+    """Quantiles of the targets' entropy, and the temperature that the student's would match.
+
+    The user is told of targets that teach little.
+
+    Args:
+      query_type: of the lists.
+      scores: [G, L], the teacher's, calibrated and fused; NaN is padding.
+      student: [G, L], the student's own scores; None where it is not among the retrievers.
+      loss: the section `config.loss.listwise_kl`, for its temperatures.
+    """
+    scores, temperature = scores[:MAX_QUERIES], loss.teacher_temperature
+    entropy = normalized_entropy(scores, temperature)
+    low, median, high = np.quantile(entropy, [0.1, 0.5, 0.9]).round(4).tolist()
+    facts = {"10%": low, "median": median, "90%": high}
+    change, most = "", NEARLY_FLAT
+    if student is not None:
+        own = np.median(normalized_entropy(student[:MAX_QUERIES], loss.student_temperature))
+        matching = matching_temperature(scores, float(np.clip(own, 0.01, 0.99)))
+        facts |= {"student": round(float(own), 4), "matching temperature": round(matching, 4)}
+        change = f"; at {matching:.2g} they would be as the student's own, {own:.2f}"
+        most = min(most, own + MUCH_FLATTER)
+    if not NEARLY_ONE_HOT < median < most:
+        what = (
+            "flatter than what the student can say already: they press its scores together"
+            if median >= most
+            else "almost one-hot: no more than a label"
+        )
+        logging.warning(
+            "%s: at loss.listwise_kl.teacher_temperature=%g the targets are %s (median entropy "
+            "%.2f of the most%s)",
+            *(query_type, temperature, what, median, change),
+        )
+    return facts

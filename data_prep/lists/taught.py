@@ -1,0 +1,98 @@
+"""Lists of teacher scores: filtered, calibrated, fused, de-noised, and cut to their size."""
+
+from typing import Any
+
+import numpy as np
+
+from data_prep.lists.calibration import METHODS, fuse_scores, order_scores
+from data_prep.lists.filters import Denoising, Filters, apply_filters
+from data_prep.lists.human_dev import human_dev_lists
+from data_prep.lists.prepared import UNJUDGED, PreparedLists, TypeLists
+from data_prep.lists.scored import ChosenEntries, ScoredQueries, choose_entries, read_scored
+from data_prep.lists.targets import agreements, target_entropy
+from data_prep.pipeline.workspace import Workspace
+from ldx.records.schema import HUMAN_DEV
+
+
+class TaughtLists:
+    """Makes the lists of one query type after another, by the settings of a workspace."""
+
+    def __init__(self, workspace: Workspace):
+        prep = self._prep = workspace.settings
+        self._workspace = workspace
+        # The student is the dense retriever without a path.
+        retrievers = list(prep.retrievers.values())
+        student = {"kind": "dense"}
+        self._student = retrievers.index(student) if student in retrievers else None
+        self._teachers = list(prep.teachers)
+        self._weights = [section.get("weight", 1.0) for section in prep.teachers.values()]
+        self._filters = Filters(
+            prep.list_size,
+            prep.rank_limit,
+            prep.require_own_first,
+            prep.min_top_score_percentile,
+        )
+        self._denoising = Denoising(prep.absolute_margin, prep.relative_margin, prep.max_score)
+
+    def make(self, query_type: str) -> TypeLists:
+        """The lists of a type, and what is reported of it."""
+        if query_type == HUMAN_DEV:
+            return human_dev_lists(self._workspace)
+        scored = read_scored(self._workspace, query_type)
+        num_queries = len(scored)
+        filtered = apply_filters(
+            order_scores(scored.raw, self._weights),
+            scored.candidates.fused_rank,
+            scored.is_own(),
+            self._filters,
+            human=scored.human,
+        )
+        if not filtered.keep.any():
+            return TypeLists(None, num_queries, {"yields": filtered.yields})
+        scored = scored.take(filtered.keep)
+        scales = [METHODS[self._prep.calibration].fit(scores) for scores in scored.raw]
+        calibrated = [scale(raw) for scale, raw in zip(scales, scored.raw, strict=True)]
+        fused = fuse_scores(calibrated, self._weights)
+        fused = np.where(scored.never_negative(), np.float32(np.nan), fused)
+        grades = scored.grades()
+        denoised = self._denoising.apply(fused, grades)
+        size = self._prep.list_size
+        entries = choose_entries(denoised.scores, grades, size, human=scored.human)
+        facts: dict[str, Any] = {
+            "yields": filtered.yields | denoised.yields | entries.yields,
+            "scales": {n: s.facts() for n, s in zip(self._teachers, scales, strict=True)},
+        }
+        if len(self._teachers) > 1:
+            facts["agreement"] = agreements(self._teachers, scored.raw)
+        if not len(entries.places):
+            return TypeLists(None, num_queries, facts)
+        lists = _joined(scored, entries, denoised.scores, grades)
+        facts["entropy"] = target_entropy(
+            query_type,
+            lists.teacher_scores,
+            self._student_scores(scored, entries),
+            self._workspace.config.loss.listwise_kl,
+        )
+        return TypeLists(lists, num_queries, facts)
+
+    def _student_scores(self, scored: ScoredQueries, entries: ChosenEntries) -> np.ndarray | None:
+        """The student's own scores of the entries, [G, L]."""
+        if self._student is None:
+            return None
+        return entries.take(scored.candidates.scores[:, self._student], np.nan)
+
+
+def _joined(
+    scored: ScoredQueries, entries: ChosenEntries, scores: np.ndarray, grades: np.ndarray
+) -> PreparedLists:
+    """The lists of the chosen entries, of scores and grades [Q, C]."""
+    grades = entries.take(grades, 0)
+    # The passage a query was made from is the positive by its place, not by a judgment.
+    is_judged = scored.human & (grades > 0)
+    return PreparedLists(
+        scored.numbers[entries.places],
+        entries.take(scored.candidates.rows, -1).astype(np.int64),
+        np.where(is_judged, grades, UNJUDGED).astype(np.int32),
+        entries.take(scores, np.nan),
+        np.stack([entries.take(raw, np.nan) for raw in scored.raw], axis=1),
+    )
