@@ -38,17 +38,17 @@ def encode_to_file(
 ) -> np.ndarray:
     """Embeddings of queries or passages in an .npy file, made where they are not there yet.
 
-    A killed run goes on after its last finished block, to the same bits on the same devices; what
-    is there of another key is replaced. One process embeds while others wait.
+    After a kill the work goes on after the last finished block, to the same bits on the same
+    devices. A file of another key is replaced. One process embeds while others wait.
 
     Args:
       encoder: of the student, on devices of this process.
       params: the student's parameters; they are part of the key, as are prompt and lengths.
-      texts: without prompt; each is read when its block's turn comes.
+      texts: without prompt; they are read block by block.
       path: the file, NAME.npy.
       kind: which prompt and maximum length to use.
       key: changes whenever a text does.
-      dtype: of the file; float16 takes half the room and is good for search.
+      dtype: of the file; float16 takes half the room and is precise enough for search.
       description: shown beside the progress bar and in messages; "" shows none.
       check: called between micro-batches; what it raises ends the work.
 
@@ -111,7 +111,7 @@ class _MatrixFile:
         self._header = header.getvalue()
 
     def open(self) -> np.ndarray | None:
-        """The finished matrix, memory-mapped; None where it is not there, or of another key."""
+        """The finished matrix, memory-mapped; None where it is missing or of another key."""
         if self._part.exists() or self._num_done() != self._shape[0]:
             return None
         try:
@@ -121,7 +121,10 @@ class _MatrixFile:
         return array if array.shape == self._shape and array.dtype == self._dtype else None
 
     def prepare(self) -> int:
-        """Make ready for writing; the number of rows that are there already.
+        """Make ready for writing.
+
+        Returns:
+          The number of rows that are there already.
 
         Raises:
           UserError: the disk has no room for the rest.
@@ -144,7 +147,7 @@ class _MatrixFile:
         return 0
 
     def write(self, start: int, rows: np.ndarray) -> None:
-        """Write the rows that come after `start` others; they count once they are on the disk."""
+        """Write rows from row `start` on; they count once they are on the disk."""
         with open(self._part, "r+b") as file:
             file.seek(self._end(start))
             file.write(np.ascontiguousarray(rows, self._dtype).data)
@@ -162,7 +165,7 @@ class _MatrixFile:
         return len(self._header) + num_rows * self._shape[1] * self._dtype.itemsize
 
     def _num_done(self) -> int:
-        """Finished rows of this key; -1 where there are none of it."""
+        """The number of finished rows of this key; -1 where the file is of another."""
         try:
             progress = read_json(self._progress)
             return progress["num_done"] if progress["key"] == self._key else -1

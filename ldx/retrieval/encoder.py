@@ -1,4 +1,4 @@
-"""Texts to embeddings, for evaluation, mining and search: sorted by length, with a progress bar."""
+"""The encoder: texts to embeddings, sorted by length, for evaluation, mining and search."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +22,16 @@ from ldx.parallel.mesh import make_local_mesh, to_host
 
 Kind = Literal["query", "passage"]
 MAX_BLOCK_TEXTS = 65_536
-"""Texts that are sorted together, and in memory together, at most."""
+"""The most texts that are sorted together, and in memory together."""
 BLOCK_TOKENS = 4
 """Tokens of a micro-batch for each text of a block: of passages, that is some fifty micro-batches.
 
-Larger blocks hold a little less padding (1% on scifact), and more to do again after a kill.
+Larger blocks have a little less padding (1% on scifact), but leave more to do again after a kill.
 """
 
 
 class Encoder:
-    """Encodes texts with a student; its programs are compiled once a shape and then kept.
+    """Encodes texts with a student; a program is compiled once for each shape and then kept.
 
     Texts are worked on in blocks, each sorted by length; while the devices embed a block, a thread
     tokenises the next.
@@ -105,7 +105,7 @@ class Encoder:
 
         Args:
           params: see `encode`.
-          texts: read when their block's turn comes.
+          texts: without prompt; they are read block by block.
           kind: see `encode`.
           start: the text to begin with; a multiple of `block_texts` gives the same blocks, and so
             the same embeddings, as beginning with the first text.
@@ -149,7 +149,7 @@ class Encoder:
         compile_together([self.embedder.lower(params, shape) for shape in sorted(shapes)])
 
     def fingerprint(self, params: Params, kind: Kind) -> str:
-        """Differs where a text would have another embedding, devices and rounding aside."""
+        """A digest of all that decides embeddings: parameters, model, prompt and lengths."""
         leaves = [to_host(leaf).tobytes() for leaf in jax.tree.leaves(params)]
         student = self.student
         return fingerprint(student.fingerprint, repr(student.config), kind, *leaves)

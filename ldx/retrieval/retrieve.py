@@ -37,7 +37,10 @@ def queries_are_passages(dataset: Dataset) -> bool:
 
 
 def excludes_self(dataset: Dataset, requested: bool = False) -> bool:
-    """Whether passages with their query's own id go: on request, or where they are the query."""
+    """Whether passages with the id of their query are removed from results.
+
+    They are on request, and where `queries_are_passages`.
+    """
     if requested:
         return True
     detected = queries_are_passages(dataset)
@@ -50,7 +53,7 @@ def excludes_self(dataset: Dataset, requested: bool = False) -> bool:
 
 
 def drop_self(run: Run) -> Run:
-    """The run without the passages that have their query's own id."""
+    """A run without the passages that have the id of their query."""
     return {
         query_id: {doc_id: score for doc_id, score in scores.items() if doc_id != query_id}
         for query_id, scores in run.items()
@@ -74,17 +77,17 @@ def evaluate_embeddings(
       passage_embeddings: float32 [N, D].
       index: of `search`.
       k: results a query.
-      exclude_self: whether to remove the passage with the query's own id.
+      exclude_self: whether to remove the passage that has the id of the query.
 
     Returns:
-      The run, and what is to be told of it: index and recall_of_index.
+      The run, and the facts index and recall_of_index.
     """
     result = search(query_embeddings, passage_embeddings, k + exclude_self, index)
     doc_ids = dataset.corpus.doc_ids
     run: Run = {}
     for i, query_id in enumerate(dataset.queries):
-        found = zip(result.rows[i].tolist(), result.scores[i].tolist(), strict=True)
-        scores = {doc_ids[row]: score for row, score in found}
+        row_scores = zip(result.rows[i].tolist(), result.scores[i].tolist(), strict=True)
+        scores = {doc_ids[row]: score for row, score in row_scores}
         if exclude_self:
             scores.pop(query_id, None)
         run[query_id] = dict(list(scores.items())[:k])
@@ -106,7 +109,7 @@ def retrieve(
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Run, Facts]:
-    """Embed a dataset and search it; arguments and result as of `evaluate_embeddings`.
+    """Embed queries and passages of a dataset and search; the result of `evaluate_embeddings`.
 
     Args:
       dataset: what to search.
@@ -114,20 +117,20 @@ def retrieve(
       params: its parameters.
       index: of `search`.
       k: results a query.
-      exclude_self: asks to remove the passage with the query's own id; it is removed unasked
-        where `queries_are_passages`.
+      exclude_self: whether to remove the passage that has the id of the query; where
+        `queries_are_passages` it is removed in any case.
       template: joins title and text.
       microbatch_tokens: tokens in work at once; None means the device's default.
-      cache: a folder for the passages' embeddings, from which the work goes on after a kill; to
-        be removed once the run is written. None keeps them in memory.
+      cache: a folder for the passages' embeddings, from which the work goes on after a kill. The
+        caller removes it once the run is written. None keeps the embeddings in memory.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
     """
     encoder = get_encoder(student, microbatch_tokens)
     texts = CorpusTexts(dataset.corpus, template)
-    what = f"{description} passages".strip()
+    label = f"{description} passages".strip()
     if cache is None:
-        passages = encoder.encode(params, texts, kind="passage", description=what, check=check)
+        passages = encoder.encode(params, texts, kind="passage", description=label, check=check)
     else:
         passages = encode_to_file(
             encoder,
@@ -136,7 +139,7 @@ def retrieve(
             cache / "passages.npy",
             kind="passage",
             key=texts.fingerprint,
-            description=what,
+            description=label,
             check=check,
         )
     queries = encoder.encode(

@@ -6,7 +6,7 @@ Shapes: Q queries, N passages, D dimensions, k results.
 import functools
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,18 @@ NUM_SAMPLE_QUERIES = 200
 TARGET_RECALL = 0.95
 
 
+class _Best(NamedTuple):
+    """The k best passages of each query, best first, on the host or on a device.
+
+    Attributes:
+      scores: float32 [Q, k].
+      rows: int [Q, k].
+    """
+
+    scores: Any
+    rows: Any
+
+
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """The k best passages of each query, best first; equal scores by row, ascending.
@@ -33,7 +45,7 @@ class SearchResult:
     Attributes:
       scores: float32 [Q, k], dot products.
       rows: int64 [Q, k].
-      index: what searched, "exact" or "scann".
+      index: how they were found, "exact" or "scann".
       recall: of the index against exact search, on a sample of queries; None where exact.
     """
 
@@ -91,16 +103,16 @@ class Searcher:
             raise UserError(f"index is {index!r}; known are {', '.join(get_args(Index))}")
         num_passages = len(passage_embeddings)
         excluded = np.zeros(num_passages, bool) if excluded is None else excluded
-        num_kept = num_passages - int(excluded.sum())
-        assert min(k, num_kept) > 0, "search needs passages and k > 0"
-        self.k = min(k, num_kept)
+        num_included = num_passages - int(excluded.sum())
+        assert min(k, num_included) > 0, "search needs passages and k > 0"
+        self.k = min(k, num_included)
         self._passages, self._excluded = passage_embeddings, excluded
         self._scann: _Scann | None = None
         if len(sample_queries) and (
             index == "scann"
             or (
                 index == "auto"
-                and num_kept >= MIN_SCANN_PASSAGES
+                and num_included >= MIN_SCANN_PASSAGES
                 and _copy_fits(passage_embeddings)
             )
         ):
@@ -115,14 +127,14 @@ class Searcher:
     def search(self, query_embeddings: np.ndarray) -> SearchResult:
         """The k best passages of each query; query_embeddings float32 [Q, D]."""
         if self._scann is not None:
-            found = self._scann.search(query_embeddings)
-            return SearchResult(*found, "scann", self._scann.recall)
-        found = _search_exact(query_embeddings, self._passages, self.k, self._excluded)
-        return SearchResult(*found, "exact", None)
+            best = self._scann.search(query_embeddings)
+            return SearchResult(best.scores, best.rows, "scann", self._scann.recall)
+        best = _search_exact(query_embeddings, self._passages, self.k, self._excluded)
+        return SearchResult(best.scores, best.rows, "exact", None)
 
 
 def _copy_fits(embeddings: np.ndarray) -> bool:
-    """Whether ScaNN's float32 copy leaves the machine most of its memory."""
+    """Whether ScaNN's float32 copy takes no more than its share of the machine's memory."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 4 * embeddings.size <= SCANN_MEMORY_SHARE * machine:
         return True
@@ -139,11 +151,11 @@ def _merge_top_k(
     passages: jax.Array,
     first_row: jax.Array,
     valid: jax.Array,
-    best: tuple[jax.Array, jax.Array],
+    best: _Best,
     *,
     k: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The best scores and rows so far, and those of one block of passages, merged.
+) -> _Best:
+    """The best passages so far and those of one block, merged.
 
     `top_k` keeps the earlier of equal entries, so blocks in order of rows give ties in order.
     """
@@ -156,10 +168,10 @@ def _merge_top_k(
     )
     scores = jnp.where(valid[None, :], scores, -jnp.inf)
     block_scores, block_rows = jax.lax.top_k(scores, min(k, passages.shape[0]))
-    all_scores = jnp.concatenate([best[0], block_scores], axis=1)
-    all_rows = jnp.concatenate([best[1], block_rows.astype(jnp.int32) + first_row], axis=1)
+    all_scores = jnp.concatenate([best.scores, block_scores], axis=1)
+    all_rows = jnp.concatenate([best.rows, block_rows.astype(jnp.int32) + first_row], axis=1)
     scores, places = jax.lax.top_k(all_scores, k)
-    return scores, jnp.take_along_axis(all_rows, places, axis=1)
+    return _Best(scores, jnp.take_along_axis(all_rows, places, axis=1))
 
 
 def _search_exact(
@@ -167,8 +179,8 @@ def _search_exact(
     passage_embeddings: np.ndarray,
     k: int,
     excluded: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every dot product; passages pass through the device block by block, once."""
+) -> _Best:
+    """The best of all dot products; passages pass through the device block by block, once."""
     num_queries, num_passages = len(query_embeddings), len(passage_embeddings)
     block = min(PASSAGES_AT_ONCE, num_passages)
     parts = [
@@ -176,7 +188,8 @@ def _search_exact(
         for start in range(0, num_queries, QUERIES_AT_ONCE)
     ]
     best = [
-        (jnp.full((len(part), k), -jnp.inf), jnp.zeros((len(part), k), jnp.int32)) for part in parts
+        _Best(jnp.full((len(part), k), -jnp.inf), jnp.zeros((len(part), k), jnp.int32))
+        for part in parts
     ]
     for start in range(0, num_passages, block):
         passages = np.asarray(passage_embeddings[start : start + block], np.float32)
@@ -193,16 +206,16 @@ def _search_exact(
             )
         # Without a wait the blocks to come would pile up on the device.
         jax.block_until_ready(best)
-    scores = np.concatenate([np.zeros((0, k), np.float32)] + [np.asarray(s) for s, _ in best])
-    rows = np.concatenate([np.zeros((0, k), np.int64)] + [np.asarray(r) for _, r in best])
+    scores = np.concatenate([np.zeros((0, k), np.float32), *(each.scores for each in best)])
+    rows = np.concatenate([np.zeros((0, k), np.int64), *(each.rows for each in best)])
     _check_finite(scores, "scores of queries and passages")
-    return scores, rows.astype(np.int64)
+    return _Best(scores, rows.astype(np.int64))
 
 
-def _check_finite(values: np.ndarray, what: str) -> None:
+def _check_finite(values: np.ndarray, name: str) -> None:
     if not np.isfinite(values).all():
         raise UserError(
-            f"{what} are NaN or infinite; the model gives no usable embeddings (damaged weights, "
+            f"{name} are NaN or infinite; the model gives no usable embeddings (damaged weights, "
             "or a dtype that overflows)"
         )
 
@@ -243,7 +256,7 @@ def _build_scann(scann: Any, passages: np.ndarray, k: int) -> tuple[Any, int]:
 class _Scann:
     """A ScaNN index of the passages that are not excluded; see `Searcher` for the arguments.
 
-    A tree looks into more leaves until its recall on the sample will do.
+    Twice as many leaves of a tree are searched until the recall on the sample is high enough.
     """
 
     def __init__(
@@ -254,9 +267,10 @@ class _Scann:
         k: int,
         sample_queries: np.ndarray,
     ):
-        self._kept = np.flatnonzero(~excluded)
-        kept = passage_embeddings[self._kept] if excluded.any() else passage_embeddings
-        self._passages = np.ascontiguousarray(kept, np.float32)
+        self._included_rows = np.flatnonzero(~excluded)
+        if excluded.any():
+            passage_embeddings = passage_embeddings[self._included_rows]
+        self._passages = np.ascontiguousarray(passage_embeddings, np.float32)
         self._k = k
         _check_finite(self._passages, "embeddings of passages")
         self._searcher, num_leaves = _build_scann(library, self._passages, k)
@@ -264,11 +278,10 @@ class _Scann:
         chosen = np.sort(np.random.default_rng(0).permutation(len(sample_queries))[:size])
         sample = np.ascontiguousarray(sample_queries[chosen], np.float32)
         _check_finite(sample, "embeddings of queries")
-        exact_scores, _ = _search_exact(sample, self._passages, k)
+        exact = _search_exact(sample, self._passages, k)
         self._leaves = max(1, num_leaves // 10)
         while True:
-            found, _ = self._query(sample)
-            self.recall = _recall(found, exact_scores)
+            self.recall = _recall(self._query(sample).scores, exact.scores)
             if self.recall >= TARGET_RECALL or self._leaves >= num_leaves:
                 break
             self._leaves = min(2 * self._leaves, num_leaves)
@@ -277,14 +290,15 @@ class _Scann:
             level, "ScaNN finds %.3f of exact search (%d queries, k=%d)", self.recall, size, k
         )
 
-    def search(self, query_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 [Q, k] and rows int64 [Q, k], best first."""
+    def search(self, query_embeddings: np.ndarray) -> _Best:
+        """The best passages of each query, by their rows among all passages."""
         queries = np.ascontiguousarray(query_embeddings, np.float32)
         _check_finite(queries, "embeddings of queries")
-        scores, rows = self._query(queries)
-        return scores, self._kept[rows]
+        best = self._query(queries)
+        return _Best(best.scores, self._included_rows[best.rows])
 
-    def _query(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _query(self, queries: np.ndarray) -> _Best:
+        """The best passages, by their rows among those that are not excluded."""
         rows, scores = self._searcher.search_batched_parallel(
             queries, leaves_to_search=self._leaves
         )
@@ -294,13 +308,13 @@ class _Scann:
         if short.any():
             scores[short], rows[short] = _search_exact(queries[short], self._passages, self._k)
         order = np.lexsort((rows, -scores), axis=1)
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        return _Best(*(np.take_along_axis(values, order, axis=1) for values in (scores, rows)))
 
 
-def _recall(found_scores: np.ndarray, exact_scores: np.ndarray) -> float:
-    """The part of found passages that score no less than the last of the exact ones.
+def _recall(scores: np.ndarray, exact_scores: np.ndarray) -> float:
+    """The share of found passages that score no less than the last of the exact ones.
 
     By scores, not rows, so that passages with equal texts can stand for each other.
     """
     least = exact_scores[:, -1:]
-    return float((found_scores >= least - 1e-5 * np.abs(least)).mean())
+    return float((scores >= least - 1e-5 * np.abs(least)).mean())
