@@ -7,13 +7,16 @@ from absl import logging
 from ldx.eval.metrics import Comparison
 from ldx.report.html import Html, Section, element, join, note
 
+REPORT_FOLDER = "report"  # of a run
+PAGE_NAME = "index.html"
+
 
 class NoData(Exception):
-    """There is nothing to show; the message says why, in a sentence for the page."""
+    """Nothing can be shown; the message says why, in a sentence for the page."""
 
 
 def section_or_note(title: str, build: Callable[[], Html]) -> Section:
-    """A section, or, where it cannot be made, a line that says why; never an error."""
+    """A section of the page, or, where it cannot be made, a line that says why; never an error."""
     try:
         return Section(title, build())
     except NoData as reason:
@@ -25,12 +28,12 @@ def section_or_note(title: str, build: Callable[[], Html]) -> Section:
 
 
 def signed(value: float) -> str:
-    """A difference, four decimals."""
+    """A difference with its sign and four decimals."""
     return f"{value:+.4f}"
 
 
 def interval(ends: Sequence[float], sign: str = "") -> str:
-    """The ends of an interval, four decimals."""
+    """An interval by its ends, with four decimals."""
     low, high = ends
     return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
 
@@ -42,16 +45,16 @@ def change_cell(change: Comparison) -> Html:
 
 
 def p_value(value: float) -> str:
-    """A p-value, four decimals."""
+    """A p-value with four decimals."""
     return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
 
 
 def mean_or_dash(value: float) -> str:
-    """A mean, three decimals; a dash for none."""
+    """A mean with three decimals; a dash for NaN."""
     return "–" if value != value else f"{value:.3f}"
 
 
 def cut(text: str, num_chars: int) -> str:
-    """A text on one line, cut."""
+    """The beginning of a text on one line."""
     line = " ".join(text[: 20 * num_chars].split())
     return line if len(line) <= num_chars else line[:num_chars].rstrip() + " …"

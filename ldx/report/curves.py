@@ -11,14 +11,15 @@ from ldx.records.tfrecord import FRAME_BYTES
 from ldx.report import plots
 from ldx.report.common import NoData
 from ldx.report.html import Html, details, figure, join, note, table
+from ldx.report.plots import Point
 from ldx.training.checkpoint import Progress
 
 MAX_POINTS = 240
-LENGTH_BYTES = 12  # of a record's head: its length and that one's checksum
+LENGTH_BYTES = 12  # of a TFRecord's head: the record's length and the checksum of that length
 STEP_SECONDS = "seconds_per_step"
 
 Line = Mapping[str, Any]
-Points = list[tuple[int, float]]
+"""A line of metrics.jsonl."""
 
 
 def train_lines(lines: Sequence[Line]) -> list[Line]:
@@ -27,23 +28,25 @@ def train_lines(lines: Sequence[Line]) -> list[Line]:
 
 
 def dev_lines(lines: Sequence[Line], metric: str) -> list[Line]:
-    """Those that evaluations wrote."""
+    """The lines of metrics.jsonl that evaluations on the dev lists wrote."""
     return [line for line in lines if f"dev/{metric}" in line]
 
 
-def thin(points: Points) -> Points:
-    """Means of neighbours, so that a plot holds no more than it can show."""
+def thin(points: Sequence[Point]) -> Sequence[Point]:
+    """Means of neighbouring points, so that a plot holds no more than it can show."""
     if len(points) <= MAX_POINTS:
         return points
-    parts = np.array_split(np.array(points), MAX_POINTS)
-    return [(round(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
+    steps, values = np.transpose(points)
+    parts = zip(np.array_split(steps, MAX_POINTS), np.array_split(values, MAX_POINTS), strict=True)
+    return [Point(round(some[-1]), float(means.mean())) for some, means in parts]
 
 
 def curves_figure(lines: Sequence[Line], progress: Progress, metric: str) -> plots.Figure:
     """Losses and dev metric by step."""
-    losses: dict[str, Points] = {}
+    losses: dict[str, list[Point]] = {}
     for line in train_lines(lines):
-        losses.setdefault(str(line.get("source", "")), []).append((line["step"], line["total"]))
+        point = Point(line["step"], line["total"])
+        losses.setdefault(str(line.get("source", "")), []).append(point)
     thinned = {source: thin(points) for source, points in losses.items()}
     return plots.curves(thinned, dev_lines(lines, metric), progress.best_step, metric)
 
@@ -53,47 +56,48 @@ def curves_section(lines: Sequence[Line], progress: Progress, metric: str) -> Ht
     dev = dev_lines(lines, metric)
     if not dev:
         raise NoData("The run was never evaluated.")
-    before = dev[0][f"dev/{metric}"]
-    kept = next(x for x in dev if x["step"] == progress.best_step)[f"dev/{metric}"]
-    told = (
-        f"Training ended at step {progress.step}: {progress.stop_reason}. Kept is step "
-        f"{progress.best_step}, dev {metric} {kept:.4f}; the base model has {before:.4f}."
+    values = {line["step"]: line[f"dev/{metric}"] for line in dev}
+    caption = (
+        f"Training ended at step {progress.step}: {progress.stop_reason}. Step "
+        f"{progress.best_step} is kept, with dev {metric} {values[progress.best_step]:.4f}; the "
+        f"base model has {values[0]:.4f}."
     )
-    image = plots.to_svg(lambda: curves_figure(lines, progress, metric), "curves", told)
+    image = plots.to_svg(lambda: curves_figure(lines, progress, metric), "curves", caption)
     names = list(dict.fromkeys(key for line in dev for key in line if key.startswith("dev/")))
     rows = [[line["step"], *(f"{line[n]:.4f}" if n in line else "" for n in names)] for line in dev]
-    every = table(["step", *(name.removeprefix("dev/") for name in names)], rows)
-    return join([figure(image, told), details("Every evaluation on the dev lists", every)])
+    evaluations = table(["step", *(name.removeprefix("dev/") for name in names)], rows)
+    return join([figure(image, caption), details("Every evaluation on the dev lists", evaluations)])
 
 
 def work_section(lines: Sequence[Line], workdir: Path) -> Html:
     """Distinct passages and seconds by step."""
-    ratios: dict[str, Points] = {}
+    ratios: dict[str, list[Point]] = {}
     for line in train_lines(lines):
         if line.get("num_slots"):
             ratio = line["num_distinct_passages"] / line["num_slots"]
-            ratios.setdefault(str(line.get("source", "")), []).append((line["step"], ratio))
+            point = Point(line["step"], ratio)
+            ratios.setdefault(str(line.get("source", "")), []).append(point)
     if not ratios:
         raise NoData("No training step was done.")
     seconds = step_seconds(workdir)
-    values = np.array([ratio for points in ratios.values() for _, ratio in points])
-    told = (
+    values = np.array([point.value for points in ratios.values() for point in points])
+    caption = (
         f"A passage that stands in several lists of a batch is embedded once: on average "
         f"{values.mean():.2f} of the slots hold a distinct passage."
     )
     if seconds:
-        told += f" A step took {np.median([s for _, s in seconds]):.2f} s (median)."
+        caption += f" A step took {np.median([point.value for point in seconds]):.2f} s (median)."
     image = plots.to_svg(
-        lambda: plots.work({n: thin(p) for n, p in ratios.items()}, thin(seconds)), "work", told
+        lambda: plots.work({n: thin(p) for n, p in ratios.items()}, thin(seconds)), "work", caption
     )
-    parts = [figure(image, told)]
+    parts = [figure(image, caption)]
     if not seconds:
-        parts.append(note("Times are in WORKDIR/tensorboard, and there are none of this run."))
+        parts.append(note("The times are not known: WORKDIR/tensorboard has none of this run."))
     return join(parts)
 
 
-def step_seconds(workdir: Path) -> Points:
-    """Seconds of every step, from TensorBoard's files; of steps done again, the last time."""
+def step_seconds(workdir: Path) -> list[Point]:
+    """Seconds of every step, from TensorBoard's files; of a step done again, the last time."""
     from tensorboardX.proto import event_pb2
 
     seconds: dict[int, float] = {}
@@ -103,11 +107,11 @@ def step_seconds(workdir: Path) -> Points:
             for value in event.summary.value:
                 if value.tag == STEP_SECONDS:
                     seconds[event.step] = value.simple_value
-    return sorted(seconds.items())
+    return [Point(step, value) for step, value in sorted(seconds.items())]
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """Records of a TFRecord file, without the last where a kill cut it short."""
+    """The records of a TFRecord file, without a last one that a kill cut short."""
     start = 0
     while start + LENGTH_BYTES <= len(data):
         (length,) = struct.unpack_from("<Q", data, start)

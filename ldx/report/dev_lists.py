@@ -3,10 +3,11 @@
 Shapes: N dev lists, L list entries.
 """
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from ldx.report.dev_scores import SYSTEMS, DevScores
 from ldx.report.html import Html, figure, join, note, subsection, table
 
 ALL = "all"
-NUMBERS = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")
+MEASURES = (METRIC, "listwise_kl", "teacher_ndcg", "kendall_tau", "same_best", "entropy")
 AGREEMENT = {
     "teacher_ndcg": f"{METRIC} against the teacher's ten best",
     "kendall_tau": "Kendall's tau-b",
@@ -34,52 +35,56 @@ AGREEMENT = {
 NO_TEACHER = "The dev lists have no teacher scores."
 
 
+class Temperatures(NamedTuple):
+    """The temperatures of listwise_kl."""
+
+    student: float
+    teacher: float
+
+
 @dataclass(frozen=True, eq=False)
 class DevLists:
-    """Numbers of every dev list of a source.
+    """The measures of every dev list of a source.
 
     Attributes:
-      title: of the source.
+      title: what the page calls the source.
       dev: the lists and the student's scores.
-      temperatures: of student and teacher, those of listwise_kl.
-      by_system: float64 [N] by system, then by name, the `NUMBERS`; NaN where a list has none,
-        such as without teacher scores.
+      temperatures: those of the loss.
+      by_system: float64 [N] by system, then by name, the `MEASURES`; NaN where a list has none,
+        such as one without teacher scores.
       teacher_entropy: float64 [N], likewise.
     """
 
     title: str
     dev: DevScores
-    temperatures: tuple[float, float]
+    temperatures: Temperatures
     by_system: dict[str, dict[str, np.ndarray]]
     teacher_entropy: np.ndarray
 
     def groups(self) -> dict[str, np.ndarray]:
-        """bool [N] by query type, and of all where there are several types."""
+        """Which lists are of a query type, bool [N] by type, and all where there are several."""
         table = self.dev.table
         groups = {name: table.query_type == number for number, name in enumerate(table.query_types)}
         return groups if len(groups) == 1 else groups | {ALL: np.ones(len(table), bool)}
 
 
-def temperatures(loss: Mapping[str, Any]) -> tuple[float, float]:
-    """Of student and teacher: those of the config's listwise_kl, else the defaults of the loss."""
+def temperatures(loss: Mapping[str, Any]) -> Temperatures:
+    """The temperatures of the config's listwise_kl, else the defaults of the loss."""
     parameters = inspect.signature(listwise_kl).parameters
     section = loss.get("listwise_kl") or {}
-    student, teacher = (
-        float(section.get(name, parameters[name].default))
-        for name in ("student_temperature", "teacher_temperature")
-    )
-    return student, teacher
+    names = (f"{name}_temperature" for name in Temperatures._fields)
+    return Temperatures(*(float(section.get(n, parameters[n].default)) for n in names))
 
 
 def measure(title: str, dev: DevScores, loss: Mapping[str, Any]) -> DevLists:
-    """Every number of every list.
+    """The measures of every list of a source.
 
     Args:
-      title: of the source.
+      title: what the page calls the source.
       dev: its lists and the student's scores.
-      loss: the config's section.
+      loss: the section of the config.
     """
-    student_temperature, teacher_temperature = temperatures(loss)
+    of_loss = temperatures(loss)
     table, where = dev.table, dev.table.where
     has_teacher = table.has_scores
     where_teacher = where & has_teacher[:, None]
@@ -90,28 +95,26 @@ def measure(title: str, dev: DevScores, loss: Mapping[str, Any]) -> DevLists:
             METRIC: dev.ndcg[system],
             "listwise_kl": divergence(
                 scores, table.teacher_scores, where_teacher,
-                student_temperature=student_temperature, teacher_temperature=teacher_temperature,
+                student_temperature=of_loss.student, teacher_temperature=of_loss.teacher,
             ),
             "teacher_ndcg": ndcg_against_best(scores, table.teacher_scores, where_teacher),
             "kendall_tau": kendall_tau(scores, table.teacher_scores, where_teacher),
             "same_best": same_best(scores, table.teacher_scores, where_teacher),
-            "entropy": entropy(scores, where, student_temperature),
+            "entropy": entropy(scores, where, of_loss.student),
         }  # fmt: skip
-    teacher_entropy = entropy(table.teacher_scores, where_teacher, teacher_temperature)
-    return DevLists(
-        title, dev, (student_temperature, teacher_temperature), by_system, teacher_entropy
-    )
+    teacher_entropy = entropy(table.teacher_scores, where_teacher, of_loss.teacher)
+    return DevLists(title, dev, of_loss, by_system, teacher_entropy)
 
 
 def comparison(lists: DevLists, key: str, group: np.ndarray) -> Comparison:
-    """Trained against base over the lists of a group that have this number."""
+    """Trained against base by a measure, over the lists of a group that have it."""
     base, trained = (lists.by_system[system][key] for system in SYSTEMS)
-    have = np.flatnonzero(group & np.isfinite(base) & np.isfinite(trained))
-    return compare({str(i): trained[i] for i in have}, {str(i): base[i] for i in have})
+    numbers = np.flatnonzero(group & np.isfinite(base) & np.isfinite(trained))
+    return compare({str(i): trained[i] for i in numbers}, {str(i): base[i] for i in numbers})
 
 
 def summary(lists: DevLists) -> dict[str, Any]:
-    """Means by query type, for the report's JSON; a number that no list has is None."""
+    """Means by query type, for the report's JSON; None where no list has the measure."""
     result = {}
     for name, group in lists.groups().items():
         values: dict[str, Any] = {"num_lists": int(group.sum())}
@@ -123,8 +126,8 @@ def summary(lists: DevLists) -> dict[str, Any]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    have = values[np.isfinite(values)]
-    return float(have.mean()) if len(have) else None
+    finite = _finite(values)
+    return float(finite.mean()) if len(finite) else None
 
 
 def types_section(sources: Sequence[DevLists]) -> Html:
@@ -133,7 +136,7 @@ def types_section(sources: Sequence[DevLists]) -> Html:
     for number, lists in enumerate(sources):
         changes = {name: comparison(lists, METRIC, g) for name, g in lists.groups().items()}
         means = {
-            name: tuple(float(lists.by_system[s][METRIC][group].mean()) for s in SYSTEMS)
+            name: plots.Pair(*(float(lists.by_system[s][METRIC][group].mean()) for s in SYSTEMS))
             for name, group in lists.groups().items()
         }
         rows = [
@@ -143,17 +146,17 @@ def types_section(sources: Sequence[DevLists]) -> Html:
         head = ["query type", "lists", f"{METRIC}, base", "trained", "difference", "p"]
         head += ["KL, base", "trained"]
         image = plots.to_svg(
-            lambda means=means: plots.change_by_group(means, f"dev {METRIC}"),  # type: ignore[misc]
+            functools.partial(plots.change_by_group, means, f"dev {METRIC}"),
             f"types{number}",
             f"Dev {METRIC} by query type, base and trained; the table has the numbers.",
         )
         parts.append(subsection(_shown(lists, sources), figure(image, ""), table(head, rows)))
     about = note(
-        f"Each query is searched among the passages of all dev lists of its source; its list's "
-        f"first entry, and what people graded as relevant, is to be found. (The dev {METRIC} of "
-        "the curves may be in another pool.) Intervals and p (paired randomisation) are over "
-        "lists. KL is the divergence of the student's list from the teacher's, at the temperatures "
-        "of the loss."
+        "Each query is searched among the passages of all dev lists of its source. The first entry "
+        "of its list is relevant, and so are passages that people graded so. (The dev "
+        f"{METRIC} of the curves may be in another pool.) Intervals and p (paired randomisation) "
+        "are over lists. KL is the divergence of the student's list from the teacher's, at the "
+        "temperatures of the loss."
     )
     return join([*parts, about])
 
@@ -178,25 +181,25 @@ def _nan_mean(values: np.ndarray) -> float:
 
 
 def scores_section(sources: Sequence[DevLists]) -> Html:
-    """Student against teacher scores, and how far they agree on the order."""
+    """The scores of student and teacher, and how far they agree on the order of lists."""
     parts = []
     for number, lists in enumerate(sources):
         table_, where = lists.dev.table, lists.dev.table.where & lists.dev.table.has_scores[:, None]
         if not where.any():
             parts.append(subsection(_shown(lists, sources), note(NO_TEACHER)))
             continue
-        told = (
+        caption = (
             f"{int(where.sum())} entries of {int(where.any(axis=1).sum())} lists, by the scores of "
             "student and teacher."
         )
         students = {system: lists.dev.scores[system][where] for system in SYSTEMS}
         teacher = table_.teacher_scores[where]
         image = plots.to_svg(
-            lambda teacher=teacher, students=students: plots.score_density(teacher, students),  # type: ignore[misc]
+            functools.partial(plots.score_density, teacher, students),
             f"scores{number}",
-            told,
+            caption,
         )
-        parts.append(subsection(_shown(lists, sources), _agreement(lists), figure(image, told)))
+        parts.append(subsection(_shown(lists, sources), _agreement(lists), figure(image, caption)))
     about = note(
         "How far student and teacher agree on the order of a list's entries, mean over lists. For "
         f"{METRIC} the teacher's ten best of the list have grades 10 to 1; short lists are near 1 "
@@ -206,7 +209,7 @@ def scores_section(sources: Sequence[DevLists]) -> Html:
 
 
 def _agreement(lists: DevLists) -> Html:
-    """Whether the student's order of the lists moved towards the teacher's."""
+    """How far student and teacher agree, before and after training."""
     everything = np.ones(len(lists.dev.table), bool)
     rows = []
     for key, name in AGREEMENT.items():
@@ -217,25 +220,24 @@ def _agreement(lists: DevLists) -> Html:
 
 
 def entropy_section(sources: Sequence[DevLists]) -> Html:
-    """How sharp the teacher's targets are, and the student's lists before and after."""
+    """Entropies of the teacher's targets, and of the student's lists before and after training."""
     parts = []
     for number, lists in enumerate(sources):
-        student_t, teacher_t = lists.temperatures
         students = {s: _finite(lists.by_system[s]["entropy"]) for s in SYSTEMS}
         teacher = _finite(lists.teacher_entropy)
         if not len(students[SYSTEMS[0]]):
             parts.append(subsection(_shown(lists, sources), note("No dev list has two entries.")))
             continue
         medians = ", ".join(f"{s} {np.median(v):.2f}" for s, v in students.items())
-        told = f"Median: {medians} at temperature {student_t:g}"
+        caption = f"Median: {medians} at temperature {lists.temperatures.student:g}"
         if len(teacher):
-            told += f"; teacher {np.median(teacher):.2f} at {teacher_t:g}"
+            caption += f"; teacher {np.median(teacher):.2f} at {lists.temperatures.teacher:g}"
         image = plots.to_svg(
-            lambda teacher=teacher, students=students: plots.entropies(teacher, students),  # type: ignore[misc]
+            functools.partial(plots.entropies, teacher, students),
             f"entropy{number}",
-            told,
+            caption,
         )
-        about = f"{told}. 1: all entries alike, nothing to learn; 0: one entry has it all."
+        about = f"{caption}. 1: all entries alike, nothing to learn; 0: one entry has it all."
         parts.append(subsection(_shown(lists, sources), figure(image, about)))
     return join(parts)
 
@@ -245,5 +247,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _shown(lists: DevLists, sources: Sequence[DevLists]) -> str:
-    """The title of a source among several."""
+    """The title of a source, where there are several."""
     return lists.title if len(sources) > 1 else ""

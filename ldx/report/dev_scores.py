@@ -1,4 +1,4 @@
-"""The student's scores of its source's dev lists, before training and after, kept on disk.
+"""The student's scores of a source's dev lists, before training and after, kept on disk.
 
 Shapes: N dev lists, L list entries, P distinct passages of these lists.
 """
@@ -15,6 +15,7 @@ from absl import logging
 from ldx.common.files import atomic_write
 from ldx.common.types import Params
 from ldx.data.lists import ListTable
+from ldx.eval.report import BASE, TRAINED
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
@@ -24,20 +25,20 @@ from ldx.retrieval.encoder import Encoder, get_encoder
 from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
 
 NAME = "dev_scores.npz"
-CACHE_NAME = ".dev_embeddings"
-SYSTEMS = ("base", "trained")
+EMBEDDINGS_NAME = ".dev_embeddings"
+SYSTEMS = (BASE, TRAINED)
 ENTRIES_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
 class DevScores:
-    """What the student says of the dev lists, by system (base, trained).
+    """The student's scores of the dev lists, by system (base, trained).
 
     Attributes:
       table: the dev lists.
-      scores: float32 [N, L], query times passage; 0 at padding.
-      ndcg: float64 [N], nDCG@10 of each list's query among all P passages of the dev lists; its
-        first entry and what people graded over 0 are relevant.
+      scores: float32 [N, L], dot products of query and passage; 0 at padding.
+      ndcg: float64 [N], nDCG@10 of each list's query among all P passages of the dev lists; see
+        `relevant_passages`.
       num_passages: P.
     """
 
@@ -48,7 +49,7 @@ class DevScores:
 
 
 def with_prompts(student: Student, query_prompt: str | None, passage_prompt: str | None) -> Student:
-    """The student with a source's own prompts, where it has any."""
+    """The student with the prompts of a source, where the source has its own."""
     own: dict[str, Any] = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
     own = {name: prompt for name, prompt in own.items() if prompt is not None}
     if not own:
@@ -68,18 +69,18 @@ def make_dev_scores(
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> DevScores:
-    """Score the dev lists with every system; FOLDER/dev_scores.npz is made where it is missing.
+    """Score the dev lists with every system, and keep the scores in FOLDER/dev_scores.npz.
 
-    A kill costs a block of embeddings, as for `ldx.retrieval.embeddings_file.encode_to_file`.
+    A kill costs one block of embeddings, as for `ldx.retrieval.embeddings_file.encode_to_file`.
 
     Args:
       folder: where the scores are kept.
-      records: the source's.
+      records: the folder of the source's records.
       manifest: of these records.
       student: with the prompts of the source.
-      params: gives the parameters by system, asked only where scores are missing; None stands for
-        those of the first.
-      list_size: lists longer than that are cut.
+      params: functions that give the parameters, by system, called only where scores are missing;
+        None stands for the parameters of the system before it.
+      list_size: the size that longer lists are cut to.
       microbatch_tokens: tokens in work at once; None means the device's default.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
@@ -105,16 +106,16 @@ def make_dev_scores(
             table, list(numbers), passages, rows, get_encoder(student, microbatch_tokens), key
         )
         arrays: dict[str, np.ndarray] = {}
-        made: dict[str, np.ndarray] = {}
-        for system, give in params.items():
-            if give is not None:
+        values: dict[str, np.ndarray] = {}
+        for system, get_params in params.items():
+            if get_params is not None:
                 logging.info("scoring the dev lists of %s with the %s model", description, system)
-                cache = folder / CACHE_NAME / f"{system}.npy"
-                made = maker.make(give(), cache, f"{description} dev, {system}:", check)
-            arrays |= {f"{name}_{system}": values for name, values in made.items()}
+                cache = folder / EMBEDDINGS_NAME / f"{system}.npy"
+                values = maker.make(get_params(), cache, f"{description} dev, {system}:", check)
+            arrays |= {f"{name}_{system}": array for name, array in values.items()}
         with atomic_write(path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
+        shutil.rmtree(folder / EMBEDDINGS_NAME, ignore_errors=True)
     with np.load(path, allow_pickle=False) as stored:
         scores = {system: stored[f"scores_{system}"] for system in params}
         ndcg = {system: stored[f"ndcg_{system}"] for system in params}
@@ -123,7 +124,7 @@ def make_dev_scores(
 
 @dataclass(frozen=True, eq=False)
 class _Maker:
-    """Scores and nDCG of one set of parameters."""
+    """Makes scores and nDCG for one set of parameters after another."""
 
     table: ListTable
     queries: list[str]
@@ -133,15 +134,15 @@ class _Maker:
     key: str
 
     def make(
-        self, params: Params, cache: Path, what: str, check: Callable[[], None]
+        self, params: Params, cache: Path, label: str, check: Callable[[], None]
     ) -> dict[str, np.ndarray]:
         texts = _Selected(self.passages, self.rows)
         passages = encode_to_file(
             self.encoder, params, texts, cache, kind="passage", key=self.key,
-            description=f"{what} passages", check=check,
+            description=f"{label} passages", check=check,
         )  # fmt: skip
         distinct = self.encoder.encode(
-            params, self.queries, kind="query", description=f"{what} queries", check=check
+            params, self.queries, kind="query", description=f"{label} queries", check=check
         )
         queries = distinct[self.table.query]
         return {"scores": self._scores(queries, passages), "ndcg": self._ndcg(queries, passages)}
@@ -164,7 +165,7 @@ class _Maker:
 
 
 class _Selected:
-    """Some of the texts, by row."""
+    """The texts of some rows."""
 
     def __init__(self, texts: PassageTexts, rows: np.ndarray):
         self._texts, self._rows = texts, rows

@@ -1,9 +1,9 @@
-"""How a run ends: base and trained model on human judgments, a table, results.json, a page.
+"""How a run ends: base and trained model on human judgments, tables, results.json, a page.
 
-WORKDIR/report holds a TREC run of every system, and, until that is written, the embeddings of the
-corpus in report/.embeddings, so a report that was killed goes on where it was; then the page
-(`ldx.report.page`), which never costs the numbers;
-runs that data_prep left in WORKDIR/baselines (BM25, the teacher) are scored beside them.
+WORKDIR/report holds a TREC run of base and trained model. Until a run is written, the embeddings of
+its corpus are in report/.embeddings, so that a report that was killed goes on where it was. Runs
+that data_prep left in WORKDIR/baselines (BM25, the teacher) are scored beside them. The page
+(`ldx.report.page`) comes last, and its failure does not cost the numbers.
 """
 
 import dataclasses
@@ -33,9 +33,10 @@ from ldx.eval.report import (
 from ldx.models.student import Student
 from ldx.parallel.processes import is_primary
 from ldx.records.manifest import Manifest
+from ldx.report.common import PAGE_NAME, REPORT_FOLDER
 from ldx.report.dev_scores import with_prompts
 from ldx.report.human_judgments import NO_JUDGMENTS
-from ldx.report.page import FOLDER_NAME, PAGE_NAME, FinishedRun, make_page
+from ldx.report.page import FinishedRun, make_page
 from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.metrics_writer import read_metrics
@@ -64,15 +65,15 @@ def make(
     check: Callable[[], None],
     verdict: Verdict | None = None,
 ) -> None:
-    """Print the report of a finished run; it and the page are made first where they are missing.
+    """Print the report of a finished run; what is missing of report and page is made first.
 
     Args:
       workdir: the run's folder.
       config: the whole config.
-      judged: the collections with human judgments, by source.
+      judged: the collections that people judged, by source.
       student: the model; its parameters are the base model's.
       check: called between micro-batches; what it raises ends the work.
-      verdict: whether training helped; the last line of the report.
+      verdict: whether training helped, which is the last line of the report.
     """
     path = workdir / REPORT_NAME
     progress = read_progress(workdir)
@@ -89,7 +90,7 @@ def make(
             text += f"\nVerdict: {verdict.text}\n"
         with atomic_write(path) as file:
             file.write(text)
-    page = workdir / FOLDER_NAME / PAGE_NAME
+    page = workdir / REPORT_FOLDER / PAGE_NAME
     if not page.exists():
         _make_page(work, verdict)
     for each in (path, page):
@@ -99,7 +100,7 @@ def make(
 
 
 def _make_page(work: "_Work", verdict: Verdict | None) -> None:
-    """The page; where it cannot be made, the run has its numbers all the same."""
+    """Make the page; where that fails, the run has its numbers all the same."""
     workdir, data = work.workdir, work.config["data"]
     try:
         sources = source_configs(data, workdir)
@@ -115,14 +116,14 @@ def _make_page(work: "_Work", verdict: Verdict | None) -> None:
     except Exception as error:
         logging.warning(
             "%s could not be made; the same command tries again: %s: %s",
-            *(workdir / FOLDER_NAME / PAGE_NAME, type(error).__name__, error),
-            exc_info=True,  # no user's mistake: whoever mends it wants to know where
+            *(workdir / REPORT_FOLDER / PAGE_NAME, type(error).__name__, error),
+            exc_info=True,  # this is not the user's mistake, so the place in the code matters
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Work:
-    """What a report is made of; what takes long is done when it is asked for."""
+    """What a report is made of; what takes long is made at its first use."""
 
     workdir: Path
     config: Mapping[str, Any]
@@ -133,12 +134,12 @@ class _Work:
 
     @functools.cached_property
     def best(self) -> Params:
-        """The parameters that are kept."""
+        """The parameters of the best step."""
         return best_params(self.workdir, self.student.params)[0]
 
     @functools.cached_property
     def outcomes(self) -> list[Outcome]:
-        """How every system did on every source's judgments."""
+        """The results of every system on the judgments of every source."""
         level = self.config["eval"]["relevance_level"]
         return [
             score_runs(name, source.dataset, _runs(self, name, source), level)
@@ -152,13 +153,14 @@ def judged_datasets(
     sources: Mapping[str, SourceConfig],
     manifests: Mapping[str, Manifest],
 ) -> dict[str, JudgedCollection]:
-    """The collections that the report will be on: those with judgments of `config.eval.split`.
+    """The collections of the report, by source: those with judgments of `config.eval.split`.
 
     Raises:
       UserError: a collection cannot be read.
     """
     split = config["eval"]["split"]
-    # Only who makes the report needs the collection; and what has begun goes on without it.
+    # Only the process that makes the report needs the collection; a run that has begun goes on
+    # without it.
     is_new = is_primary() and read_progress(workdir) is None
     judged = {}
     for name, source in sources.items() if split else ():
@@ -169,7 +171,7 @@ def judged_datasets(
             key = f"data.sources.{name}.root" if name else "data.root"
             raise UserError(
                 f"config.{key}={root}: no such folder; wanted the collection, for the report at "
-                "the end (--config.eval.split= makes none)"
+                "the end (--config.eval.split= switches the report's judgments off)"
             )
         if not any((root / "qrels").glob(f"{split}.*")):
             logging.warning(
@@ -185,7 +187,7 @@ def judged_datasets(
 
 
 def _training_text(workdir: Path, progress: Progress) -> str:
-    """What training did, in a few lines."""
+    """The course of training in a few lines."""
     values = {line["step"]: line[f"dev/{METRIC}"] for line in _dev_lines(workdir)}
     before, best = values[0], values[progress.best_step]
     lines = [f"training ended at step {progress.step}: {progress.stop_reason}"]
@@ -210,11 +212,11 @@ def _dev_lines(workdir: Path) -> list[dict[str, float]]:
 
 
 def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
-    """The runs of base, trained and baselines on a source; each is made once."""
+    """The runs of base, trained model and baselines on a source; each is made once."""
     runs: dict[str, Run] = {}
     config, student = work.config, work.student
     tokens = config["train"]["microbatch_tokens"]
-    dataset, folder = source.dataset, work.workdir / FOLDER_NAME / name
+    dataset, folder = source.dataset, work.workdir / REPORT_FOLDER / name
     for system in (BASE, TRAINED):
         path = folder / f"{system}.trec"
         if system == TRAINED and work.progress.best_step == 0:
@@ -232,9 +234,9 @@ def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
                 cache=folder / CACHE_NAME,
                 check=work.check,
             )
+            write_json(path.with_suffix(".json"), facts)
             write_run(path, run, tag=system)
             shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
-            write_json(path.with_suffix(".json"), facts)
         runs[system] = read_run(path)
     baselines = [] if name else sorted((work.workdir / "baselines").glob("*.trec"), reverse=True)
     for path in baselines:

@@ -41,28 +41,28 @@ def escape(value: object) -> Html:
 
 
 def join(parts: Iterable[object]) -> Html:
-    """Parts one after the other; what is not `Html` is escaped."""
+    """Parts, one after the other; what is not `Html` is escaped."""
     return Html("\n".join(escape(part) for part in parts))
 
 
 def element(tag: str, *content: object, **attributes: object) -> Html:
     """`<tag attribute="...">content</tag>`; `class_` stands for class, None leaves one out."""
-    told = "".join(
+    pairs = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
-    inside = "".join(escape(each) for each in content)
-    return Html(f"<{tag}{told}>{inside}</{tag}>")
+    inside = "".join(escape(part) for part in content)
+    return Html(f"<{tag}{pairs}>{inside}</{tag}>")
 
 
 def paragraph(*content: object, class_: str | None = None) -> Html:
-    """A paragraph."""
+    """A paragraph of text."""
     return element("p", *content, class_=class_)
 
 
 def note(*content: object) -> Html:
-    """A paragraph in small print: what is shown, or why something is not."""
+    """A paragraph in small print, which explains what is shown or why something is not."""
     return paragraph(*content, class_="note")
 
 
@@ -73,13 +73,14 @@ def table(
     caption: str = "",
     num_text_columns: int = 1,
 ) -> Html:
-    """A table, scrolled sideways where the page is too narrow.
+    """A table, which scrolls sideways where the page is too narrow.
 
     Args:
-      head: of the columns.
+      head: the names of the columns.
       rows: cells, as many as columns; the first is the row's head.
-      caption: above the table.
-      num_text_columns: the first columns that are aligned to the left; the others hold numbers.
+      caption: a line above the table.
+      num_text_columns: how many of the first columns are text, aligned to the left; the others
+        hold numbers.
     """
 
     def kind(column: int) -> str | None:
@@ -107,7 +108,7 @@ def figure(image: Html, caption: object) -> Html:
 
 
 def details(summary: object, *content: object, is_open: bool = False) -> Html:
-    """What is folded away under a line."""
+    """Content that is folded away under a line."""
     parts = (element("summary", summary), *content)
     return element("details", *parts, open="" if is_open else None)
 
@@ -118,12 +119,12 @@ def folded_json(summary: object, value: Any) -> Html:
 
 
 def subsection(title: object, *content: object) -> Html:
-    """A part of a section; "" is no title."""
+    """A part of a section, with a title unless that is ""."""
     return join([element("h3", title) if title else "", *content])
 
 
 def facts(values: Mapping[str, object]) -> Html:
-    """Names and values, a line each."""
+    """Names with their values, a line each."""
     return element("dl", *(join([element("dt", k), element("dd", v)]) for k, v in values.items()))
 
 

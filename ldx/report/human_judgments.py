@@ -1,5 +1,6 @@
-"""Sections of the report on human judgments: the table, and the queries that changed most."""
+"""Sections of the report on human judgments: the tables, and the queries that changed most."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,15 +22,15 @@ from ldx.report.html import (
     table,
 )
 
-NUM_CHANGES = 5  # queries shown that won most, and as many that lost most
-NUM_PASSAGES = 5  # shown of each
+NUM_CHANGES = 5  # the queries shown that won most, and as many that lost most
+NUM_PASSAGES = 5  # shown of each query and model
 PASSAGE_CHARS = 240
 QUERY_CHARS = 200
 NO_JUDGMENTS = "No human judgments were given, so whether it helps people is not known."
 
 
 def sentence(outcome: Outcome) -> str:
-    """Trained against base, in words and numbers."""
+    """The trained model against the base model on a collection, in one sentence."""
     trained = outcome.results[TRAINED][METRIC]
     change = trained.change
     assert change is not None, "the trained model is compared with the base"
@@ -61,8 +62,8 @@ def table_section(outcomes: Sequence[Outcome]) -> Html:
     about = note(
         "Intervals are 95% percentile bootstrap intervals over queries. Differences are paired, "
         "query by query; p is two-sided, of the paired randomisation (sign-flip) test and of the "
-        "paired t-test. They tell chance over queries from effect, not one training seed from "
-        "another."
+        "paired t-test. Both say how sure the result is over queries, and nothing of other "
+        "training seeds."
     )
     return join([*parts, about])
 
@@ -93,7 +94,7 @@ def _differences_table(outcome: Outcome, metric: str) -> Html:
 
 
 def changes_section(outcomes: Sequence[Outcome], relevance_level: int) -> Html:
-    """What every query won or lost, and the passages found for those that changed most."""
+    """The gain or loss of every query, and the passages found for those that changed most."""
     if not outcomes:
         raise NoData(NO_JUDGMENTS)
     parts = []
@@ -105,34 +106,36 @@ def changes_section(outcomes: Sequence[Outcome], relevance_level: int) -> Html:
             parts.append(note(f"No query's {METRIC} changed."))
             continue
         wins, losses = int((values > 0).sum()), int((values < 0).sum())
-        told = f"{wins} queries won, {losses} lost, {len(values) - wins - losses} did not change."
-        image = plots.to_svg(
-            lambda values=values: plots.sorted_differences(values, METRIC),  # type: ignore[misc]
-            f"changes{number}",
-            f"Differences in {METRIC}, sorted. {told}",
+        caption = (
+            f"{wins} queries won, {losses} lost, {len(values) - wins - losses} did not change."
         )
-        parts.append(figure(image, told))
+        image = plots.to_svg(
+            functools.partial(plots.sorted_differences, values, METRIC),
+            f"changes{number}",
+            f"Differences in {METRIC}, sorted. {caption}",
+        )
+        parts.append(figure(image, caption))
         ordered = sorted(differences, key=lambda query: -differences[query])
         up = [query for query in ordered[:NUM_CHANGES] if differences[query] > 0]
         down = [query for query in ordered[: -NUM_CHANGES - 1 : -1] if differences[query] < 0]
         texts = _Passages(outcome, relevance_level)
-        for title, chosen in (("Won most", up), ("Lost most", down)):
-            if chosen:
+        for title, queries in (("Won most", up), ("Lost most", down)):
+            if queries:
                 parts.append(element("h4", title))
             parts += [
-                _change(outcome, query, texts, is_open=i == 0) for i, query in enumerate(chosen)
+                _change(outcome, query, texts, is_open=i == 0) for i, query in enumerate(queries)
             ]
     return join(parts)
 
 
 def query_differences(outcome: Outcome) -> dict[str, float]:
-    """What the trained model has over the base model, by query."""
+    """The trained model's metric less the base model's, by query."""
     base, trained = (outcome.scores[system].per_query[METRIC] for system in (BASE, TRAINED))
     return {query: trained[query] - base[query] for query in base}
 
 
 class _Passages:
-    """Passages of a collection as cells."""
+    """Makes cells of a collection's passages."""
 
     def __init__(self, outcome: Outcome, relevance_level: int):
         self._corpus = outcome.dataset.corpus
@@ -141,7 +144,7 @@ class _Passages:
         self._rows = {doc_id: row for row, doc_id in enumerate(self._corpus.doc_ids)}
 
     def cell(self, query: str, doc_id: str) -> Html:
-        """Id, what people said of it, title, and the beginning of the text."""
+        """A passage: its id, people's judgment, the title, and the beginning of the text."""
         row = self._rows.get(doc_id)
         title, text = (
             ("", "") if row is None else (self._corpus.titles[row], self._corpus.texts[row])
@@ -161,7 +164,7 @@ class _Passages:
         return join(parts)
 
     def num_relevant(self, query: str) -> int:
-        """How many passages people judged relevant."""
+        """The number of passages that people judged relevant to a query."""
         return sum(grade >= self._level for grade in self._qrels[query].values())
 
     def _badge(self, query: str, doc_id: str) -> Html:
@@ -176,10 +179,9 @@ class _Passages:
 def _change(outcome: Outcome, query: str, texts: _Passages, *, is_open: bool) -> Html:
     """A query, and the best passages of both models side by side."""
     base, trained = (outcome.scores[system].per_query[METRIC][query] for system in (BASE, TRAINED))
-    shown = escape(cut(outcome.dataset.queries[query], QUERY_CHARS))
     summary = join([
         element("strong", signed(trained - base)),
-        element("bdi", shown),
+        element("bdi", escape(cut(outcome.dataset.queries[query], QUERY_CHARS))),
         element("span", f"({METRIC} {base:.3f} → {trained:.3f})", class_="interval"),
     ])  # fmt: skip
     best = [
@@ -190,10 +192,10 @@ def _change(outcome: Outcome, query: str, texts: _Passages, *, is_open: bool) ->
         [place + 1, *(cells[place] if place < len(cells) else "" for cells in best)]
         for place in range(max(map(len, best)))
     ]
-    told = f"query {query}; passages judged relevant: {texts.num_relevant(query)}"
+    about = f"query {query}; passages judged relevant: {texts.num_relevant(query)}"
     content = table(["", "base", "trained"], rows, num_text_columns=3)
     return element(
         "div",
-        details(summary, paragraph(element("bdi", told), class_="note"), content, is_open=is_open),
+        details(summary, paragraph(element("bdi", about), class_="note"), content, is_open=is_open),
         class_="changes",
     )

@@ -1,7 +1,7 @@
 """The report of a run as one HTML page, WORKDIR/report/index.html, and its data beside it.
 
 results.csv, per_query.csv, dev_lists.csv and steps.csv hold the numbers of the tables and plots,
-data.json what the page says of the run; dev_scores.npz is made once.
+and data.json the summaries; dev_scores.npz is made once.
 """
 
 import csv
@@ -23,9 +23,9 @@ from ldx.models.card import base_name
 from ldx.models.student import Student
 from ldx.records.manifest import Manifest
 from ldx.report import curves, human_judgments, plots
-from ldx.report.common import NoData, section_or_note
+from ldx.report.common import PAGE_NAME, REPORT_FOLDER, NoData, section_or_note
 from ldx.report.dev_lists import (
-    NUMBERS,
+    MEASURES,
     DevLists,
     entropy_section,
     measure,
@@ -42,9 +42,6 @@ from ldx.training.leakage import read_leakage
 from ldx.training.metrics_writer import read_metrics
 from ldx.training.verdict import Verdict
 
-PAGE_NAME = "index.html"
-FOLDER_NAME = "report"
-
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
@@ -55,10 +52,10 @@ class FinishedRun:
       config: the whole config.
       progress: where the run ended.
       student: the model; `student.params` are the base model's.
-      best: gives the parameters that are kept; None where they are the base model's.
+      best: a function that gives the kept parameters; None where they are the base model's.
       sources: by name, "" for the only one.
-      manifests: of their records.
-      outcomes: of the sources that people judged.
+      manifests: those of the sources' records, by source.
+      outcomes: the results on the sources that people judged.
       verdict: whether training helped.
     """
 
@@ -74,15 +71,15 @@ class FinishedRun:
 
     @property
     def folder(self) -> Path:
-        """Where the page is."""
-        return self.workdir / FOLDER_NAME
+        """The folder of the page."""
+        return self.workdir / REPORT_FOLDER
 
 
 def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Path:
-    """Write the page and its data; a section that cannot be made says so in a line.
+    """Write the page and its data; a section that cannot be made says why in a line.
 
     Args:
-      run: what it is made of.
+      run: what the page is made of.
       check: called while the dev lists are scored; what it raises ends the work.
 
     Returns:
@@ -115,7 +112,7 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
 
 
 def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
-    """The curves, and whose judgments dev nDCG@10 is of, where the run has kept that."""
+    """The curves, and whose judgments dev nDCG@10 is of, where the run has noted that."""
     body = curves.curves_section(lines, run.progress, METRIC)
     try:
         _, judged_by = read_dev_values(run.workdir, 0)
@@ -131,30 +128,30 @@ def _title(run: FinishedRun) -> str:
 
 def _lead(run: FinishedRun) -> Html:
     """The verdict, and what human judgments say."""
-    told = [paragraph(human_judgments.sentence(outcome)) for outcome in run.outcomes]
+    lines = [paragraph(human_judgments.sentence(outcome)) for outcome in run.outcomes]
     if not run.outcomes:
-        told = [paragraph(human_judgments.NO_JUDGMENTS)]
+        lines = [paragraph(human_judgments.NO_JUDGMENTS)]
     if run.progress.best_step == 0:
-        told.insert(0, paragraph("No step was better on dev: the base model is what is kept."))
+        lines.insert(0, paragraph("No step was better on dev: the base model is what is kept."))
     if run.verdict is None:
-        return element("div", *told, class_="verdict")
+        return element("div", *lines, class_="verdict")
     status = run.verdict.status
     head = paragraph(element("strong", "Verdict: "), run.verdict.text)
-    return element("div", head, *told, class_=f"verdict {status.replace(' ', '-')}")
+    return element("div", head, *lines, class_=f"verdict {status.replace(' ', '-')}")
 
 
 def _of_dev(
     make: Callable[[Sequence[DevLists]], Html], dev: Sequence[DevLists], problems: Sequence[str]
 ) -> Html:
-    """A section on the sources that could be scored, and why others could not."""
+    """A section on the sources that could be scored, and the reasons why others could not."""
     if not dev:
         raise NoData(" ".join(problems))
     return join([make(dev), *map(note, problems)])
 
 
 def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLists], list[str]]:
-    """The numbers of every source's dev lists, and what went wrong with those that have none."""
-    found, problems = [], []
+    """The measures of every source's dev lists, and why sources without any have none."""
+    measured, problems = [], []
     tokens = run.config["train"]["microbatch_tokens"]
     for name, source in run.sources.items():
         manifest = run.manifests[name]
@@ -171,12 +168,12 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
                 description=title,
                 check=check,
             )
-            found.append(measure(title, scores, run.config["loss"]))
+            measured.append(measure(title, scores, run.config["loss"]))
         except Exception as error:  # the other sections are worth having
-            told = f"The dev lists of {title} could not be scored: {error}"
-            logging.warning("%s", told)
-            problems.append(told)
-    return found, problems
+            problem = f"The dev lists of {title} could not be scored: {error}"
+            logging.warning("%s", problem)
+            problems.append(problem)
+    return measured, problems
 
 
 def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -190,7 +187,7 @@ def _write_curves(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> None:
 def _write_data(
     run: FinishedRun, dev: Sequence[DevLists], lines: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Everything the page shows as numbers."""
+    """Write everything that the page shows as numbers."""
     verdict = run.verdict and {"status": run.verdict.status, "text": run.verdict.text}
     value = {
         "verdict": verdict,
@@ -238,11 +235,11 @@ def _query_rows(outcomes: Sequence[Outcome]) -> Iterable[Sequence[object]]:
 
 
 def _list_rows(dev: Sequence[DevLists]) -> Iterable[Sequence[object]]:
-    columns = [f"{key}_{system}" for key in NUMBERS for system in SYSTEMS]
+    columns = [f"{key}_{system}" for key in MEASURES for system in SYSTEMS]
     yield ["source", "list_id", "query_type", "list_size", *columns, "entropy_teacher"]
     for lists in dev:
         table = lists.dev.table
-        values = [lists.by_system[system][key] for key in NUMBERS for system in SYSTEMS]
+        values = [lists.by_system[system][key] for key in MEASURES for system in SYSTEMS]
         numbers = np.stack([*values, lists.teacher_entropy], axis=1).tolist()
         for i, list_id in enumerate(table.list_ids):
             kind = table.query_types[table.query_type[i]]

@@ -1,6 +1,6 @@
-"""The report's plots as inline SVG whose colours are the page's, light or dark, and as PNG.
+"""The report's plots: inline SVG in the colours of the page, light or dark, and PNG.
 
-Every function returns a matplotlib figure; `to_svg` makes markup of it.
+The functions that draw return a matplotlib figure; `to_svg` makes markup of it.
 """
 
 import io
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,25 @@ from ldx.common.files import atomic_write
 from ldx.report.html import Html, escape
 
 Figure = Any  # matplotlib is imported where it is used
-Points = Sequence[tuple[int, float]]
+
+
+class Pair(NamedTuple):
+    """The values of both models."""
+
+    base: float
+    trained: float
+
+
+class Point(NamedTuple):
+    """A value at a step."""
+
+    step: int
+    value: float
+
 
 INK, GRID = "#1a1a1a", "#d4d7dc"
 COLOURS = {"base": "#6b7280", "trained": "#0072b2", "teacher": "#c04f00", "best": "#00795a"}
-"""Told apart by the colour-blind too; in the page they are the variables of page.css."""
+"""Colours that the colour-blind can tell apart; in the page they are the variables of page.css."""
 WIDTH, HEIGHT = 9.0, 3.3  # inches; 96 pixels each in the page, less where it is narrow
 STYLE = {
     "font.size": 10,
@@ -38,7 +52,7 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "text.parse_math": False,  # labels are texts of others
+    "text.parse_math": False,  # labels are texts of users
     "svg.fonttype": "none",
 }
 
@@ -49,7 +63,7 @@ def _style(name: str = "") -> Iterator[None]:
 
     style: Any = STYLE | {"svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # Glyphs that matplotlib's font lacks are the page's to draw.
+        # The browser draws glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
@@ -67,8 +81,8 @@ def to_svg(make: Callable[[], Figure], name: str, description: str) -> Html:
 
     Args:
       make: makes it.
-      name: unique in the page; ids inside begin with it.
-      description: read out instead of the picture.
+      name: unique in the page; the ids inside the picture begin with it.
+      description: what screen readers say instead of the picture.
     """
     with _style(name):
         buffer = io.StringIO()
@@ -87,21 +101,24 @@ def to_svg(make: Callable[[], Figure], name: str, description: str) -> Html:
 
 
 def write_png(make: Callable[[], Figure], path: Path) -> None:
-    """The figure that `make` makes, as a file."""
+    """Write the figure that `make` makes as a PNG file."""
     with _style(), atomic_write(path, "wb") as file:
         make().savefig(file, dpi=120, format="png", facecolor="white")
 
 
 def curves(
-    train: Mapping[str, Points], dev: Sequence[Mapping[str, Any]], best_step: int, metric: str
+    train: Mapping[str, Sequence[Point]],
+    dev: Sequence[Mapping[str, Any]],
+    best_step: int,
+    metric: str,
 ) -> Figure:
-    """Total loss and the dev metric by step, best step and base model marked.
+    """Total loss and dev metric by step, with marks for the best step and the base model.
 
     Args:
-      train: (step, total loss) by source.
-      dev: lines of metrics.jsonl of evaluations.
+      train: the total loss at every step, by source.
+      dev: the lines of metrics.jsonl that evaluations wrote.
       best_step: the step that is kept.
-      metric: of dev, such as nDCG@10.
+      metric: the dev metric, such as nDCG@10.
     """
     figure, (left, right) = _subplots(2)
     # Batches of several sources have losses of several heights: a line each.
@@ -137,12 +154,12 @@ def _whole_steps(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def work(ratios: Mapping[str, Points], seconds: Points) -> Figure:
+def work(ratios: Mapping[str, Sequence[Point]], seconds: Sequence[Point]) -> Figure:
     """The share of distinct passages among the slots of every step, and the seconds a step took.
 
     Args:
-      ratios: (step, ratio) by source.
-      seconds: (step, seconds); none leaves that plot out.
+      ratios: the share at every step, by source.
+      seconds: the seconds of every step; where there are none, that plot is left out.
     """
     figure, axes = _subplots(2 if seconds else 1)
     palette = list(COLOURS.values())
@@ -164,7 +181,7 @@ def work(ratios: Mapping[str, Points], seconds: Points) -> Figure:
 
 
 def sorted_differences(differences: np.ndarray, metric: str) -> Figure:
-    """What every query won or lost, the greatest gain first."""
+    """The gain of every query, the greatest first."""
     figure, (axes,) = _subplots(height=2.8)
     values = np.sort(differences)[::-1]
     edges = np.arange(len(values) + 1)
@@ -177,14 +194,19 @@ def sorted_differences(differences: np.ndarray, metric: str) -> Figure:
     return figure
 
 
-def change_by_group(groups: Mapping[str, tuple[float, float]], metric: str) -> Figure:
-    """A line for each group, from its base value to its trained one."""
+def change_by_group(groups: Mapping[str, Pair], metric: str) -> Figure:
+    """A line for each group, from the base model's value to the trained model's.
+
+    Args:
+      groups: both values, by name.
+      metric: what they are of.
+    """
     figure, (axes,) = _subplots(height=0.9 + 0.35 * len(groups))
-    for y, (before, after) in enumerate(groups.values()):
-        colour = COLOURS["trained" if after >= before else "teacher"]
-        axes.plot([before, after], [y, y], color=colour, linewidth=2.5, zorder=2)
-        # The base model's mark is the larger: it is seen where nothing changed.
-        for value, system, size in ((before, "base", 10), (after, "trained", 6)):
+    for y, pair in enumerate(groups.values()):
+        colour = COLOURS["trained" if pair.trained >= pair.base else "teacher"]
+        axes.plot(pair, [y, y], color=colour, linewidth=2.5, zorder=2)
+        # The base model's mark is the larger, so that it shows where nothing changed.
+        for value, system, size in ((pair.base, "base", 10), (pair.trained, "trained", 6)):
             label = None if y else system
             axes.plot(value, y, "o", color=COLOURS[system], ms=size, zorder=3, label=label)
     axes.set_yticks(range(len(groups)), labels=list(groups))
@@ -196,7 +218,7 @@ def change_by_group(groups: Mapping[str, tuple[float, float]], metric: str) -> F
 
 
 def score_density(teacher: np.ndarray, students: Mapping[str, np.ndarray]) -> Figure:
-    """Entries of lists by the teacher's score and the student's, a plot a system.
+    """Density of list entries by the teacher's score and the student's, a plot for each system.
 
     Args:
       teacher: scores of all entries.
@@ -225,14 +247,19 @@ def score_density(teacher: np.ndarray, students: Mapping[str, np.ndarray]) -> Fi
 
 
 def _wide(values: np.ndarray) -> tuple[float, float]:
-    """The interval of some values with a little room around it, never empty."""
+    """The range of some values with a little room on both sides; never empty."""
     low, high = float(values.min()), float(values.max())
     room = 0.03 * (high - low) or 0.5
     return low - room, high + room
 
 
 def entropies(teacher: np.ndarray, students: Mapping[str, np.ndarray]) -> Figure:
-    """Histograms of the entropy of lists: the teacher's targets filled, the student's as lines."""
+    """Histograms of list entropies: the teacher's targets filled, the students' as lines.
+
+    Args:
+      teacher: entropy of every list.
+      students: likewise, by system.
+    """
     figure, (axes,) = _subplots(height=3.0)
     bins = np.linspace(0, 1, 41)
     axes.hist(teacher, bins=bins, color=COLOURS["teacher"], alpha=0.35, label="teacher's targets")
@@ -249,13 +276,13 @@ def entropies(teacher: np.ndarray, students: Mapping[str, np.ndarray]) -> Figure
 def intervals(
     rows: Sequence[Mapping[str, Any]], key: str, labels: Sequence[str], axis_label: str
 ) -> Figure:
-    """A point and its interval for each row, the first on top; filled where p_holm < .05.
+    """A point with its interval for each row, the first on top; filled where p_holm < .05.
 
     Args:
       rows: with `key`, low, high and p_holm.
-      key: what the point is.
-      labels: of the rows.
-      axis_label: says what the numbers are.
+      key: the name of the point's value in a row.
+      labels: of the rows, in their order.
+      axis_label: what the numbers are.
     """
     figure, (axes,) = _subplots(height=1.0 + 0.28 * len(rows))
     for place, row in enumerate(rows):

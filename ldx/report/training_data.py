@@ -1,4 +1,4 @@
-"""Sections of the report on the training data, from the records' manifests, and on the settings."""
+"""Sections of the report on the training data, as the records' manifests tell, and on settings."""
 
 import importlib.metadata
 import platform
@@ -17,11 +17,11 @@ Facts = Mapping[str, Any]
 
 
 def data_section(manifests: Mapping[str, Manifest], leakage: Mapping[str, Leakage]) -> Html:
-    """What is shared with the test, counts, yields of filters, agreement, calibration, by source.
+    """Counts, yields of filters, agreement and calibration, and what is shared with the test.
 
     Args:
       manifests: of the sources' records.
-      leakage: what training lists and test share, by source; none where there was no test.
+      leakage: what training lists and test share, by source; a source without a test has none.
     """
     if not manifests:
         raise NoData("The records' manifests could not be read.")
@@ -53,9 +53,9 @@ def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
 
 
 def _facts(manifest: Manifest, stage: str) -> dict[str, dict[str, Any]]:
-    """What a stage of data_prep told for reports, by query type."""
-    told = _dict(_dict(manifest.yields.get(stage)).get("facts"))
-    return {name: each for name, each in told.items() if isinstance(each, dict)}
+    """The facts that a stage of data_prep leaves for reports, by query type."""
+    facts_by_type = _dict(_dict(manifest.yields.get(stage)).get("facts"))
+    return {name: values for name, values in facts_by_type.items() if isinstance(values, dict)}
 
 
 def _lists_table(manifest: Manifest) -> Html:
@@ -71,7 +71,7 @@ def _lists_table(manifest: Manifest) -> Html:
 
 
 def _filter_tables(by_type: Facts) -> list[Html]:
-    """Queries left after every filter; entries that de-noising took are counted beside them."""
+    """Queries left after every filter, and the entries that de-noising took away."""
     yields = {name: value for name, each in by_type.items() if (value := _dict(each.get("yields")))}
     if not yields:
         return []
@@ -86,7 +86,7 @@ def _filter_tables(by_type: Facts) -> list[Html]:
 
 
 def _graded_tables(by_type: Facts) -> list[Html]:
-    """Lists of graded labels: the queries that have one, and the labels that each source gave."""
+    """Lists of graded labels: the queries that have one, and each source's labels."""
     if not by_type:
         return []
     yields = {query_type: _dict(each.get("yields")) for query_type, each in by_type.items()}
@@ -159,12 +159,12 @@ def _calibration_parts(manifest: Manifest, by_type: Facts) -> list[Html]:
     calibration = manifest.calibration
     if not calibration:
         return []
-    told = {
+    settings = {
         name.replace("_", " "): value
         for name, value in calibration.items()
         if not isinstance(value, dict | list)
     }
-    parts = [note("Calibration of the teachers' scores"), facts(told)]
+    parts = [note("Calibration of the teachers' scores"), facts(settings)]
     scales = {
         (query_type, teacher): scale
         for query_type, teachers in _dict(calibration.get("scales")).items()
@@ -189,7 +189,7 @@ def _calibration_parts(manifest: Manifest, by_type: Facts) -> list[Html]:
 
 
 def _dict(value: Any) -> dict[str, Any]:
-    """The value, if it is a dict: records that others wrote may tell what they like."""
+    """The value if it is a dict, else an empty one: others may write records that hold anything."""
     return value if isinstance(value, dict) else {}
 
 
@@ -198,7 +198,7 @@ def _without(value: Any, key: str) -> Any:
 
 
 def _leaves(value: Any, path: Sequence[str] = ()) -> list[list[str]]:
-    """Names and values of nested counts, a row each."""
+    """Names and values of nested counts, a row for each."""
     if isinstance(value, dict):
         return [row for key, each in value.items() for row in _leaves(each, (*path, str(key)))]
     if isinstance(value, list):
@@ -213,23 +213,25 @@ def _number(value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that training uses."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and the libraries that training uses."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def settings_section(config: Facts, manifests: Mapping[str, Manifest]) -> Html:
-    """The whole config, and versions, folded away."""
+    """The whole config and the versions, folded away."""
     parts = [folded_json("The whole experiment (config.json)", config)]
-    told = {"this report": versions()}
+    by_writer = {"this report": versions()}
     for name, manifest in manifests.items():
-        told[f"records of {name or manifest.collection}"] = manifest.versions
-    names = list(dict.fromkeys(name for each in told.values() for name in each))
-    rows = [[name, *(each.get(name, "") for each in told.values())] for name in names]
-    parts.append(details("Versions", table(["", *told], rows, num_text_columns=1 + len(told))))
+        by_writer[f"records of {name or manifest.collection}"] = manifest.versions
+    names = list(dict.fromkeys(name for each in by_writer.values() for name in each))
+    rows = [[name, *(each.get(name, "") for each in by_writer.values())] for name in names]
+    parts.append(
+        details("Versions", table(["", *by_writer], rows, num_text_columns=1 + len(by_writer)))
+    )
     return join(parts)

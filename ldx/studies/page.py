@@ -1,5 +1,6 @@
-"""The page of a study: what was asked, the gains as a picture, and all tables."""
+"""The page of a study: its question, the gains as a picture, and all tables."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from ldx.common.files import atomic_write
 from ldx.report import html
 from ldx.report.plots import intervals, to_svg
 from ldx.studies.results import axis_columns
-from ldx.studies.tables import SETTINGS_NOTE, change, label, settings_told, tables
+from ldx.studies.tables import SETTINGS_NOTE, change, label, settings_texts, tables
 
 
 def write_page(path: Path, study: Mapping[str, Any]) -> None:
-    """Write index.html, which needs nothing beside it; it leads to the pages of the cells."""
+    """Write index.html, a file that stands alone and links to the pages of the cells."""
     sections = []
     if study["configurations"]:
         sections.append(html.Section("Gains", _figures(study)))
@@ -25,37 +26,34 @@ def write_page(path: Path, study: Mapping[str, Any]) -> None:
     if study["failed"]:
         failed = html.table(["job", "why"], study["failed"].items(), num_text_columns=2)
         sections.append(html.Section("Not finished", failed))
-    data = html.folded_json("everything, as in study.json", study)
+    data = html.folded_json("All data, as in study.json", study)
     sections.append(html.Section("Data", data))
     lead = [html.paragraph(study["question"])]
     if study["caveat"]:
         lead.append(html.note(study["caveat"]))
-    lead += [html.note(SETTINGS_NOTE), html.facts(settings_told(study))]
+    lead += [html.note(SETTINGS_NOTE), html.facts(settings_texts(study))]
     with atomic_write(path) as file:
         file.write(html.page(f"Study: {study['name']}", html.join(lead), sections))
 
 
 def _figures(study: Mapping[str, Any]) -> html.Html:
-    """Gains of all configurations, and differences from the baseline where there are some."""
-    made = [
-        ("gains", study["configurations"], "gain", f"gain in {study['metric']} over the base model")
-    ]
-    if study["comparisons"]:
-        baseline = ", ".join(study["baseline"].values())
-        text = f"difference in {study['metric']} from {baseline}"
-        made.append(("differences", study["comparisons"], "difference", text))
-    axes = axis_columns(study)
-    figures = []
-    for name, rows, key, text in made:
-        labels = [label(row, axes) for row in rows]
-        described = "; ".join(
-            f"{each} {change(row, key)}" for each, row in zip(labels, rows, strict=True)
-        )
-
-        def make(rows: Sequence[Mapping[str, Any]] = rows, key: str = key, text: str = text) -> Any:
-            return intervals(rows, key, [label(row, axes) for row in rows], text)
-
-        picture = to_svg(make, name, f"{text}: {described}")
-        caption = f"{text}, with its 95% interval; filled where p < .05 after Holm's correction"
-        figures.append(html.figure(picture, caption[0].upper() + caption[1:]))
+    """Gains of all configurations, and their differences from the baseline where there is one."""
+    metric, baseline = study["metric"], ", ".join(study["baseline"].values())
+    gain_label = f"gain in {metric} over the base model"
+    figures = [_figure("gains", study, study["configurations"], "gain", gain_label)]
+    if rows := study["comparisons"]:
+        difference_label = f"difference in {metric} from {baseline}"
+        figures.append(_figure("differences", study, rows, "difference", difference_label))
     return html.join(figures)
+
+
+def _figure(
+    name: str, study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], key: str, axis: str
+) -> html.Html:
+    """Points with intervals of one number of all rows; `axis` says what the number is."""
+    labels = [label(row, axis_columns(study)) for row in rows]
+    points = "; ".join(f"{text} {change(row, key)}" for text, row in zip(labels, rows, strict=True))
+    make = functools.partial(intervals, rows, key, labels, axis)
+    picture = to_svg(make, name, f"{axis}: {points}")
+    caption = f"{axis}, with its 95% interval; filled where p < .05 after Holm's correction"
+    return html.figure(picture, caption[0].upper() + caption[1:])

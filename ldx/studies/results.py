@@ -1,7 +1,7 @@
-"""What a study found: cells, configurations over seeds, values of axes, and their differences.
+"""The results of a study: cells, configurations over seeds, values of axes, and their differences.
 
-Everything is of human test judgments, from the runs that cells left in CELL/report, but for dev and
-its verdict, which are of the dev queries that chose the step.
+All numbers are of human test judgments, from the runs that cells left in CELL/report, except those
+named dev, which are of the dev queries that chose the step.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ from typing import Any
 from ldx.common.errors import UserError
 from ldx.eval.beir import Qrels
 from ldx.eval.metrics import Comparison, compare, read_run, score_run
+from ldx.eval.report import BASE, TRAINED
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSet
+from ldx.report.common import REPORT_FOLDER
 from ldx.studies.cell_settings import settings_of_cell, shared_settings
 from ldx.studies.declare import DATASET_AXIS, Cell, Study
 from ldx.studies.gains import Gains, compare_gains, gain_against_base, holm, mean_over_datasets
@@ -25,15 +27,15 @@ from ldx.training.verdict import judge
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CellResult:
-    """A finished cell.
+    """The result of a finished cell.
 
     Attributes:
-      cell: what it is.
+      cell: the cell.
       facts: its numbers, flat.
       settings: what it was run with, see `settings_of_cell`.
-      gains: of each test query, trained less base.
-      dev_gains: of each query of the dev lists, by query type; none where people's dev queries
-        were searched instead.
+      gains: the metric of the trained model less that of the base model, by test query.
+      dev_gains: gains in dev nDCG@10 by query type, then by dev list; empty where people's dev
+        queries were searched instead.
     """
 
     cell: Cell
@@ -48,9 +50,9 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
 
     Args:
       cell: what was trained.
-      folder: of the run.
-      records: the training lists it had.
-      qrels: the test judgments of its collection.
+      folder: the workdir of the run.
+      records: the training lists of the run.
+      qrels: the test judgments of the collection.
       metric: what is reported, such as nDCG@10.
 
     Raises:
@@ -61,13 +63,13 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
         raise UserError(f"{folder} holds no finished run")
     level = cell.config["eval"]["relevance_level"]
     per_query = {}
-    for system in ("base", "trained"):
+    for system in (BASE, TRAINED):
         # A run whose best step is 0 has one model.
-        kept = "base" if progress.best_step == 0 else system
-        run = read_run(folder / "report" / f"{kept}.trec")
+        name = BASE if progress.best_step == 0 else system
+        run = read_run(folder / REPORT_FOLDER / f"{name}.trec")
         scores = score_run(qrels, run, metrics=(metric,), relevance_level=level)
         per_query[system] = scores.per_query[metric]
-    found = compare(per_query["trained"], per_query["base"])
+    comparison = compare(per_query[TRAINED], per_query[BASE])
     verdict = judge(folder, progress, cell.config["train"]["select_by"])
     settings = settings_of_cell(folder, records, progress.step)
     facts = {
@@ -79,35 +81,35 @@ def read_cell(cell: Cell, folder: Path, records: Path, qrels: Qrels, metric: str
         "dev_trained": verdict.trained,
         "dev_queries": verdict.judged_by,
         "dev_verdict": verdict.status,
-        "base": statistics.fmean(per_query["base"].values()),
-        "trained": statistics.fmean(per_query["trained"].values()),
-        **_told(found),
+        "base": statistics.fmean(per_query[BASE].values()),
+        "trained": statistics.fmean(per_query[TRAINED].values()),
+        **_flat(comparison),
         "num_passages": settings["passages"],
         "num_lists": settings["training lists"],
         "folder": folder.name,
     }
-    gains = {q: value - per_query["base"][q] for q, value in per_query["trained"].items()}
+    gains = {q: value - per_query[BASE][q] for q, value in per_query[TRAINED].items()}
     dev_gains = _dev_gains(folder, records, progress.best_step)
     return CellResult(cell, facts, settings, gains, dev_gains)
 
 
-def _told(found: Comparison) -> dict[str, Any]:
-    """A comparison, flat."""
+def _flat(comparison: Comparison) -> dict[str, Any]:
+    """The numbers of a comparison, flat; its difference is a gain."""
     return {
-        "gain": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "p_value": found.p_value,
-        "t_test_p_value": found.t_test_p_value,
-        "wins": found.wins,
-        "losses": found.losses,
-        "ties": found.ties,
-        "num_queries": found.wins + found.losses + found.ties,
+        "gain": comparison.difference,
+        "low": comparison.low,
+        "high": comparison.high,
+        "p_value": comparison.p_value,
+        "t_test_p_value": comparison.t_test_p_value,
+        "wins": comparison.wins,
+        "losses": comparison.losses,
+        "ties": comparison.ties,
+        "num_queries": comparison.wins + comparison.losses + comparison.ties,
     }
 
 
 def _dev_gains(folder: Path, records: Path, best_step: int) -> dict[str, dict[str, float]]:
-    """dev nDCG@10 of each dev query at the best step less that before training, by query type."""
+    """Gains in dev nDCG@10 from before training to the best step, by query type and dev list."""
     before, _ = read_dev_values(folder, 0)
     after, _ = read_dev_values(folder, best_step)
     gains: dict[str, dict[str, float]] = {}
@@ -119,12 +121,12 @@ def _dev_gains(folder: Path, records: Path, best_step: int) -> dict[str, dict[st
 
 
 def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, str]) -> dict:
-    """Everything that the study's report tells, of plain values.
+    """Everything that the report of a study says, as plain values.
 
     Args:
-      study: what was asked.
-      results: of the cells that finished.
-      failed: why the others did not, by name.
+      study: the declaration.
+      results: those of the cells that finished.
+      failed: why the other jobs did not, by name.
     """
     groups: dict[tuple[str, ...], list[CellResult]] = {}
     for result in results:
@@ -135,7 +137,7 @@ def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, 
             **group[0].cell.values,
             **_seeds(group),
             **{k: statistics.fmean(r.facts[k] for r in group) for k in ("base", "trained")},
-            **_told(gain_against_base(gains[names])),
+            **_flat(gain_against_base(gains[names])),
             "spread": gains[names].spread,
         }
         for names, group in groups.items()
@@ -160,21 +162,21 @@ def summarize(study: Study, results: Sequence[CellResult], failed: Mapping[str, 
 
 
 def _settings(study: Study, results: Sequence[CellResult]) -> dict[str, Any]:
-    """What the study was run with, by name; [least, most] of numbers in which cells differ."""
+    """What the study was run with, by name; [least, most] for numbers in which cells differ."""
     sample = ", ".join(f"{key} {value}" for key, value in study.sample.items() if value)
-    told = {"size": study.size, **shared_settings([result.settings for result in results])}
-    told |= {"sample": sample, "seeds": ", ".join(map(str, study.seeds))}
-    return {name: value for name, value in told.items() if value}
+    settings = {"size": study.size, **shared_settings([result.settings for result in results])}
+    settings |= {"sample": sample, "seeds": ", ".join(map(str, study.seeds))}
+    return {name: value for name, value in settings.items() if value}
 
 
 def _seeds(group: Sequence[CellResult]) -> dict[str, int]:
-    """How many seeds there are, and in how many of them dev kept the base model."""
+    """The number of seeds, and of those in which dev kept the base model."""
     num_base_kept = sum(result.facts["best_step"] == 0 for result in group)
     return {"num_seeds": len(group), "num_base_kept": num_base_kept}
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with Holm's p beside their own; all rows of a table are one family."""
+    """Rows with their p-value corrected by Holm; all rows of a table are one family."""
     corrected = holm([row["p_value"] for row in rows])
     return [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
 
@@ -182,8 +184,8 @@ def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _of_values(study: Study, results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """The mean gain of every value of every axis over datasets and seeds, datasets alike.
 
-    Values are compared where all else is equal: what is missing of one, for its cell failed, is
-    left out of the others, too. A value without any cell has no row.
+    Values are compared where all else is equal: where the cell of one value failed, its
+    counterparts of the other values are left out too. A value without any cell has no row.
     """
     rows = []
     for axis, values in study.axes.items():
@@ -215,10 +217,10 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     """Every configuration against the one that has the baseline's values, all else being equal.
 
-    num_base_kept, num_baseline_kept: in how many of the common seeds the configuration, and the
-    baseline's, kept the base model.
+    num_base_kept and num_baseline_kept count the common seeds in which the configuration, and the
+    baseline, kept the base model.
     """
-    kept = {
+    seeds_of_base = {
         names: {r.cell.seed for r in group if r.facts["best_step"] == 0}
         for names, group in groups.items()
     }
@@ -230,14 +232,14 @@ def _comparisons(
         other = gains.get(baseline)
         if against == values or other is None:
             continue
-        found = compare_gains(ours, other)
-        if found is not None:
-            told = _told(found)
+        comparison = compare_gains(ours, other)
+        if comparison is not None:
+            numbers = _flat(comparison)
             common = ours.by_seed.keys() & other.by_seed.keys()
-            told["num_seeds"] = len(common)
-            told["num_base_kept"] = len(common & kept[names])
-            told["num_baseline_kept"] = len(common & kept[baseline])
-            rows.append({**values, "difference": told.pop("gain"), **told})
+            numbers["num_seeds"] = len(common)
+            numbers["num_base_kept"] = len(common & seeds_of_base[names])
+            numbers["num_baseline_kept"] = len(common & seeds_of_base[baseline])
+            rows.append({**values, "difference": numbers.pop("gain"), **numbers})
     return rows
 
 
@@ -254,13 +256,13 @@ def _of_query_types(
             having = [result for result in group if name in result.dev_gains]
             if having:
                 gains = Gains({r.cell.seed: r.dev_gains[name] for r in having})
-                told = {**_told(gain_against_base(gains)), **_seeds(having)}
-                rows.append({**group[0].cell.values, "query_type": name, **told})
+                numbers = {**_flat(gain_against_base(gains)), **_seeds(having)}
+                rows.append({**group[0].cell.values, "query_type": name, **numbers})
     return _corrected(rows)
 
 
 def axis_columns(study: Mapping[str, Any]) -> list[str]:
-    """The axes of a summary that vary: the dataset, and those of more than one value."""
+    """The axes that a summary's tables have a column for: the dataset, and all that vary."""
     return [
         axis for axis, values in study["axes"].items() if len(values) > 1 or axis == DATASET_AXIS
     ]

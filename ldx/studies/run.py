@@ -25,6 +25,7 @@ from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.common.interrupt import StopRequest
 from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
+from ldx.report.common import REPORT_FOLDER
 from ldx.studies.declare import AUTO, Cell, Study, expand, read_study
 from ldx.studies.experiment import EXPERIMENT_NAME, canonical, write_experiment
 from ldx.studies.jobs import Job, JobRunner, auto_max_parallel
@@ -41,8 +42,9 @@ from ldx.studies.samples import (
 from ldx.studies.tables import as_csv, as_text
 from ldx.training.settings import MAY_DIFFER
 
-BASE_RUN = ("base.json", "base.trec")
-"""What evaluating the base model leaves in CELL/report; the run last, which says it is done."""
+BASE_FACTS = "base.json"
+BASE_RUN = "base.trec"
+"""The run of the base model in CELL/report, which is written last, after BASE_FACTS."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,14 +230,15 @@ def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Pa
     (workdir / "tokens").mkdir(exist_ok=True)
     if not (folder / "tokens").exists():
         os.symlink(os.path.relpath(workdir / "tokens", folder), folder / "tokens")
-    if (folder / "report" / BASE_RUN[-1]).exists():
+    report = folder / REPORT_FOLDER
+    if (report / BASE_RUN).exists():
         return
     key = planned.base_key
     for other in others:
-        run = [other.folder / "report" / name for name in BASE_RUN]
-        if all(path.exists() for path in run) and other.base_key == key:
-            for path in run:
-                _copy(path, folder / "report" / path.name)
+        paths = [other.folder / REPORT_FOLDER / name for name in (BASE_FACTS, BASE_RUN)]
+        if all(path.exists() for path in paths) and other.base_key == key:
+            for path in paths:
+                _copy(path, report / path.name)
             return
 
 

@@ -6,34 +6,35 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldx.report.common import PAGE_NAME, REPORT_FOLDER, interval, p_value, signed
 from ldx.studies.results import axis_columns
 
 Summary = Mapping[str, Any]
 
-SETTINGS_NOTE = "What all cells were run with; what the axes change is told by the tables."
+SETTINGS_NOTE = "What all cells were run with; the tables show what the axes change."
 TESTS_HEAD = ["p, randomisation", "p, t-test"]
 BASE_KEPT = "base kept"
 _BASE_KEPT_NOTE = (
     f' "{BASE_KEPT}": by dev no step was better than the untrained model, so that is what was '
-    "tested; its gain of 0 says nothing of the steps that were done."
+    "tested; its gain of 0 says nothing about the steps that were done."
 )
 _ONE_SEED_NOTE = (
-    " There is one seed: intervals and p are over test queries and know nothing of what another "
-    "draw of training lists would give, which can differ by as much."
+    " There is one seed: intervals and p are over test queries, and do not show how much another "
+    "draw of training lists would change, which can be as much."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table of texts.
 
     Attributes:
-      title: of it.
-      note: what its numbers are.
-      head: of the columns.
-      rows: of texts.
-      num_text_columns: the first columns, which hold no numbers.
-      links: where the page leads to from each row, if anywhere.
+      title: the heading.
+      note: what the numbers are.
+      head: the names of the columns.
+      rows: a text for each column.
+      num_text_columns: how many of the first columns hold no numbers.
+      links: the page that each row links to; empty where rows have none.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Table:
     links: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        """With a heading; columns aligned, so that it reads well as it is, too."""
+        """The table in Markdown, with its heading, and columns that are aligned as plain text."""
         lines = [self.head, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
         number = [i >= self.num_text_columns for i in range(len(widths))]
@@ -63,34 +64,35 @@ class Table:
 
 
 def tables(study: Summary) -> list[Table]:
-    """Those that have rows."""
-    made = [
+    """The tables of a study that have rows."""
+    candidates = [
         _configurations(study),
         _values(study),
         _comparisons(study),
         _query_types(study),
         _cells(study),
     ]
-    return [table for table in made if table.rows]
+    return [table for table in candidates if table.rows]
 
 
-def settings_told(study: Summary) -> dict[str, str]:
-    """What the study was run with, by name, as texts."""
+def settings_texts(study: Summary) -> dict[str, str]:
+    """What a study was run with: settings as texts, by name."""
     return {name: _setting(value) for name, value in study["settings"].items()}
 
 
 def _setting(value: Any) -> str:
     if isinstance(value, list):
-        return f"{_setting(value[0])} to {_setting(value[1])}, by cell"
+        least, most = value
+        return f"{_setting(least)} to {_setting(most)}, by cell"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def as_text(study: Summary) -> str:
-    """The whole study as Markdown."""
+    """The report of a study as Markdown."""
     parts = [f"# {study['name']}\n", f"{study['question']}\n"]
     if study["caveat"]:
         parts.append(f"{study['caveat']}\n")
-    settings = "\n".join(f"- {name}: {value}" for name, value in settings_told(study).items())
+    settings = "\n".join(f"- {name}: {value}" for name, value in settings_texts(study).items())
     parts.append(f"## Settings\n\n{SETTINGS_NOTE}\n\n{settings}\n")
     parts += [table.markdown() for table in tables(study)]
     if study["failed"]:
@@ -100,7 +102,7 @@ def as_text(study: Summary) -> str:
 
 
 def as_csv(study: Summary) -> str:
-    """The cells, one a line."""
+    """The cells as CSV, one a line."""
     cells = study["cells"]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(cells[0]) if cells else ["folder"], lineterminator="\n")
@@ -110,26 +112,22 @@ def as_csv(study: Summary) -> str:
 
 
 def change(row: Mapping[str, Any], key: str = "gain") -> str:
-    """A mean and its interval."""
-    return f"{row[key]:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    """A mean gain, or another difference, with its interval."""
+    return f"{signed(row[key])} {interval((row['low'], row['high']), '+')}"
 
 
 def label(row: Mapping[str, Any], axes: Sequence[str]) -> str:
-    """A row's values of these axes, and whether all its seeds kept the base model."""
+    """The values of a row on these axes, with a remark where all its seeds kept the base model."""
     values = " · ".join(str(row[axis]) for axis in axes)
     return f"{values} ({BASE_KEPT})" if row["num_base_kept"] == row["num_seeds"] else values
 
 
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
-
-
 def _tests(row: Mapping[str, Any]) -> list[str]:
     """The columns of TESTS_HEAD."""
-    return [_p(row["p_value"]), _p(row["t_test_p_value"])]
+    return [p_value(row["p_value"]), p_value(row["t_test_p_value"])]
 
 
-def _found(row: Mapping[str, Any], key: str) -> str:
+def _finding(row: Mapping[str, Any], key: str) -> str:
     if row["p_holm"] >= 0.05:
         return "no difference seen"
     return "better" if row[key] > 0 else "worse"
@@ -139,8 +137,8 @@ def _outcome(row: Mapping[str, Any]) -> str:
     num_kept, num_seeds = row["num_base_kept"], row["num_seeds"]
     if num_kept == num_seeds:
         return BASE_KEPT
-    found = _found(row, "gain")
-    return f"{found} ({BASE_KEPT} in {num_kept} of {num_seeds} seeds)" if num_kept else found
+    finding = _finding(row, "gain")
+    return f"{finding} ({BASE_KEPT} in {num_kept} of {num_seeds} seeds)" if num_kept else finding
 
 
 def _outcome_against_baseline(row: Mapping[str, Any]) -> str:
@@ -149,10 +147,10 @@ def _outcome_against_baseline(row: Mapping[str, Any]) -> str:
     )
     if ours == baseline == num_seeds:
         return f"{BASE_KEPT} by both"
-    found = _found(row, "difference")
+    finding = _finding(row, "difference")
     if not ours and not baseline:
-        return found
-    return f"{found} ({BASE_KEPT} in {ours} of {num_seeds} seeds, by the baseline in {baseline})"
+        return finding
+    return f"{finding} ({BASE_KEPT} in {ours} of {num_seeds} seeds, by the baseline in {baseline})"
 
 
 def _configurations(study: Summary) -> Table:
@@ -168,7 +166,7 @@ def _configurations(study: Summary) -> Table:
             f"{row['trained']:.4f}",
             change(row),
             *_tests(row),
-            _p(row["p_holm"]),
+            p_value(row["p_holm"]),
             _outcome(row),
         ]
         + ([_spread(row)] if several else [])
@@ -216,14 +214,14 @@ def _values(study: Summary) -> Table:
     )
     left_out = _left_out(study)
     if left_out:
-        told = ", ".join(f"{number} cells for {axis}" for axis, number in left_out.items())
-        note += f" Left out for that: {told}."
+        counts = ", ".join(f"{number} cells for {axis}" for axis, number in left_out.items())
+        note += f" Left out for that: {counts}."
     head = ["axis", "value", "base", "trained", "gain", "cells", BASE_KEPT]
     return Table("By value", note, head, rows, 2)
 
 
 def _left_out(study: Summary) -> dict[str, int]:
-    """By axis, the cells that have no counterpart of another value."""
+    """The number of cells that have no counterpart of another value, by axis."""
     counts = {axis: len(study["cells"]) for axis, values in study["axes"].items() if values[1:]}
     for row in study["values"]:
         counts[row["axis"]] -= row["num_cells"]
@@ -238,7 +236,7 @@ def _comparisons(study: Summary) -> Table:
             *(row[axis] for axis in axes),
             change(row, "difference"),
             *_tests(row),
-            _p(row["p_holm"]),
+            p_value(row["p_holm"]),
             f"{row['wins']}/{row['losses']}/{row['ties']}",
             _outcome_against_baseline(row),
         ]
@@ -262,7 +260,7 @@ def _query_types(study: Summary) -> Table:
             row["query_type"],
             change(row),
             *_tests(row),
-            _p(row["p_holm"]),
+            p_value(row["p_holm"]),
             str(row["num_queries"]),
             _outcome(row),
         ]
@@ -303,5 +301,5 @@ def _cells(study: Summary) -> Table:
     head = [*axes, "seed", "passages", "lists", "step", "dev nDCG@10", "dev verdict"]
     head += ["base", "trained", "gain [95%]"]
     note = "Every run: the step that dev kept, of those done, and what dev and test say of it."
-    links = tuple(f"cells/{row['folder']}/report/index.html" for row in study["cells"])
+    links = tuple(f"cells/{row['folder']}/{REPORT_FOLDER}/{PAGE_NAME}" for row in study["cells"])
     return Table("Cells", note, [*head, *TESTS_HEAD], rows, len(axes), links)

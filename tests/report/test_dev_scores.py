@@ -8,7 +8,7 @@ import pytest
 from ldx.models.student import load_student
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
-from ldx.report.dev_scores import CACHE_NAME, NAME, make_dev_scores, with_prompts
+from ldx.report.dev_scores import EMBEDDINGS_NAME, NAME, make_dev_scores, with_prompts
 from tests import toy
 
 
@@ -59,7 +59,7 @@ def test_prompts_of_a_source_are_its_own(student):
 def test_what_is_there_is_not_made_again(records, student, tmp_path):
     dev = make(tmp_path, records, student, list_size=3)
     assert dev.table.list_size == 3
-    assert not (tmp_path / CACHE_NAME).exists()
+    assert not (tmp_path / EMBEDDINGS_NAME).exists()
     assert (tmp_path / NAME).is_file()
 
     def never():
@@ -85,7 +85,7 @@ def test_a_kill_leaves_what_was_embedded(records, student, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, records, student, microbatch_tokens=4096, check=check)
-    assert (tmp_path / CACHE_NAME / "base.npy").is_file()
+    assert (tmp_path / EMBEDDINGS_NAME / "base.npy").is_file()
     assert not (tmp_path / NAME).exists()
     dev = make(tmp_path, records, student, microbatch_tokens=4096, check=check)
     assert calls == 3  # the queries alone

@@ -23,12 +23,13 @@ GAINS = [
     {"gain": 0.1, "low": -0.1, "high": 0.3, "p_holm": 0.4},
     {"gain": -0.4, "low": -0.5, "high": -0.3, "p_holm": 0.049},
 ]
+PAIRS = {"<b>&$x$": plots.Pair(0.1, 0.2), "中": plots.Pair(0.4, 0.3)}
 FIGURES = {
     "curves": lambda: plots.curves(TRAIN, DEV, 5, "nDCG@10"),
     "work": lambda: plots.work({"": [(1, 0.5), (2, 0.4)]}, [(1, 2.0), (2, 2.5)]),
     "work without times": lambda: plots.work({"a": [(1, 0.5)], "b": [(2, 0.6)]}, []),
     "differences": lambda: plots.sorted_differences(np.array([-0.5, 0, 0.25, 1.0]), "nDCG@10"),
-    "types": lambda: plots.change_by_group({"<b>&$x$": (0.1, 0.2), "中": (0.4, 0.3)}, "m"),
+    "types": lambda: plots.change_by_group(PAIRS, "m"),
     "scores": lambda: plots.score_density(TEACHER, STUDENTS),
     "scores of one entry": lambda: plots.score_density(np.ones(1), {"base": np.ones(1)}),
     "intervals": lambda: plots.intervals(GAINS, "gain", ["up", "<b>&$x$", "中"], "gain in m"),
