@@ -1,4 +1,4 @@
-"""What the cells of a study were run with: settings, counts and the day, for the report's head."""
+"""The settings, counts and day of a study's cells, for the head of its report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from ldx.studies.jobs import FINISHED_NAME
 from ldx.training.settings import CONFIG_NAME
 
 RANGED = ("passages", "training lists", "steps", "lists a step", "learning rate", "day (UTC)")
-"""Told as the least and the most where cells differ; other settings are left out there."""
+"""Settings that are shown as the least and the most where cells differ; others are left out."""
 _RULES = {"ndcg": "highest dev nDCG@10", "loss": "lowest dev loss"}
 
 
 def settings_of_cell(folder: Path, records: Path, last_step: int) -> dict[str, Any]:
-    """What a cell was run with, every "auto" replaced, by the names that the report has for it.
+    """The settings of a cell, every "auto" replaced, by the names that the report gives them.
 
     Args:
-      folder: of the finished run.
-      records: the training lists it had.
-      last_step: how many steps were done.
+      folder: the workdir of the finished run.
+      records: its training lists.
+      last_step: the number of steps that were done.
 
     Raises:
       UserError: the run left no config, or the records are incomplete.
@@ -55,15 +55,15 @@ def _source(prep: Mapping[str, Any]) -> str:
 
 
 def _day(folder: Path) -> str:
-    """The day on which the run ended, in UTC; "" where nothing says it."""
+    """The day on which the run ended, in UTC; "" where it is not known."""
     path = folder / FINISHED_NAME
     return str(read_json(path).get("day", "")) if path.is_file() else ""
 
 
 def shared_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings that all cells have; of those in RANGED that differ [least, most].
+    """The settings that all cells share, and [least, most] for those of RANGED that differ.
 
-    What axes change differs, so it is not among them, unless it is a number.
+    What the axes change differs, so it is left out unless it is in RANGED.
     """
     shared: dict[str, Any] = {}
     for name in cells[0] if cells else ():

@@ -1,9 +1,9 @@
-"""Becomes a command that is told to stop when the study that started it dies.
+"""A program that becomes a command, which is told to stop when the study that started it dies.
 
     python -m ldx.studies.child COMMAND ...
 
-A program of its own, because code between fork and exec may hang in a process with threads, and JAX
-has some. Nothing heavy is imported here.
+It is a program of its own because code between fork and exec may hang in a process with threads,
+and JAX has some. Nothing heavy is imported here.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ def main(command: list[str]) -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before it could be asked
+        if os.getppid() != parent:  # the parent died before the request was made
             os.kill(os.getpid(), signal.SIGTERM)
     os.execvp(command[0], command)
 

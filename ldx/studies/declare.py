@@ -1,4 +1,4 @@
-"""A study as it is declared: a base experiment, axes of what is varied, and the cells they span."""
+"""The declaration of a study: a base experiment, the axes that vary it, and the cells they span."""
 
 import copy
 import dataclasses
@@ -11,9 +11,9 @@ from ldx.common.errors import UserError, listing
 from ldx.common.sections import build, flatten_config
 
 DATASET_AXIS = "dataset"
-"""The axis whose values are test collections: nothing is compared across it."""
+"""The axis whose values are test collections; nothing is compared across it."""
 SAMPLE = "sample"
-"""Overrides that begin with it change `config.study.sample`, all others the experiment."""
+"""Overrides of keys below it change `config.study.sample`, all others the experiment."""
 AUTO = "auto"
 _NAME = re.compile(r"[\w+][\w+.-]*")
 _METRIC = re.compile(r"(nDCG|R|RR|AP|P|Success)@[1-9][0-9]{0,3}")
@@ -82,10 +82,10 @@ class Cell:
     """One training run of a study.
 
     Attributes:
-      values: of each axis, the name of the value.
-      seed: of this run.
-      config: its experiment, overrides applied; data.root may still be a name of study.roots.
-      sample: which part of the collection it is on.
+      values: the name of the value on each axis.
+      seed: the seed of the run.
+      config: the experiment with all overrides; data.root may still be a name of study.roots.
+      sample: the part of the collection that it is on.
     """
 
     values: Mapping[str, str]
@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unique in its study."""
+        """A name that is unique in the study."""
         return "--".join([*self.values.values(), f"seed{self.seed}"])
 
     @property
@@ -105,10 +105,10 @@ class Cell:
 
 
 def read_study(config: Mapping[str, Any]) -> Study:
-    """The study of a config's plain form.
+    """The study that a config declares.
 
     Raises:
-      UserError: it has no study, an unknown or missing key, or a value that cannot be.
+      UserError: the config has no study, an unknown or missing key, or an impossible value.
     """
     if "study" not in config:
         raise UserError(
@@ -122,11 +122,11 @@ def read_study(config: Mapping[str, Any]) -> Study:
 
 
 def expand(study: Study) -> list[Cell]:
-    """All cells: every value of every axis with each other, and every seed.
+    """All cells of a study: every combination of values of the axes, with every seed.
 
     Raises:
-      UserError: overrides of keys that there are not, named with their axis and value, or two axes
-        that set the same key.
+      UserError: overrides of keys that do not exist, with their axis and value, or two axes that
+        set the same key.
     """
     problems = _conflicts(study)
     cells = []
@@ -149,7 +149,7 @@ def expand(study: Study) -> list[Cell]:
 
 
 def _override(config: dict[str, Any], key: str, value: Any, where: str) -> str | None:
-    """Set a dotted key that is there; what is wrong where it cannot be set."""
+    """Set an existing dotted key; the problem where it cannot be set."""
     if key == "seed":
         return f"{where}: seed is set by config.study.seeds"
     *sections, last = key.split(".")
@@ -166,7 +166,7 @@ def _override(config: dict[str, Any], key: str, value: Any, where: str) -> str |
 
 
 def _conflicts(study: Study) -> list[str]:
-    """Keys that two axes set: which of them held would be chance."""
+    """Keys that two axes set, of which either could win."""
     owner: dict[str, str] = {}
     problems = []
     for axis, values in study.axes.items():
@@ -188,7 +188,7 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
 
 
 def _check_metric(metric: str) -> None:
-    # Found by ir_measures only when cells are scored, which is after all of them were trained.
+    # ir_measures would find a wrong name only when cells are scored, after all were trained.
     if not isinstance(metric, str) or not _METRIC.fullmatch(metric):
         raise UserError(
             f"config.study.metric={metric!r}: wanted nDCG, R, RR, AP, P or Success, with a cut-off "
@@ -197,6 +197,6 @@ def _check_metric(metric: str) -> None:
 
 
 def differing_keys(config: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """How many keys of two configs have different values."""
+    """The number of keys that have different values in two configs."""
     a, b = flatten_config(config), flatten_config(other)
     return sum(a.get(key) != b.get(key) for key in a.keys() | b.keys())

@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def write_experiment(folder: Path, config: Mapping[str, Any]) -> Path:
-    """Write FOLDER/experiment.{json,py}; the path of the latter."""
+    """Write FOLDER/experiment.json and experiment.py; the path of the latter."""
     path = folder / EXPERIMENT_NAME
     write_json(path.with_suffix(".json"), config)
     with atomic_write(path) as file:
@@ -34,5 +34,5 @@ def write_experiment(folder: Path, config: Mapping[str, Any]) -> Path:
 
 
 def canonical(config: Any) -> str:
-    """A text that is equal where plain configs are, for fingerprints."""
+    """A config as text, for fingerprints; equal configs have equal texts."""
     return json.dumps(config, sort_keys=True, default=list)

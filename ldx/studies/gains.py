@@ -1,7 +1,8 @@
-"""Gains over seeds and datasets, their intervals and tests, corrected for how many there are.
+"""Gains over seeds and datasets, their intervals and tests, and the correction for many tests.
 
-What is compared are gains, trained model less base model, query by query. On one collection the
-base model's part cancels, and the difference of two gains is that of the two trained models.
+A gain is the metric of the trained model less that of the base model, query by query. On one
+collection the base model cancels out of the difference of two gains, which is then that of the two
+trained models.
 """
 
 import itertools
@@ -16,16 +17,16 @@ PerQuery = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Gains:
-    """The gains of one configuration, of every seed.
+    """The gains of one configuration with every seed.
 
     Attributes:
-      by_seed: gain by query id, by seed.
+      by_seed: gains by seed, then by query id.
     """
 
     by_seed: Mapping[int, PerQuery]
 
     def over_seeds(self, seeds: Iterable[int] | None = None) -> dict[str, float]:
-        """The mean over seeds of each query; over those of `seeds` that have the query."""
+        """The mean gain of each query over the seeds that have it; `seeds` None means all."""
         chosen = self.by_seed.keys() if seeds is None else seeds
         values: dict[str, list[float]] = {}
         for seed in chosen:
@@ -35,21 +36,21 @@ class Gains:
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over seeds of the mean gain; None of one seed."""
+        """The standard deviation over seeds of the mean gain; None for one seed."""
         means = [statistics.fmean(gains.values()) for gains in self.by_seed.values()]
         return statistics.stdev(means) if len(means) > 1 else None
 
 
 def gain_against_base(gains: Gains) -> Comparison:
-    """The mean gain over queries, each averaged over seeds first: seeds are no new queries."""
+    """The mean gain over queries, each averaged over seeds first, as seeds are no new queries."""
     values = gains.over_seeds()
     return compare(values, dict.fromkeys(values, 0.0))
 
 
 def compare_gains(ours: Gains, baseline: Gains) -> Comparison | None:
-    """How two configurations differ, over the seeds and the queries that both have.
+    """The difference of two configurations over the seeds and queries that both have.
 
-    None where they have none in common.
+    None where they have no seed or no query in common.
     """
     seeds = [seed for seed in ours.by_seed if seed in baseline.by_seed]
     a, b = ours.over_seeds(seeds), baseline.over_seeds(seeds)
@@ -60,10 +61,10 @@ def compare_gains(ours: Gains, baseline: Gains) -> Comparison | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for all of them being looked at (Holm 1979), in their order.
+    """p-values, in their order, corrected for their number (Holm 1979).
 
     The i-th smallest of m becomes the largest of min(1, (m - j + 1) p_j) for j up to i: the chance
-    of even one false finding among all whose corrected p is under 0.05 is at most 0.05.
+    of even one false finding among those with a corrected p under 0.05 is at most 0.05.
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     scaled = (min(1.0, (len(order) - j) * p_values[i]) for j, i in enumerate(order))
@@ -72,5 +73,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_over_datasets(values: Mapping[str, Sequence[float]]) -> float:
-    """The mean of the datasets' means: each counts alike, however many cells it has."""
+    """The mean of the datasets' means, which count alike however many cells they have."""
     return statistics.fmean(statistics.fmean(each) for each in values.values())

@@ -1,8 +1,9 @@
-"""Commands of a study, each in a process of its own, several at a time; one failing stops no other.
+"""Jobs of a study: commands in processes of their own, several at a time.
 
-A job that ended well leaves FOLDER/finished.json and is not done again. What it says is in
-FOLDER/log.txt. Processes hold the study's lock as long as they live, so that a study that was
-killed and started again waits for what it left behind; and they are asked to stop when it dies.
+A job that fails stops no other. One that succeeds leaves FOLDER/finished.json and is not done
+again. Its output is in FOLDER/log.txt. Processes hold the study's lock as long as they live, so
+that a study that was killed and started again waits for those it left behind; and they are asked to
+stop when the study dies.
 """
 
 import dataclasses
@@ -33,13 +34,13 @@ class Job:
     """A command to run.
 
     Attributes:
-      name: shown.
-      kind: jobs of a kind take alike long.
+      name: what messages call it.
+      kind: jobs of the same kind take about as long as each other.
       command: program and arguments.
-      folder: where its log is, and what marks it as finished.
-      needs: names of jobs that must have ended well.
-      after: names of jobs that must have ended, well or not.
-      before: called right before it starts.
+      folder: the folder of its log and of the file that marks it as finished.
+      needs: names of jobs that must have succeeded before it.
+      after: names of jobs that must have ended before it, whether they succeeded or not.
+      before: a function that is called right before it starts.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it ended well, now or in an earlier run of the study."""
+        """Whether it succeeded, now or in an earlier run of the study."""
         return (self.folder / FINISHED_NAME).is_file()
 
 
@@ -67,9 +68,9 @@ class JobRunner:
     """Runs jobs, at most `max_parallel` at once.
 
     Args:
-      jobs: in the order they are to start in, where nothing keeps them from it.
-      max_parallel: processes at once.
-      stop: a stop is passed on to the processes, which are waited for.
+      jobs: they start in this order, as far as what they need allows.
+      max_parallel: the most processes at once.
+      stop: asked for, it is passed on to the processes, and the runner waits for their end.
       keep_open: a file descriptor that the processes keep open, the study's lock.
     """
 
@@ -81,13 +82,13 @@ class JobRunner:
         self._done = {job.name for job in jobs if job.is_finished}
         self._seconds: dict[str, list[float]] = {}
         self.failed: dict[str, str] = {}
-        """Why, by job; those that could not start because another failed are in it too."""
+        """Why jobs failed, or could not start because another failed, by name."""
 
     def run(self) -> None:
-        """Run all; afterwards `failed` tells which did not end well.
+        """Run all jobs; afterwards `failed` names those that did not succeed.
 
         Raises:
-          Interrupted: asked to stop; no process is left.
+          Interrupted: a stop was asked for; no process is left.
         """
         if self._done:
             logging.info("%d of %d are finished already", len(self._done), len(self._jobs))
@@ -102,7 +103,7 @@ class JobRunner:
             self._end_all()
             raise
         finally:
-            for running in self._running:  # nothing outlives an error of our own
+            for running in self._running:  # no process outlives an error of this one
                 _kill(running.process)
 
     def _start_what_can(self) -> None:
@@ -112,7 +113,7 @@ class JobRunner:
             if missing:
                 self._waiting.remove(job)
                 self.failed[job.name] = f"not started, because {missing} failed"
-                self._tell(job, self.failed[job.name])
+                self._log(job, self.failed[job.name])
             elif len(self._running) >= self._max_parallel:
                 return
             elif self._done.issuperset(job.needs) and ended.issuperset(job.after):
@@ -135,10 +136,10 @@ class JobRunner:
                 )
         except UserError as error:
             self.failed[job.name] = str(error)
-            self._tell(job, f"failed: {error}")
+            self._log(job, f"failed: {error}")
             return
         self._running.append(_Running(job, process, time.monotonic()))
-        self._tell(job, "started")
+        self._log(job, "started")
 
     def _collect(self) -> None:
         for running in list(self._running):
@@ -152,14 +153,14 @@ class JobRunner:
                 write_json(job.folder / FINISHED_NAME, {"seconds": round(seconds, 1), "day": day})
                 self._done.add(job.name)
                 self._seconds.setdefault(job.kind, []).append(seconds)
-                self._tell(job, f"finished in {_duration(seconds)}")
+                self._log(job, f"finished in {_duration(seconds)}")
             elif self._stop.signum is None:
                 path = job.folder / LOG_NAME
                 self.failed[job.name] = f"exit code {code}; {path} ends with\n{last_lines(path)}"
-                self._tell(job, f"failed: {self.failed[job.name]}")
+                self._log(job, f"failed: {self.failed[job.name]}")
 
     def _end_all(self) -> None:
-        """Ask every process to stop, once, and wait; a second request ends them at once."""
+        """Ask every process once to stop, and wait; a second request kills them."""
         if self._running:
             logging.info("waiting for %d processes to save what they have", len(self._running))
         for running in self._running:
@@ -168,21 +169,21 @@ class JobRunner:
             time.sleep(POLL_SECONDS)
         self._collect()
 
-    def _tell(self, job: Job, what: str) -> None:
+    def _log(self, job: Job, event: str) -> None:
         logging.info(
             "[%d/%d] %s %s: %s (%d running, %d waiting, left %s)",
             len(self._done),
             len(self._jobs),
             job.kind,
             job.name,
-            what,
+            event,
             len(self._running),
             len(self._waiting),
             self._left(),
         )
 
     def _left(self) -> str:
-        """How long the rest will take, from what finished; unknown of a kind that none did."""
+        """The time that is left, by the jobs that finished; unknown where a kind has none yet."""
         total = 0.0
         now = time.monotonic()
         for job, begin in [(r.job, r.begin) for r in self._running] + [
@@ -200,20 +201,24 @@ def _duration(seconds: float) -> str:
 
 
 def last_lines(path: Path) -> str:
-    """The lines a log ends with, without blank ones."""
+    """The last lines of a log, without blank ones."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(f"  {line}" for line in [x for x in lines if x.strip()][-NUM_LAST_LINES:])
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End a job at once, and with it what it started: its session is a group of its own."""
+    """Kill a job and the processes that it started, which are a process group of their own."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def auto_max_parallel(memory_per_run: float) -> int:
-    """Processes at once: one on an accelerator; on CPU one for 4 cores, as memory allows (GiB)."""
+    """The number of processes at once: one on an accelerator, else one for 4 cores.
+
+    Args:
+      memory_per_run: GiB that a process takes; there are no more than memory allows.
+    """
     if _has_accelerator():
         return 1
     by_cores = len(os.sched_getaffinity(0)) // 4 if sys.platform == "linux" else 1
@@ -221,7 +226,7 @@ def auto_max_parallel(memory_per_run: float) -> int:
 
 
 def _has_accelerator() -> bool:
-    """Asking JAX would take the accelerator's memory for this process."""
+    """Whether there is an accelerator; JAX is not asked, for it would take the memory of one."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return False
     devices = Path("/dev")
@@ -229,10 +234,10 @@ def _has_accelerator() -> bool:
 
 
 def _available_memory() -> float:
-    """GiB that can be taken without swapping; of a system that does not tell, none."""
+    """GiB that can be used without swapping; 0 where the system does not say."""
     try:
         meminfo = Path("/proc/meminfo").read_text()
     except OSError:
         return 0.0
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo)
-    return int(found[1]) / 2**20 if found else 0.0
+    match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo)
+    return int(match[1]) / 2**20 if match else 0.0

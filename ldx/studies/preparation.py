@@ -1,8 +1,8 @@
-"""The training lists of a study: cells that want the same share one run of data_prep.
+"""The training lists of a study: cells that need the same lists share one run of data_prep.
 
-DIR/data/NAME-KEY holds one; KEY hashes all that data_prep may read, the collection's content among
-it. A new one of a corpus that another has prepared begins as a copy of it, and data_prep itself
-redoes what is stale.
+DIR/data/NAME-KEY holds such a run; KEY hashes everything that data_prep may read, including the
+content of the collection. Where another run has prepared the same corpus, a new one begins as a
+copy of it, and data_prep redoes what is stale.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ class Preparation:
     """A run of data_prep.
 
     Attributes:
-      folder: its workdir.
-      config: the experiment it reads.
-      corpus: equal where passages and model are, so that most of the work is.
+      folder: the workdir of the run.
+      config: the experiment that it reads.
+      corpus: a key that is equal where passages and model are, so that most of the work is shared.
     """
 
     folder: Path
@@ -40,31 +40,31 @@ class Preparation:
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
+        """The name of the folder."""
         return self.folder.name
 
     @property
     def records(self) -> Path:
-        """Where the training lists come to be."""
+        """The folder of the training lists."""
         return self.folder / "records"
 
     @property
     def dataset(self) -> Path:
-        """The collection: that of the config, or the one data_prep makes."""
+        """The folder of the collection: that of the config, or the one that data_prep makes."""
         return Path(self.config["data"]["root"] or self.folder / "dataset")
 
     def write_config(self) -> Path:
-        """The config file for data_prep."""
+        """Write the config file for data_prep; its path."""
         return write_experiment(self.folder, self.config)
 
 
 def prepared_for(cell: Cell, root: str, seed: int, folder: Path) -> Preparation:
-    """What a cell needs prepared.
+    """The run of data_prep that a cell needs.
 
     Args:
       cell: the cell.
-      root: its collection's folder, "" where data_prep makes one.
-      seed: of the preparation.
+      root: the folder of its collection; "" where data_prep makes the collection.
+      seed: the seed of the run.
       folder: DIR/data.
     """
     config = {**cell.config, "seed": seed}
@@ -83,7 +83,7 @@ def prepared_for(cell: Cell, root: str, seed: int, folder: Path) -> Preparation:
 
 
 def _what_is_read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an experiment that data_prep may read, without paths."""
+    """The part of an experiment that data_prep may read, without its paths."""
     data = config["data"]
     kl = config["loss"].get("listwise_kl", {})
     return {
@@ -97,21 +97,21 @@ def _what_is_read(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def begin_from_another(wanted: Preparation, others: Sequence[Preparation]) -> None:
-    """Copy the finished preparation of the same corpus whose config is nearest, if there is one."""
+def begin_from_another(preparation: Preparation, others: Sequence[Preparation]) -> None:
+    """Make a folder ready: a copy of the most similar finished preparation, if there is any."""
     finished = [
         other
         for other in others
-        if other.corpus == wanted.corpus and (other.folder / FINISHED_NAME).is_file()
+        if other.corpus == preparation.corpus and (other.folder / FINISHED_NAME).is_file()
     ]
-    if not wanted.folder.exists() and finished:
-        nearest = min(finished, key=lambda other: differing_keys(other.config, wanted.config))
-        logging.info("%s begins as a copy of %s", wanted.name, nearest.name)
-        staging = wanted.folder.with_name(f".{wanted.name}.{os.getpid()}.tmp")
+    if not preparation.folder.exists() and finished:
+        nearest = min(finished, key=lambda other: differing_keys(other.config, preparation.config))
+        logging.info("%s begins as a copy of %s", preparation.name, nearest.name)
+        staging = preparation.folder.with_name(f".{preparation.name}.{os.getpid()}.tmp")
         try:
             ignore = shutil.ignore_patterns(FINISHED_NAME, LOG_NAME)
             shutil.copytree(nearest.folder, staging, ignore=ignore)
-            os.rename(staging, wanted.folder)
+            os.rename(staging, preparation.folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    wanted.write_config()
+    preparation.write_config()

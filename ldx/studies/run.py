@@ -1,10 +1,10 @@
-"""A study from its declaration to its report; whatever is done already is not done again.
+"""The course of a study from declaration to report; what is done already is not done again.
 
 DIR/config.json                    the study as declared
 DIR/collections/                   samples of collections
 DIR/data/NAME-KEY/                 training lists, each a workdir of data_prep
 DIR/tokens/                        tokenised texts, of all cells
-DIR/cells/VALUE--...--seedN--KEY/  a training run; log.txt has what it said
+DIR/cells/VALUE--...--seedN--KEY/  a training run; log.txt has its output
 DIR/study.{json,csv,txt}, index.html
 """
 
@@ -57,7 +57,7 @@ class Commands:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedCell:
-    """A cell, where it is done, and what it needs."""
+    """A cell with its folder and the preparation that it needs."""
 
     cell: Cell
     folder: Path
@@ -65,14 +65,14 @@ class PlannedCell:
 
     @property
     def experiment(self) -> dict[str, Any]:
-        """The config of its training run."""
+        """The config of the training run."""
         preparation = self.preparation
         paths = {"root": str(preparation.dataset), "records": str(preparation.records)}
         return {**self.cell.config, "data": {**self.cell.config["data"], **paths}}
 
     @property
     def base_key(self) -> str:
-        """Equal where the base model is evaluated on the same; its lists must be prepared."""
+        """A key that is equal where the evaluation of the base model is; lists must be prepared."""
         config = self.cell.config
         model = {k: v for k, v in config["model"].items() if f"model.{k}" not in MAY_DIFFER}
         texts = [config["data"]["passage_template"], config["eval"]["split"]]
@@ -88,7 +88,7 @@ def run_study(
     """Do what is missing of a study, and write its report.
 
     Args:
-      config: its plain form, with the section `study`.
+      config: the whole config as plain values, with the section `study`.
       workdir: DIR.
       commands: the programs that prepare and train.
 
@@ -98,7 +98,7 @@ def run_study(
     Raises:
       UserError: the declaration is wrong, before anything is done; or cells failed, after the
         others were done and reported.
-      Interrupted: asked to stop; the cells under way saved what they had.
+      Interrupted: a stop was asked for; the running cells saved their state.
     """
     study = read_study(config)
     cells = expand(study)
@@ -109,7 +109,7 @@ def run_study(
     with _locked(workdir) as lock, stop:
         planned = _plan(study, cells, roots, workdir, stop)
         write_json(workdir / "config.json", config)
-        _tell_left_over(workdir, planned)
+        _log_left_over(workdir, planned)
         parallel = study.max_parallel
         if not isinstance(parallel, int):
             assert parallel == AUTO
@@ -119,10 +119,10 @@ def run_study(
         runner.run()
         summary = _report(study, planned, runner.failed, workdir, stop)
     if summary["failed"]:
-        told = "\n".join(f"{name}: {why}" for name, why in summary["failed"].items())
+        reasons = "\n".join(f"{name}: {why}" for name, why in summary["failed"].items())
         num_failed = len(planned) - len(summary["cells"])
         raise UserError(
-            f"{num_failed} of {len(planned)} cells have no result:\n{told}\n"
+            f"{num_failed} of {len(planned)} cells have no result:\n{reasons}\n"
             "The same command tries them again, and does nothing else again"
         )
     return summary
@@ -130,7 +130,7 @@ def run_study(
 
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[int]:
-    """One study in a folder: the lock's file descriptor, which its processes keep open."""
+    """Hold the lock of a study's folder; its file descriptor, which the processes keep open."""
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as file:
         try:
@@ -148,7 +148,7 @@ def _roots_of(cells: Sequence[Cell]) -> list[str]:
 def _plan(
     study: Study, cells: Sequence[Cell], roots: Mapping[str, str], workdir: Path, stop: StopRequest
 ) -> list[PlannedCell]:
-    """Where every cell is done, and what it needs; equal preparations are one object."""
+    """The folder and the preparation of every cell; equal preparations are one object."""
     preparations: dict[Path, Preparation] = {}
     planned = []
     for cell in cells:
@@ -160,15 +160,15 @@ def _plan(
             workdir / "collections",
         )
         seed = cell.seed if study.prepare_each_seed else study.seeds[0]
-        wanted = prepared_for(cell, root, seed, workdir / "data")
-        preparation = preparations.setdefault(wanted.folder, wanted)
+        preparation = prepared_for(cell, root, seed, workdir / "data")
+        preparation = preparations.setdefault(preparation.folder, preparation)
         folder = workdir / "cells" / f"{cell.name}--{_cell_key(cell, preparation)}"
         planned.append(PlannedCell(cell, folder, preparation))
     return planned
 
 
 def _cell_key(cell: Cell, preparation: Preparation) -> str:
-    """Differs where anything does that a training run may not differ in when it goes on."""
+    """A key of all settings that a training run must keep when it goes on."""
     paths = ("data.root", "data.records")
     settings = {
         key: value
@@ -178,10 +178,10 @@ def _cell_key(cell: Cell, preparation: Preparation) -> str:
     return fingerprint(canonical(settings), preparation.name)[:8]
 
 
-def _tell_left_over(workdir: Path, planned: Sequence[PlannedCell]) -> None:
-    """Cells of an earlier declaration stay, and are no part of the report."""
-    wanted = {each.folder for each in planned}
-    others = [path for path in (workdir / "cells").glob("*") if path not in wanted]
+def _log_left_over(workdir: Path, planned: Sequence[PlannedCell]) -> None:
+    """Say that cells of an earlier declaration stay, and are no part of the report."""
+    folders = {each.folder for each in planned}
+    others = [path for path in (workdir / "cells").glob("*") if path not in folders]
     if others:
         logging.info(
             "%d cells in %s are of other settings and no part of the report, such as %s",
@@ -190,14 +190,14 @@ def _tell_left_over(workdir: Path, planned: Sequence[PlannedCell]) -> None:
 
 
 def _jobs(planned: Sequence[PlannedCell], commands: Commands, workdir: Path) -> list[Job]:
-    """Preparations and cells, in the order of the cells; every cell comes after its preparation."""
+    """The jobs of all preparations and cells; every cell comes after its preparation."""
     jobs: dict[str, Job] = {}
     preparations = list({id(each.preparation): each.preparation for each in planned}.values())
     first_of_corpus: dict[str, str] = {}
     for each in planned:
         preparation = each.preparation
         if preparation.name not in jobs:
-            # The first of a corpus embeds it; the others begin with what it left.
+            # The first preparation of a corpus embeds it; the others begin as copies.
             first = first_of_corpus.setdefault(preparation.corpus, preparation.name)
             jobs[preparation.name] = Job(
                 preparation.name,
@@ -223,7 +223,7 @@ def _command(program: Sequence[str], folder: Path) -> list[str]:
 
 
 def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Path) -> None:
-    """Put into a cell's folder what others made: baselines, tokens, the base model's run."""
+    """Put into a cell's folder what others have made: baselines, tokens, the base model's run."""
     folder = planned.folder
     write_experiment(folder, planned.experiment)
     copy_baselines(planned.preparation.folder, folder)
@@ -243,7 +243,7 @@ def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Pa
 
 
 def copy_baselines(preparation: Path, cell: Path) -> None:
-    """Leave a cell the runs that its preparation has, and no others."""
+    """Give a cell the runs of its preparation, and no others."""
     made = {path.name: path for path in preparation.glob("baselines/*.trec")}
     for path in cell.glob("baselines/*.trec"):
         if path.name not in made:
@@ -264,7 +264,7 @@ def _report(
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    """Read the finished cells, write and print what they found."""
+    """Read the finished cells, and write and print the report."""
     qrels: dict[tuple[Path, str], Qrels] = {}
     results: list[CellResult] = []
     problems = {each.cell.name: failed.get(each.cell.name, "") for each in planned}
@@ -272,12 +272,12 @@ def _report(
         stop.check()
         if problems[each.cell.name]:
             continue
-        where = each.preparation.dataset, each.cell.config["eval"]["split"]
+        key = each.preparation.dataset, each.cell.config["eval"]["split"]
         try:
-            if where not in qrels:
-                qrels[where] = read_judgments(*where)
+            if key not in qrels:
+                qrels[key] = read_judgments(*key)
             records = each.preparation.records
-            results.append(read_cell(each.cell, each.folder, records, qrels[where], study.metric))
+            results.append(read_cell(each.cell, each.folder, records, qrels[key], study.metric))
         except UserError as error:
             problems[each.cell.name] = str(error)
     preparations = {each.preparation.name for each in planned}

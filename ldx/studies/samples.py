@@ -1,4 +1,4 @@
-"""Test collections of a study: where they are, what is in them, and samples of them."""
+"""Test collections of a study: their folders, their content, and samples of them."""
 
 import dataclasses
 import functools
@@ -45,25 +45,25 @@ class Sample:
 
     @property
     def keys_set(self) -> list[str]:
-        """The keys that ask for something."""
+        """The keys that are not at their default."""
         values = dataclasses.asdict(self)
         return [key for key, value in values.items() if value not in (None, "", 0)]
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is sampled; a seed alone samples nothing."""
+        """Whether the whole collection is taken; a seed alone samples nothing."""
         return set(self.keys_set) <= {"seed"}
 
 
 def find_root(root: str, roots: Mapping[str, str]) -> str:
-    """The folder that `config.data.root` stands for, absolute; "" where data_prep makes one.
+    """The absolute path of the folder that `config.data.root` stands for; "" for no root.
 
     Args:
       root: a name among `roots`, or a folder.
-      roots: folders by name; "" is looked for in the folder that LDX_DATA_DIR names.
+      roots: folders by name; one that is "" is looked for in the folder that LDX_DATA_DIR names.
 
     Raises:
-      UserError: the folder of a name is not known, or is none.
+      UserError: the folder of a name is not known, or does not exist.
     """
     if not root:
         return ""
@@ -76,13 +76,13 @@ def find_root(root: str, roots: Mapping[str, str]) -> str:
             f"{DATA_DIR} to the folder that has {root} in it"
         )
     if not Path(folder).is_dir():
-        told = f"config.study.roots.{root}" if root in roots else "config.data.root"
-        raise UserError(f"{told}={folder}: no such folder; wanted a collection in BEIR layout")
+        key = f"config.study.roots.{root}" if root in roots else "config.data.root"
+        raise UserError(f"{key}={folder}: no such folder; wanted a collection in BEIR layout")
     return str(Path(folder).absolute())
 
 
 def collection_fingerprint(root: str | Path) -> str:
-    """Differs where corpus, queries or judgments do."""
+    """A digest of corpus, queries and judgments."""
     root = Path(root)
     paths = [find_file(root, "corpus"), find_file(root, "queries")]
     paths += sorted((root / "qrels").glob("*.tsv*"))
@@ -92,7 +92,7 @@ def collection_fingerprint(root: str | Path) -> str:
 
 @functools.lru_cache
 def _fingerprint_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of files with their size and time: every cell asks, and a corpus takes long to read."""
+    """A digest of files by path, size and time; kept, because reading a corpus takes long."""
     parts: list[str | Path] = []
     for path, _, _ in files:
         parts += [path.name, path]
@@ -100,36 +100,36 @@ def _fingerprint_of(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def read_judgments(root: str | Path, split: str) -> Qrels:
-    """The judgments of a split, of the queries that there are; the corpus is not read."""
+    """The judgments of a split for the queries that exist; the corpus is not read."""
     queries = read_queries(root)
     return {q: grades for q, grades in read_qrels(find_qrels(root, split)).items() if q in queries}
 
 
 def check_samples(cells: Sequence[Cell]) -> None:
-    """Tell where `study.sample` has no effect, before anything is done.
+    """Find keys of `study.sample` that have no effect, before anything is done.
 
-    Cells without a data.root are not sampled: data_prep makes their collection. Where other cells
-    of the study are, that is a warning.
+    Cells without a data.root are not sampled, because data_prep makes their collection; where other
+    cells of the study are sampled, this is only a warning.
 
     Raises:
       UserError: a value that cannot be, or keys that change no cell at all.
     """
-    asked = [(cell, build(Sample, cell.sample, "study.sample")) for cell in cells]
+    pairs = [(cell, build(Sample, cell.sample, "study.sample")) for cell in cells]
     used = {
         key
-        for cell, sample in asked
+        for cell, sample in pairs
         if cell.config["data"]["root"] and not sample.is_whole
         for key in sample.keys_set
     }
-    given = {key: getattr(sample, key) for _, sample in asked for key in sample.keys_set}
+    given = {key: getattr(sample, key) for _, sample in pairs for key in sample.keys_set}
     useless = [f"config.study.sample.{key}={given[key]!r}" for key in sorted(given.keys() - used)]
     if useless:
         raise UserError(
             f"these change nothing in this study:\n{listing(useless)}\n"
             "Sampled is a collection that data.root names, by num_passages, num_queries or "
-            "from_split. Leave them out; passages of API docs are limited by prep.max_passages"
+            "from_split. Leave them out; prep.max_passages limits the passages of API docs"
         )
-    whole = [cell for cell, sample in asked if sample.keys_set and not cell.config["data"]["root"]]
+    whole = [cell for cell, sample in pairs if sample.keys_set and not cell.config["data"]["root"]]
     if whole:
         names = dict.fromkeys(cell.dataset or cell.config["prep"]["collection"] for cell in whole)
         logging.warning(
@@ -139,49 +139,49 @@ def check_samples(cells: Sequence[Cell]) -> None:
 
 
 def sample_collection(root: str, split: str, sample: Mapping[str, Any], folder: Path) -> str:
-    """A smaller collection in BEIR layout, made where it is missing.
+    """The folder of a smaller collection in BEIR layout, made where it is missing.
 
-    It holds every passage that is relevant to a random sample of the split's queries, and as many
-    others, at random, as make up `num_passages`. Samples of one seed are nested: a larger one has
-    the passages of a smaller one, and the same queries. Judgments of other splits stay as far as
-    their passages do. What data_prep makes is not sampled.
+    It holds every passage that is relevant to a random sample of the split's queries, and random
+    others up to `num_passages`. Samples of one seed are nested: a larger one has the passages of a
+    smaller one, and the same queries. Judgments of other splits stay where their passages do. A
+    collection that data_prep makes is not sampled.
 
     Args:
-      root: the whole collection; "" where data_prep makes one.
-      split: whose queries are sampled.
-      sample: num_passages, None for all; num_queries, None for all; seed; from_split, whose
-        queries become those of `split`, and are taken out of it; "": `split` itself.
+      root: the folder of the whole collection; "" where data_prep makes it.
+      split: the split whose queries are sampled.
+      sample: num_passages, None for all; num_queries, None for all; seed; from_split, the split
+        whose queries become those of `split`, and are taken out of it; "" for `split` itself.
       folder: where samples are kept.
 
     Returns:
       The folder of the sample, or `root` where none is asked for.
 
     Raises:
-      UserError: the relevant passages alone are more.
+      UserError: the relevant passages alone are more than `num_passages`.
     """
-    asked = build(Sample, sample, "study.sample")
-    if not root or asked.is_whole:
+    section = build(Sample, sample, "study.sample")
+    if not root or section.is_whole:
         return root
-    key = fingerprint(collection_fingerprint(root), split, repr(asked))
-    target = folder / f"{Path(root).name}-{asked.num_passages or 'all'}-{key[:8]}"
+    key = fingerprint(collection_fingerprint(root), split, repr(section))
+    target = folder / f"{Path(root).name}-{section.num_passages or 'all'}-{key[:8]}"
     with locked(folder / f".{target.name}.lock", "another process makes this sample"):
-        # The queries come last of what is moved into place after qrels and corpus.
+        # Qrels, corpus and queries are moved into place in this order.
         if not (target / "queries.jsonl").is_file():
             logging.info("making %s, a sample of %s", target, root)
-            _write_sample(Path(root), split, asked, target)
+            _write_sample(Path(root), split, section, target)
     return str(target.absolute())
 
 
-def _write_sample(root: Path, split: str, asked: Sample, target: Path) -> None:
+def _write_sample(root: Path, split: str, sample: Sample, target: Path) -> None:
     corpus = read_corpus(root)
-    source = asked.from_split or split
+    source = sample.from_split or split
     qrels = read_judgments(root, source)
-    rng = np.random.default_rng([asked.seed, 0])
+    rng = np.random.default_rng([sample.seed, 0])
     ordered = sorted(qrels)
     shuffled = [ordered[i] for i in rng.permutation(len(ordered))]
-    chosen = sorted(shuffled[: asked.num_queries])
-    kept = _passages(corpus, {query: qrels[query] for query in chosen}, asked, rng, root)
-    rows = [row for row, doc_id in enumerate(corpus.doc_ids) if doc_id in kept]
+    chosen = sorted(shuffled[: sample.num_queries])
+    sampled = _passages(corpus, {query: qrels[query] for query in chosen}, sample, rng, root)
+    rows = [row for row, doc_id in enumerate(corpus.doc_ids) if doc_id in sampled]
     fields = (corpus.doc_ids, corpus.titles, corpus.texts)
     smaller = Corpus(*([values[row] for row in rows] for values in fields))
     splits = {split: {query: qrels[query] for query in chosen}}
@@ -189,34 +189,34 @@ def _write_sample(root: Path, split: str, asked: Sample, target: Path) -> None:
         name = path.name.removesuffix(".gz").removesuffix(".tsv")
         others = {q: grades for q, grades in read_judgments(root, name).items() if q not in chosen}
         splits.setdefault(name, others)
-    judged = {name: _only(grades, kept) for name, grades in splits.items()}
+    judged = {name: _only(grades, sampled) for name, grades in splits.items()}
     texts = read_queries(root)
-    wanted = {query for grades in judged.values() for query in grades}
-    queries = {query: text for query, text in texts.items() if query in wanted}
+    query_ids = {query for grades in judged.values() for query in grades}
+    queries = {query: text for query, text in texts.items() if query in query_ids}
     write_dataset(target, smaller, queries, {k: v for k, v in judged.items() if v})
 
 
 def _passages(
-    corpus: Corpus, qrels: Qrels, asked: Sample, rng: np.random.Generator, root: Path
+    corpus: Corpus, qrels: Qrels, sample: Sample, rng: np.random.Generator, root: Path
 ) -> set[str]:
     """The ids of all relevant passages, and of random others up to `num_passages`."""
-    if asked.num_passages is None:
+    if sample.num_passages is None:
         return set(corpus.doc_ids)
     relevant = {doc for grades in qrels.values() for doc, grade in grades.items() if grade > 0}
-    kept = relevant & set(corpus.doc_ids)
-    if len(kept) > asked.num_passages:
+    chosen = relevant & set(corpus.doc_ids)
+    if len(chosen) > sample.num_passages:
         raise UserError(
-            f"config.study.sample: {len(kept)} passages of {root} are relevant to {len(qrels)} "
-            f"queries, more than num_passages={asked.num_passages}; lower num_queries"
+            f"config.study.sample: {len(chosen)} passages of {root} are relevant to {len(qrels)} "
+            f"queries, more than num_passages={sample.num_passages}; lower num_queries"
         )
     for row in rng.permutation(len(corpus)):
-        if len(kept) == min(asked.num_passages, len(corpus)):
+        if len(chosen) == min(sample.num_passages, len(corpus)):
             break
-        kept.add(corpus.doc_ids[row])
-    return kept
+        chosen.add(corpus.doc_ids[row])
+    return chosen
 
 
 def _only(qrels: Qrels, doc_ids: set[str]) -> Qrels:
-    """Judgments of these passages, of queries that have a relevant one among them."""
+    """The judgments of some passages, for queries that have a relevant one among them."""
     inside = {q: {d: g for d, g in grades.items() if d in doc_ids} for q, grades in qrels.items()}
     return {q: grades for q, grades in inside.items() if any(g > 0 for g in grades.values())}

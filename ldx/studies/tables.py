@@ -300,6 +300,6 @@ def _cells(study: Summary) -> Table:
     ]
     head = [*axes, "seed", "passages", "lists", "step", "dev nDCG@10", "dev verdict"]
     head += ["base", "trained", "gain [95%]"]
-    note = "Every run: the step that dev kept, of those done, and what dev and test say of it."
+    note = "Every run: the step that dev kept of those done, and its numbers on dev and test."
     links = tuple(f"cells/{row['folder']}/{REPORT_FOLDER}/{PAGE_NAME}" for row in study["cells"])
     return Table("Cells", note, [*head, *TESTS_HEAD], rows, len(axes), links)

@@ -31,7 +31,7 @@ SIZES = {"lists8": {}, "lists4": {"prep.list_size": 4}}
 STUDY = """
 import sys
 from pathlib import Path
-from ldx import cli
+from ldx.common import cli
 from ldx.studies.run import run_study
 
 root, workdir, max_parallel = sys.argv[1:]

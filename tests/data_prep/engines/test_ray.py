@@ -248,7 +248,7 @@ SLEEPS = """
 import functools, os, pathlib, signal, sys, time
 from data_prep.engines.ray import RayEngine
 from data_prep.engines.shards import Shard
-from ldx import cli
+from ldx.common import cli
 
 def make_worker():
     def worker(payload):
