@@ -15,7 +15,7 @@ from absl import flags
 
 from data_prep.documents.document import DOCUMENTS_NAME, Document, write_documents
 from data_prep.documents.prompt import load_document_prompt
-from data_prep.documents.written import GROUP, num_tokens, write_for
+from data_prep.documents.written import num_tokens, write_for
 from data_prep.llm.base import llm_fingerprint
 from data_prep.pipeline.stage import Stage, refuse_arguments, run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
@@ -31,13 +31,12 @@ def queries_with_documents(queries: list[Query]) -> list[Query]:
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     queries = queries_with_documents(load_queries(workspace))
-    dropped: Counter[str] = Counter()
-    passages = write_for(workspace, queries, dropped)
-    reasons = {name.removeprefix(f"{GROUP}: "): count for name, count in dropped.items()}
+    written = write_for(workspace, queries)
+    passages = written.by_query
     if not passages:
         raise UserError(
-            f"no passages: of {len(queries)} queries none got a good answer ({reasons}); what the "
-            f"model wrote is in {workspace.prep / 'document_answers'}"
+            f"no passages: of {len(queries)} queries none got a good answer ({written.dropped}); "
+            f"what the model wrote is in {workspace.prep / 'document_answers'}"
         )
 
     def documents() -> Iterator[Document]:
@@ -51,7 +50,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "queries": len(queries),
         "with passages": len(passages),
         **{f"level {level}": levels[level] for level in sorted(levels, reverse=True)},
-        "dropped": reasons,
+        "dropped": written.dropped,
         "prompt": _prompt_facts(workspace),
     }
 

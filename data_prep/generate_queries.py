@@ -5,7 +5,7 @@ Leaves WORKDIR/prep/queries.jsonl, and the answers of generators in WORKDIR/prep
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from data_prep.pipeline.workspace import Workspace, file_fingerprints
 from data_prep.queries.extractive import extractive_queries
 from data_prep.queries.human import human_queries
 from data_prep.queries.prompt import load_prompts
-from data_prep.queries.query import QUERIES_NAME, Query, write_queries
+from data_prep.queries.query import QUERIES_NAME, Collected, Query, write_queries
 from data_prep.queries.written import llm_queries, prompt_facts
 from ldx.common.errors import UserError
 from ldx.records.schema import HUMAN_DEV
@@ -33,15 +33,14 @@ EQUAL_SAME_PASSAGE = "equal to another of its passage"
 EQUAL_OTHER_PASSAGE = "equal to one of another passage"
 
 
-def choose(
-    queries: Iterable[Query], test_queries: TestQueries, dropped: Counter[str]
-) -> list[Query]:
+def choose(queries: Iterable[Query], test_queries: TestQueries) -> Collected:
     """Drop empty and short queries, and those that give a test query away; merge equal ones.
 
     Of equal texts, of whatever type, the first stays. What another was judged relevant for is
     relevant for it too, and the passage that another was made from is not among its negatives.
     """
     kept: dict[str, Query] = {}
+    dropped: Counter[str] = Counter()
     for query in queries:
         key = normalized(query.text)
         if not key:
@@ -59,7 +58,7 @@ def choose(
                 same = first.row == query.row and query.row >= 0
                 dropped[EQUAL_SAME_PASSAGE if same else EQUAL_OTHER_PASSAGE] += 1
                 kept[text] = _merged(first, query)
-    return list(kept.values())
+    return Collected(list(kept.values()), dropped)
 
 
 def _merged(first: Query, other: Query) -> Query:
@@ -88,20 +87,23 @@ def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Qu
     return [q for q in queries if q.query_id in chosen or q.query_type == HUMAN_DEV]
 
 
-def _make(workspace: Workspace, dropped: Counter[str]) -> Iterator[Query]:
+def _make(workspace: Workspace, test_queries: TestQueries) -> Collected:
+    """All queries that can be trained on, or measure the dev lists."""
     passages, engine = load_passages(workspace), workspace.engine
     rows = passages.roles.source.nonzero()[0]
     sources = query_sources(workspace.settings.queries)
     # Human dev queries come first: of equal texts the first stays, so none of them is trained on.
-    parts: list[Iterator[Query]] = [
-        human_queries(workspace, passages.roles, split, query_type, dropped)
+    parts = [
+        human_queries(workspace, passages.roles, split, query_type)
         for query_type, split in _human_splits(workspace).items()
     ]
-    if EXTRACTIVE in sources:
-        parts.append(extractive_queries(workspace, passages, rows, engine))
     if LLM in sources:
-        parts.append(llm_queries(workspace, passages, rows, engine, dropped))
-    return itertools.chain(*parts)
+        parts.append(llm_queries(workspace, passages, rows, engine))
+    queries: list[Iterable[Query]] = [part.queries for part in parts]
+    if EXTRACTIVE in sources:
+        queries.append(extractive_queries(workspace, passages, rows, engine))
+    chosen = choose(itertools.chain(*queries), test_queries)
+    return Collected(chosen.queries, sum((part.dropped for part in parts), chosen.dropped))
 
 
 def _human_splits(workspace: Workspace) -> dict[str, str]:
@@ -127,21 +129,19 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    config, dropped = workspace.config, Counter[str]()
+    config = workspace.config
     test_queries = TestQueries(judged_queries(workspace.dataset, config.eval.split).values())
-    queries = choose(_make(workspace, dropped), test_queries, dropped)
-    queries = _sample(queries, workspace.settings.max_queries, config.seed)
+    made = _make(workspace, test_queries)
+    queries = _sample(made.queries, workspace.settings.max_queries, config.seed)
     if all(query.query_type == HUMAN_DEV for query in queries):
-        raise UserError(
-            f"no training queries: {dict(dropped) or 'the collection has no passages for them'}; "
-            "change prep.queries or prep.query_types"
-        )
+        reasons = dict(made.dropped) or "the collection has no passages for them"
+        raise UserError(f"no training queries: {reasons}; change prep.queries or prep.query_types")
     by_type: dict[str, list[Query]] = {}
     for query in queries:
         by_type.setdefault(query.query_type, []).append(query)
     write_queries(workspace.prep / QUERIES_NAME, itertools.chain(*by_type.values()))
     counts = {name: len(some) for name, some in by_type.items()}
-    told: dict[str, Any] = {"queries": len(queries), **counts, "dropped": dict(dropped)}
+    told: dict[str, Any] = {"queries": len(queries), **counts, "dropped": dict(made.dropped)}
     if LLM in query_sources(workspace.settings.queries):
         told["prompts"] = prompt_facts(workspace)
     return told

@@ -1,28 +1,68 @@
 """Asking a language model for passages of several levels of relevance."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.documents.answer import read_answer
 from data_prep.documents.prompt import DocumentPrompt, load_document_prompt
-from data_prep.engines.shards import Made, Payload, json_lines, shard_key
-from data_prep.llm.asking import Asker, Wanted
-from data_prep.llm.base import Answer, Request, llm_fingerprint
+from data_prep.engines.shards import Payload, shard_key
+from data_prep.llm.asking import Asker
+from data_prep.llm.base import Request, llm_fingerprint
+from data_prep.llm.task import LlmTask
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
 
+GROUP = "documents"
+CHARS_PER_TOKEN = 4.0  # of English
+
 
 @dataclass(frozen=True)
-class DocumentQuestions:
-    """What is asked for the passages of a shard of queries; see `asking.Questions`."""
+class DocumentTask(LlmTask[dict[int, str]]):
+    """Passages of all levels of relevance for each of some queries.
+
+    Attributes:
+      prompt: that asks for them.
+      seed: of the run.
+      model: the fingerprint of the language model.
+      queries: those that get passages; a query's place is its number.
+    """
+
+    what = "queries' passages"
+    id_key = "query_id"
+    not_sent = ("queries",)
 
     prompt: DocumentPrompt
     seed: int
+    model: str
+    queries: Sequence[Query]
+
+    @property
+    def groups(self) -> dict[str, Sequence[int]]:
+        """All queries, in one group."""
+        return {GROUP: range(len(self.queries))}
+
+    @property
+    def total(self) -> int:
+        """The number of queries."""
+        return len(self.queries)
+
+    def key(self, group: str, number: int, attempt: int) -> str:
+        """A hash of all that decides an answer."""
+        settings = f"{self.prompt.fingerprint} {self.model} {self.seed} {attempt}"
+        query = self.queries[number]
+        return shard_key(settings, query.query_id, query.text)
+
+    def payload(self, group: str, numbers: Sequence[int], attempt: int) -> Payload:
+        """The queries that stand in the requests."""
+        return {
+            "query_ids": [self.queries[number].query_id for number in numbers],
+            "queries": [self.queries[number].text for number in numbers],
+            "attempt": attempt,
+        }
 
     def requests(self, payload: Payload) -> list[Request]:
-        """One for each query of `payload`, for its passages of all levels."""
+        """One request for each query of a payload, for its passages of all levels."""
         attempt = payload["attempt"]
         return [
             Request(
@@ -33,62 +73,39 @@ class DocumentQuestions:
             for query_id, query in zip(payload["query_ids"], payload["queries"], strict=True)
         ]
 
-    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers, a JSON object a line; requests that failed are rejects too."""
-        lines, rejects = [], []
-        rows = zip(payload["query_ids"], payload["asked"], answers, strict=True)
-        for query_id, asked, answer in rows:
-            lines.append({"asked": asked, "query_id": query_id, **vars(answer)})
-            if answer.error:
-                rejects.append({"id": query_id, "reason": answer.error})
-        return Made(json_lines(lines), rejects, len(lines))
+    def judge(
+        self, group: str, number: int, answer: Mapping[str, Any]
+    ) -> tuple[dict[int, str], str]:
+        """The passages in an answer by level, and why there are none."""
+        query = self.queries[number].text
+        return read_answer(answer["text"], self.prompt, query, answer["finish_reason"])
 
 
-GROUP = "documents"
-CHARS_PER_TOKEN = 4.0  # of English
+@dataclass(frozen=True)
+class WrittenPassages:
+    """Passages that a language model wrote for queries.
 
-
-def write_for(workspace: Workspace, queries: list[Query], dropped: Counter[str]) -> dict[int, Any]:
-    """Have passages written for queries.
-
-    Args:
-      dropped: counts the bad answers by reason, and queries that got no good one in the end.
-
-    Returns:
-      For the number of each query that got them, texts by level, highest first.
+    Attributes:
+      by_query: texts by level, highest first, for the place of each query that got them.
+      dropped: bad answers by reason, and queries that got no good one in the end.
     """
-    config = workspace.config
-    prompt = load_document_prompt(workspace.settings.document_prompt)
-    llm = llm_fingerprint(workspace.settings.llm)
-    settings = f"{prompt.fingerprint} {llm} {config.seed}"
 
-    def key(_: str, number: int, attempt: int) -> str:
-        query = queries[number]
-        return shard_key(f"{settings} {attempt}", query.query_id, query.text)
+    by_query: dict[int, dict[int, str]]
+    dropped: dict[str, int]
 
-    def payload(_: str, numbers: list[int], attempt: int) -> Payload:
-        return {
-            "query_ids": [queries[number].query_id for number in numbers],
-            "queries": [queries[number].text for number in numbers],
-            "attempt": attempt,
-        }
 
-    def judge(_: str, number: int, answer: Mapping[str, Any]) -> tuple[dict[int, str], str]:
-        text = queries[number].text
-        return read_answer(answer["text"], prompt, text, answer["finish_reason"])
-
-    wanted = Wanted(
-        "queries' passages",
-        {GROUP: range(len(queries))},
-        key,
-        payload,
-        lambda _, answer: answer["query_id"],
-        len(queries),
+def write_for(workspace: Workspace, queries: Sequence[Query]) -> WrittenPassages:
+    """Have passages written for queries."""
+    task = DocumentTask(
+        prompt=load_document_prompt(workspace.settings.document_prompt),
+        seed=workspace.config.seed,
+        model=llm_fingerprint(workspace.settings.llm),
+        queries=queries,
     )
     folder = workspace.prep / "document_answers"
-    asker = Asker(workspace, workspace.engine, folder, DocumentQuestions(prompt, config.seed))
-    found = asker.ask(wanted, judge, dropped)
-    return {number: passages for _, number, _, passages in found}
+    answers = Asker(workspace, workspace.engine, folder, task).ask()
+    dropped = {name.removeprefix(f"{GROUP}: "): n for name, n in answers.dropped.items()}
+    return WrittenPassages({good.number: good.value for good in answers.good}, dropped)
 
 
 def num_tokens(prompt: DocumentPrompt, queries: list[tuple[str, str]], seed: int) -> float:

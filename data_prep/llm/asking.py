@@ -7,10 +7,10 @@ same is asked, whatever shard that is in.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.ray import RayEngine
@@ -25,8 +25,8 @@ from data_prep.engines.shards import (
     shard_key,
 )
 from data_prep.llm import make_llm
-from data_prep.llm.base import Questions
 from data_prep.llm.ray_vllm import RayGeneration
+from data_prep.llm.task import LlmTask
 from data_prep.pipeline.llm_settings import LlmConfig
 from data_prep.pipeline.workspace import Workspace
 
@@ -36,107 +36,109 @@ T = TypeVar("T")
 
 
 class Asking:
-    """Asks a language model what is wanted for one shard after another."""
+    """Asks a language model what a task wants for one shard after another."""
 
-    def __init__(self, config: LlmConfig, questions: Questions):
-        self._llm, self._questions = make_llm(config), questions
+    def __init__(self, config: LlmConfig, task: LlmTask[Any]):
+        self._llm, self._task = make_llm(config), task
 
     def __call__(self, payload: Payload) -> Made:
         """The answers for `payload`."""
-        answers = self._llm.generate(self._questions.requests(payload))
-        return self._questions.made(payload, answers)
+        answers = self._llm.generate(self._task.requests(payload))
+        return self._task.made(payload, answers)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked for, in groups such as query types; things have numbers, such as rows.
+class GoodAnswer(Generic[T]):
+    """A good answer.
 
     Attributes:
-      what: tells the user, such as `queries`.
-      groups: the numbers of each group; its name begins the names of its shards.
-      key: what decides an answer, as a hash, by group, number and attempt.
-      payload: what `Questions` needs, by group, numbers and attempt; `asked`, the keys, is added.
-      name: of one thing, for rejects, by group and a line of the answers.
-      total: things of the whole job, of which some share may fail.
+      group: of the thing that was asked for.
+      number: of that thing.
+      line: the answer as the model gave it.
+      value: what the task made of it.
     """
 
-    what: str
-    groups: Mapping[str, Sequence[int]]
-    key: Callable[[str, int, int], str]
-    payload: Callable[[str, list[int], int], Payload]
-    name: Callable[[str, Mapping[str, Any]], str]
-    total: int
+    group: str
+    number: int
+    line: Mapping[str, Any]
+    value: T
 
 
-class Asker:
-    """Asks for what is wanted, with the settings of a workspace.
+@dataclass(frozen=True)
+class Answers(Generic[T]):
+    """What came of a task.
+
+    Attributes:
+      good: one for everything that got a good answer.
+      dropped: bad answers by group and reason, and what got no good one in the end.
+    """
+
+    good: list[GoodAnswer[T]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Asker(Generic[T]):
+    """Has a task done with the settings of a workspace.
 
     Args:
       workspace: its `config.prep.llm` is asked.
       engine: where that is done.
       folder: where the answers are kept.
-      questions: what is asked.
+      task: what is asked for.
     """
 
-    def __init__(self, workspace: Workspace, engine: Engine, folder: Path, questions: Questions):
-        self._prep = workspace.settings
+    def __init__(self, workspace: Workspace, engine: Engine, folder: Path, task: LlmTask[T]):
+        self._prep, self._task = workspace.settings, task
         llm = self._prep.llm
         self._folder = ShardFolder(folder, ".jsonl")
-        self._make_worker: Callable[[], Asking] = functools.partial(Asking, llm, questions)
+        self._make_worker: Callable[[], Asking] = functools.partial(Asking, llm, task)
         if isinstance(engine, LocalEngine):
             # One model for all groups and attempts.
             self._make_worker = functools.cache(self._make_worker)
         if isinstance(engine, RayEngine) and llm.backend == "vllm":
-            engine = RayGeneration(engine, llm, questions)
+            engine = RayGeneration(engine, llm, task)
         self._engine = engine
         # As many shards at once as keep a server busy; one for an engine in this process.
         threads = 1 + -(-llm.concurrency // self._prep.shard_size)
         self._num_workers = 1 if llm.backend == "vllm" else threads
 
-    def ask(
-        self,
-        wanted: Wanted,
-        judge: Callable[[str, int, Mapping[str, Any]], tuple[T, str]],
-        dropped: Counter[str],
-    ) -> Iterator[tuple[str, int, Mapping[str, Any], T]]:
-        """Group, number, answer and what was made of it, for everything that got a good one.
-
-        Args:
-          wanted: what is asked for; a bad answer is asked for again, `prep.max_attempts` times in
-            all.
-          judge: makes something of an answer, or tells why it is bad ("": it is good).
-          dropped: counts the bad answers by reason, and what got no good one in the end.
+    def ask(self) -> Answers[T]:
+        """Ask for everything; a bad answer is asked for again, `prep.max_attempts` times in all.
 
         Raises:
           UserError: too many requests failed, or nothing can be had of the model.
         """
-        left = {name: list(numbers) for name, numbers in wanted.groups.items()}
+        answers = Answers[T]()
+        left = {name: list(numbers) for name, numbers in self._task.groups.items()}
         for attempt in range(self._prep.max_attempts):
             # All groups together: an engine that loads its model for each call loads it once.
-            answers = self._answers(wanted, left, attempt)
+            lines = self._lines(left, attempt)
             left = {name: [] for name in left}
-            for group, number, answer in answers:
-                if answer["error"]:  # which it would again
-                    dropped[f"{group}: {REQUEST_FAILED}"] += 1
+            for group, number, line in lines:
+                if line["error"]:  # which it would again
+                    answers.dropped[f"{group}: {REQUEST_FAILED}"] += 1
                     continue
-                value, reason = judge(group, number, answer)
-                if not reason:
-                    yield group, number, answer, value
-                    continue
-                dropped[f"{group}: {reason}"] += 1
-                left[group].append(number)
-            left = {name: some for name, some in left.items() if some}
+                value, reason = self._task.judge(group, number, line)
+                if reason:
+                    answers.dropped[f"{group}: {reason}"] += 1
+                    left[group].append(number)
+                else:
+                    answers.good.append(GoodAnswer(group, number, line, value))
+            left = {name: numbers for name, numbers in left.items() if numbers}
             if not left:
                 break
-        for group, some in left.items():
-            dropped[f"{group}: no good answer in {self._prep.max_attempts} attempts"] += len(some)
+        for group, numbers in left.items():
+            reason = f"no good answer in {self._prep.max_attempts} attempts"
+            answers.dropped[f"{group}: {reason}"] += len(numbers)
+        return answers
 
-    def _answers(
-        self, wanted: Wanted, left: Mapping[str, list[int]], attempt: int
+    def _lines(
+        self, left: Mapping[str, list[int]], attempt: int
     ) -> list[tuple[str, int, dict[str, Any]]]:
         """Group, number and answer of everything that is left."""
+        task = self._task
         keys = {
-            group: {number: wanted.key(group, number, attempt) for number in numbers}
+            group: {number: task.key(group, number, attempt) for number in numbers}
             for group, numbers in left.items()
         }
         found: dict[str, dict[str, Any]] = {}
@@ -144,53 +146,51 @@ class Asker:
         for group, of_group in keys.items():
             found |= self._known(group, set(of_group.values()))
             missing = {number: key for number, key in of_group.items() if key not in found}
-            shards += self._shards(wanted, group, missing, attempt)
+            shards += self._shards(group, missing, attempt)
         paths = self._folder.make(
             self._make_worker,
             shards,
             self._engine,
             num_workers=self._num_workers,
-            description=f"{wanted.what}, again ({attempt})" if attempt else wanted.what,
-            unit=wanted.what,
+            description=f"{task.what}, again ({attempt})" if attempt else task.what,
+            unit=task.what,
         )
         found |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
-        answers = [
+        lines = [
             (group, number, found[key])
             for group, of_group in keys.items()
             for number, key in of_group.items()
         ]
         rejects = [
-            {"id": wanted.name(group, line), "reason": line["error"]}
-            for group, _, line in answers
+            {"id": task.name(group, line[task.id_key]), "reason": line["error"]}
+            for group, _, line in lines
             if line["error"]
         ]
         most = self._prep.max_rejects
-        check_rejects(wanted.what, {self._folder.folder: rejects}, wanted.total, most)
-        return answers
+        check_rejects(task.what, {self._folder.folder: rejects}, task.total, most)
+        return lines
 
-    def _shards(
-        self, wanted: Wanted, group: str, keys: Mapping[int, str], attempt: int
-    ) -> list[Shard]:
+    def _shards(self, group: str, keys: Mapping[int, str], attempt: int) -> list[Shard]:
         size, numbers = self._prep.shard_size, list(keys)
         suffix = f"-again-{attempt}" if attempt else ""
         shards = []
         for start in range(0, len(numbers), size):
             some = numbers[start : start + size]
             asked = [keys[number] for number in some]
-            payload = functools.partial(_payload, wanted, group, some, attempt, asked)
+            payload = functools.partial(_payload, self._task, group, some, attempt, asked)
             name = f"{group}-{start // size:05d}{suffix}"
             shards.append(Shard(name, shard_key(*asked), len(some), payload))
         return shards
 
-    def _known(self, group: str, wanted: set[str]) -> dict[str, dict[str, Any]]:
-        """Answers of earlier runs, by what was asked."""
+    def _known(self, group: str, keys: set[str]) -> dict[str, dict[str, Any]]:
+        """Answers of earlier runs, by the key of what was asked."""
         paths = sorted(self._folder.folder.glob(f"{group}-*.jsonl"))
         sound = (path for path in paths if self._folder.is_sound(path))
         lines = (line for path in sound for line in read_json_lines(path))
-        return {line["asked"]: line for line in lines if line.get("asked") in wanted}
+        return {line["asked"]: line for line in lines if line.get("asked") in keys}
 
 
 def _payload(
-    wanted: Wanted, group: str, numbers: list[int], attempt: int, asked: list[str]
+    task: LlmTask[Any], group: str, numbers: list[int], attempt: int, asked: list[str]
 ) -> Payload:
-    return {**wanted.payload(group, numbers, attempt), "asked": asked}
+    return {**task.payload(group, numbers, attempt), "group": group, "asked": asked}

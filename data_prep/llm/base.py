@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.engines.shards import Made, Payload
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
@@ -97,16 +96,6 @@ class Llm(Protocol):
 
     def close(self) -> None:
         """Give back what the backend holds; it cannot be used afterwards."""
-
-
-class Questions(Protocol):
-    """What is asked of the payload of a shard, and what is kept of the answers; plain values."""
-
-    def requests(self, payload: Payload) -> list[Request]:
-        """The requests of a shard."""
-
-    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers, a JSON object a line with `asked` and what `Answer` has."""
 
 
 def llm_fingerprint(config: LlmConfig) -> str:

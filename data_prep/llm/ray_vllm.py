@@ -12,18 +12,16 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_prep.engines.ray import MAX_DEATHS, RayEngine
 from data_prep.engines.ray_cluster import LOGS, has_gpus, sigterm_as_ctrl_c, start_ray
 from data_prep.engines.shards import Made, Shard, Worker
 from data_prep.llm.base import Answer, Request
 from data_prep.llm.ray_tasks import ERROR, Desk, decode, encode, look, read
+from data_prep.llm.task import LlmTask
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError, listing
-
-if TYPE_CHECKING:
-    from data_prep.llm.base import Questions
 
 BATCH_SIZE = 64
 BATCHES_AT_ONCE = 16
@@ -39,7 +37,7 @@ QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 @dataclass(frozen=True)
 class RayGeneration:
-    """Asks vLLM what is wanted for shards, as `asking.Asking` does.
+    """Asks vLLM what a task wants for shards, as `asking.Asking` does.
 
     An engine has the GPUs that tensor_parallel_size and pipeline_parallel_size ask for; --ray_gpus
     says nothing here. The model is a folder that every machine has, or a name on the hub.
@@ -47,7 +45,7 @@ class RayGeneration:
 
     engine: RayEngine
     llm: LlmConfig
-    questions: "Questions"
+    task: LlmTask[Any]
 
     def run(
         self,
@@ -71,10 +69,10 @@ class RayGeneration:
             return
         start_ray(self.engine.address)
         stage = self._stage(_prepare_machines(self.llm.model), len(wanted))
-        source = _Source(wanted, self.questions.requests)
+        source = _Source(wanted, self.task.requests)
         with sigterm_as_ctrl_c(), source:
             for shard, payload, answers in self._answer(source, stage):
-                yield shard, self.questions.made(payload, answers)
+                yield shard, self.task.made(payload, answers)
 
     def _answer(self, source: "_Source", stage: Any) -> Iterator[tuple[Shard, Any, list[Answer]]]:
         from ray.exceptions import RayError

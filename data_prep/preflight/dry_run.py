@@ -21,7 +21,7 @@ from data_prep.corpora.api_docs import collect
 from data_prep.corpora.collection import collection_inputs
 from data_prep.corpora.readers import read_passages
 from data_prep.documents.prompt import load_document_prompt
-from data_prep.documents.written import DocumentQuestions, num_tokens
+from data_prep.documents.written import DocumentTask, num_tokens
 from data_prep.llm import make_llm
 from data_prep.llm.base import Request
 from data_prep.pipeline.draws import draw
@@ -29,6 +29,7 @@ from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.prompt import load_prompts, request_seed
+from data_prep.queries.query import Query
 from data_prep.retrieval.dense import DenseModel
 from data_prep.retrieval.retrievers import retriever_sections
 from data_prep.teachers import Pairs, make_teacher
@@ -215,12 +216,9 @@ def _document_cost(workspace: Workspace, corpus: Corpus, num_queries: int) -> Co
     config = workspace.config
     prompt = load_document_prompt(workspace.settings.document_prompt)
     queries = _sample_queries(corpus)
-    payload = {
-        "query_ids": [query_id for query_id, _ in queries[:SAMPLE_PROMPTS]],
-        "queries": [text for _, text in queries[:SAMPLE_PROMPTS]],
-        "attempt": 0,
-    }
-    requests = DocumentQuestions(prompt, config.seed).requests(payload)
+    sample = [Query(name, "", text, -1, "", {}, "") for name, text in queries[:SAMPLE_PROMPTS]]
+    task = DocumentTask(prompt, config.seed, "", sample)
+    requests = task.requests(task.payload("", range(len(sample)), attempt=0))
     seconds, problem = _measured(lambda: _seconds_of_a_request(workspace, requests))
     tokens = int(num_tokens(prompt, queries, config.seed) * num_queries)
     what = "prompts for passages"

@@ -1,26 +1,23 @@
 """Queries that people wrote and judged: the training split of the collection."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 from data_prep.corpora.passages import Roles, doc_ids_where
 from data_prep.pipeline.workspace import Workspace
-from data_prep.queries.query import Query
+from data_prep.queries.query import Collected, Query
 from ldx.eval import beir
 
 
-def human_queries(
-    workspace: Workspace, roles: Roles, split: str, query_type: str, dropped: Counter[str]
-) -> Iterator[Query]:
+def human_queries(workspace: Workspace, roles: Roles, split: str, query_type: str) -> Collected:
     """The judged queries of a split of the collection.
 
-    Held-out passages are left out; a near-duplicate stands for the passage that holds it.
+    Held-out passages are left out; a near-duplicate stands for the passage that holds it. Queries
+    that have no relevant passage left are counted.
 
     Args:
       roles: of the passages.
       split: of the qrels.
       query_type: of the queries.
-      dropped: counts the queries that have no relevant passage left.
     """
     qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, split))
     texts = beir.read_queries(workspace.dataset)
@@ -30,6 +27,7 @@ def human_queries(
         doc_id: int(roles.container[row]) if roles.duplicate[row] else row for row, doc_id in found
     }
     row_of = {d: row for d, row in held_by.items() if row >= 0 and not roles.held_out[row]}
+    queries, dropped = [], Counter[str]()
     for query_id, grades in qrels.items():
         if query_id not in texts:
             dropped[f"{query_type}: not in the queries file"] += 1
@@ -46,13 +44,16 @@ def human_queries(
         best = max(relevant.values())
         first = min(row for row, grade in relevant.items() if grade == best)
         group = next(d for d in grades if row_of.get(d) == first)
-        yield Query(
-            query_id,
-            query_type,
-            texts[query_id],
-            -1,
-            "",
-            relevant,
-            group,
-            irrelevant=sorted(others),
+        queries.append(
+            Query(
+                query_id,
+                query_type,
+                texts[query_id],
+                -1,
+                "",
+                relevant,
+                group,
+                irrelevant=sorted(others),
+            )
         )
+    return Collected(queries, dropped)

@@ -1,6 +1,7 @@
 """Training queries as stages hand them on: WORKDIR/prep/queries.jsonl, cut into shards by type."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,6 +90,19 @@ class QueryShard:
     def content(self) -> str:
         """All that a later stage can depend on."""
         return json.dumps([asdict(query) for query in self.queries], ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Queries from one place.
+
+    Attributes:
+      queries: those that can be used.
+      dropped: what gave none, by reason.
+    """
+
+    queries: list[Query]
+    dropped: Counter[str]
 
 
 def write_queries(path: Path, queries: Iterable[Query]) -> None:

@@ -1,33 +1,70 @@
 """Queries that a language model writes for passages."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_prep.corpora.passages import Passages, passages_of, passages_payload
-from data_prep.engines.shards import Engine, Made, Payload, json_lines, shard_key
-from data_prep.llm.asking import Asker, Wanted
-from data_prep.llm.base import Answer, Request, llm_fingerprint
+from data_prep.engines.shards import Engine, Payload, shard_key
+from data_prep.llm.asking import Asker
+from data_prep.llm.base import Request, llm_fingerprint
+from data_prep.llm.task import LlmTask
 from data_prep.pipeline.settings import types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.answer import clean
 from data_prep.queries.prompt import Prompt, load_prompts, request_seed
-from data_prep.queries.query import Query
+from data_prep.queries.query import Collected, Query
 from ldx.records.sets import PassageSet
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What is asked for the queries of a shard of passages, and what is kept of the answers."""
+class QueryTask(LlmTask[str]):
+    """A query of every type for each of some passages.
+
+    Attributes:
+      prompts: by query type, which is the group.
+      seed: of the run.
+      model: the fingerprint of the language model.
+      passages: the corpus; a passage's row is its number.
+      passage_set: the records of the corpus.
+      rows: passages that get queries.
+    """
+
+    what = "queries"
+    id_key = "doc_id"
+    not_sent = ("passages", "passage_set", "rows")
 
     prompts: Mapping[str, Prompt]
     seed: int
+    model: str
+    passages: Passages
+    passage_set: PassageSet
+    rows: Sequence[int]
+
+    @property
+    def groups(self) -> dict[str, Sequence[int]]:
+        """The rows, for each query type."""
+        return dict.fromkeys(self.prompts, self.rows)
+
+    @property
+    def total(self) -> int:
+        """A query of each type for every passage that gets queries."""
+        return len(self.prompts) * int(self.passages.roles.source.sum())
+
+    def key(self, group: str, number: int, attempt: int) -> str:
+        """A hash of all that decides an answer."""
+        settings = f"{self.prompts[group].fingerprint} {self.model} {self.seed} {attempt}"
+        return shard_key(settings, self.passage_set[number].doc_id, self.passages.texts[number])
+
+    def payload(self, group: str, numbers: Sequence[int], attempt: int) -> Payload:
+        """The passages that stand in the requests."""
+        passages = passages_payload(self.passage_set, self.passages, group, list(numbers))
+        return {**passages, "attempt": attempt}
 
     def requests(self, payload: Payload) -> list[Request]:
-        """One for each passage of `payload`."""
+        """One request for each passage of a payload."""
         prompt, attempt = self.prompts[payload["query_type"]], payload["attempt"]
         return [
             Request(
@@ -38,66 +75,44 @@ class Questions:
             for _, doc_id, passage in passages_of(payload)
         ]
 
-    def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers, a JSON object a line; requests that failed are rejects too."""
-        lines, rejects = [], []
-        rows = zip(passages_of(payload), payload["asked"], answers, strict=True)
-        for (_, doc_id, _), asked, answer in rows:
-            lines.append({"asked": asked, "doc_id": doc_id, **vars(answer)})
-            if answer.error:
-                rejects.append({"id": f"{doc_id} {payload['query_type']}", "reason": answer.error})
-        return Made(json_lines(lines), rejects, len(lines))
+    def judge(self, group: str, number: int, answer: Mapping[str, Any]) -> tuple[str, str]:
+        """The query in an answer, and why there is none."""
+        passage = self.passages.texts[number]
+        return clean(answer["text"], self.prompts[group], passage, answer["finish_reason"])
+
+    def name(self, group: str, thing_id: str) -> str:
+        """The name of a query that failed."""
+        return f"{thing_id} {group}"
 
 
 def llm_queries(
-    workspace: Workspace,
-    passages: Passages,
-    rows: np.ndarray,
-    engine: Engine,
-    dropped: Counter[str],
-) -> Iterator[Query]:
+    workspace: Workspace, passages: Passages, rows: np.ndarray, engine: Engine
+) -> Collected:
     """One query of each prompt for each passage; a bad answer is asked for again.
 
-    Args:
-      dropped: counts the bad answers by reason, and passages that gave none in the end.
+    Bad answers are counted by reason, and so are passages that gave none in the end.
     """
-    config, prep = workspace.config, workspace.settings
-    llm = prep.llm
-    prompts = {prompt.query_type: prompt for prompt in load_prompts(types_of(prep))}
-    keys = {
-        query_type: f"{prompt.fingerprint} {llm_fingerprint(llm)} {config.seed}"
-        for query_type, prompt in prompts.items()
-    }
-    passage_set, texts = PassageSet(workspace.corpus_records), passages.texts
-
-    def key(query_type: str, row: int, attempt: int) -> str:
-        return shard_key(f"{keys[query_type]} {attempt}", passage_set[row].doc_id, texts[row])
-
-    def payload(query_type: str, some: list[int], attempt: int) -> Payload:
-        return {**passages_payload(passage_set, passages, query_type, some), "attempt": attempt}
-
-    def judge(query_type: str, row: int, answer: Mapping[str, Any]) -> tuple[str, str]:
-        return clean(answer["text"], prompts[query_type], texts[row], answer["finish_reason"])
-
-    wanted = Wanted(
-        "queries",
-        {query_type: rows.tolist() for query_type in prompts},
-        key,
-        payload,
-        lambda query_type, answer: f"{answer['doc_id']} {query_type}",
-        len(prompts) * int(passages.roles.source.sum()),
+    task = QueryTask(
+        prompts={p.query_type: p for p in load_prompts(types_of(workspace.settings))},
+        seed=workspace.config.seed,
+        model=llm_fingerprint(workspace.settings.llm),
+        passages=passages,
+        passage_set=PassageSet(workspace.corpus_records),
+        rows=rows.tolist(),
     )
-    asker = Asker(workspace, engine, workspace.prep / "answers", Questions(prompts, config.seed))
-    for query_type, row, answer, text in asker.ask(wanted, judge, dropped):
-        doc_id = answer["doc_id"]
-        yield Query(f"{doc_id}:{query_type}", query_type, text, row, "", {}, doc_id)
+    answers = Asker(workspace, engine, workspace.prep / "answers", task).ask()
+    queries = []
+    for good in answers.good:
+        doc_id = good.line["doc_id"]
+        query_id = f"{doc_id}:{good.group}"
+        queries.append(Query(query_id, good.group, good.value, good.number, "", {}, doc_id))
+    return Collected(queries, answers.dropped)
 
 
 def prompt_facts(workspace: Workspace) -> dict[str, Any]:
     """What the manifest tells of prompts: the model, and of each its version, hash and sampling."""
     prep = workspace.settings
     prompts = load_prompts(types_of(prep))
-    shown: Sequence[Prompt] = prompts
     return {
         "model": prep.llm.model,
         "backend": prep.llm.backend,
@@ -108,6 +123,6 @@ def prompt_facts(workspace: Workspace) -> dict[str, Any]:
                 "language": prompt.language,
                 **vars(prompt.sampling),
             }
-            for prompt in shown
+            for prompt in prompts
         },
     }

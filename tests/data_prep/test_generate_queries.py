@@ -29,8 +29,7 @@ def query(text, query_type="sentence", query_id="q", row=0):
 
 
 def test_choose_drops_and_counts():
-    dropped: Counter[str] = Counter()
-    kept = choose(
+    chosen = choose(
         [
             query("solve a linear system"),
             query("Solve a  linear system.", "title"),
@@ -41,11 +40,10 @@ def test_choose_drops_and_counts():
             query("linear algebra of things"),
         ],
         TestQueries(["Compute the matrix exponential.", "linear algebra"]),
-        dropped,
     )
-    assert [q.text for q in kept] == ["solve a linear system", "linear algebra of things"]
-    assert [q.never_negative for q in kept] == [[4], []]
-    assert dropped == {
+    assert [q.text for q in chosen.queries] == ["solve a linear system", "linear algebra of things"]
+    assert [q.never_negative for q in chosen.queries] == [[4], []]
+    assert chosen.dropped == {
         "equal to another of its passage": 1,
         "equal to one of another passage": 1,
         "nothing to extract": 1,
@@ -55,11 +53,8 @@ def test_choose_drops_and_counts():
 
 
 def test_human_queries_may_be_short_but_never_test_queries():
-    dropped: Counter[str] = Counter()
-    kept = choose(
-        [query("deafness", "human"), query("acne", "human")], TestQueries(["Acne"]), dropped
-    )
-    assert [q.text for q in kept] == ["deafness"]
+    chosen = choose([query("deafness", "human"), query("acne", "human")], TestQueries(["Acne"]))
+    assert [q.text for q in chosen.queries] == ["deafness"]
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +72,11 @@ def test_human_queries_keep_their_grades(workspace):
     held_out[[1, 2, 4]] = True
     duplicate[7], container[7] = True, 9
     roles = replace(roles, held_out=held_out, duplicate=duplicate, container=container)
-    dropped: Counter[str] = Counter()
-    found = {q.query_id: q for q in human_queries(workspace, roles, "train", "human", dropped)}
+    collected = human_queries(workspace, roles, "train", "human")
+    found = {q.query_id: q for q in collected.queries}
     # q1 wants d1 and d2, q3 d3 and d4, q5 d5 and d6
     assert "q1" not in found
-    assert dropped == {"human: no relevant passage": 1}
+    assert collected.dropped == {"human: no relevant passage": 1}
     assert found["q3"].relevant == {3: 1}
     assert found["q5"].relevant == {5: 1, 6: 1}
     assert found["q7"].relevant == {9: 1, 8: 1}  # 9 holds 7
@@ -138,12 +133,12 @@ def fake_llm(workspace, monkeypatch):
 def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
     passages = load_passages(fake_llm)
     rows = np.arange(20)
-    dropped: Counter[str] = Counter()
-    found = list(llm_queries(fake_llm, passages, rows, LocalEngine(), dropped))
+    collected = llm_queries(fake_llm, passages, rows, LocalEngine())
+    found = collected.queries
     name = "web_search_few_shot"
     assert {q.row for q in found} == set(range(20)) - {5, 7}
     assert {q.text for q in found if q.row == 8} == {"how to use number8 well"}
-    assert dropped == {
+    assert collected.dropped == {
         f"{name}: refused": 4,
         f"{name}: request failed": 1,  # it would fail again
         f"{name}: no good answer in 3 attempts": 1,
@@ -153,17 +148,15 @@ def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
     assert asked.pop("number8 ") == 2
     assert set(asked.values()) == {1}
     before = FakeLlm.asked.copy()
-    again = list(llm_queries(fake_llm, passages, rows, LocalEngine(), Counter()))
-    assert again == found
+    assert llm_queries(fake_llm, passages, rows, LocalEngine()) == collected
     assert FakeLlm.asked == before
 
 
 def test_too_many_failures_end_the_job(fake_llm):
     fake_llm.config.prep.max_rejects = 0.01
     strict = reopened(fake_llm)
-    queries = llm_queries(strict, load_passages(strict), np.arange(20), LocalEngine(), Counter())
     with pytest.raises(UserError, match=r"1 of 57 records .*the prompt is too long \(1\)"):
-        list(queries)
+        llm_queries(strict, load_passages(strict), np.arange(20), LocalEngine())
 
 
 def test_equal_human_queries_are_merged():
@@ -171,9 +164,8 @@ def test_equal_human_queries_are_merged():
         return Query(query_id, "human", "Deafness", -1, "", relevant, "d1")
 
     made = Query("m", "title", "deafness?", 8, "", {}, "d8")
-    (kept,) = choose(
-        [human("a", {1: 1, 2: 1}), human("b", {2: 2, 3: 1}), made], TestQueries([]), Counter()
-    )
+    queries = [human("a", {1: 1, 2: 1}), human("b", {2: 2, 3: 1}), made]
+    (kept,) = choose(queries, TestQueries([])).queries
     assert kept.relevant == {1: 1, 2: 2, 3: 1}
     assert kept.never_negative == [8]
 
@@ -181,10 +173,10 @@ def test_equal_human_queries_are_merged():
 def test_answers_serve_again_whatever_else_has_changed(fake_llm):
     """Another seed asks anew; other shards, other passages and other numbers of them do not."""
     passages, engine = load_passages(fake_llm), LocalEngine()
-    list(llm_queries(fake_llm, passages, np.arange(10, 20), engine, Counter()))
+    llm_queries(fake_llm, passages, np.arange(10, 20), engine)
     before = FakeLlm.asked.copy()
     fake_llm.config.prep.shard_size = 3
-    list(llm_queries(reopened(fake_llm), passages, np.arange(10, 24)[::-1], engine, Counter()))
+    llm_queries(reopened(fake_llm), passages, np.arange(10, 24)[::-1], engine)
     new = FakeLlm.asked - before
     assert {passage for passage, _ in new} == {f"number{i} " for i in range(20, 24)}
 

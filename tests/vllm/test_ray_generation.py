@@ -22,7 +22,7 @@ from data_prep.llm.base import Sampling
 from data_prep.llm.ray_vllm import RayGeneration
 from data_prep.pipeline.llm_settings import LlmConfig
 from data_prep.queries.prompt import load_prompts
-from data_prep.queries.written import Questions
+from data_prep.queries.written import QueryTask
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, MAX_LENGTH, make_llama
 
@@ -69,7 +69,7 @@ def llama(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def questions():
+def task():
     first, second, third = load_prompts(["question", "web_search_few_shot", "title"])
     sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=12)
     prompts = [
@@ -77,11 +77,18 @@ def questions():
         replace(second, sampling=replace(sampling, stop=("a", "th"))),
         replace(third, sampling=replace(sampling, temperature=0.0)),
     ]
-    return Questions({prompt.query_type: prompt for prompt in prompts}, seed=3)
+    return QueryTask(
+        {prompt.query_type: prompt for prompt in prompts},
+        3,
+        "",
+        passages=None,
+        passage_set=None,
+        rows=(),
+    )
 
 
 @pytest.fixture(scope="module")
-def shards(questions):
+def shards(task):
     """Nine shards of all types; one passage is far too long for the model."""
     texts = [f"{CORPUS[i % 5]} {i}" for i in range(20)]
     texts[7] = "0123456789 " * MAX_LENGTH
@@ -90,6 +97,7 @@ def shards(questions):
         places = range(start, min(start + 8, 20))
         return {
             "query_type": query_type,
+            "group": query_type,
             "attempt": 0,
             "rows": list(places),
             "asked": [f"key{i}" for i in places],
@@ -99,7 +107,7 @@ def shards(questions):
 
     return [
         Shard(f"{name}-{start}", "key", min(8, 20 - start), functools.partial(payload, name, start))
-        for name in questions.prompts
+        for name in task.prompts
         for start in range(0, 20, 8)
     ]
 
@@ -130,15 +138,13 @@ def read(made):
     return [json.loads(line) for line in made.content.decode().splitlines()]
 
 
-def test_answers_are_those_of_vllm_in_this_process(
-    cluster, llama, questions, shards, small_batches
-):
+def test_answers_are_those_of_vllm_in_this_process(cluster, llama, task, shards, small_batches):
     """An engine is killed when the first answers are there."""
     llm = LlmConfig("vllm", str(llama), engine_args=ARGS)
-    asking = functools.partial(Asking, llm, questions)
+    asking = functools.partial(Asking, llm, task)
     wanted = {s.name: made for s, made in LocalEngine().run(asking, shards, num_workers=1)}
     found, killed = {}, []
-    for shard, made in RayGeneration(RayEngine(workers=1), llm, questions).run(
+    for shard, made in RayGeneration(RayEngine(workers=1), llm, task).run(
         asking, shards, num_workers=1
     ):
         found[shard.name] = made
@@ -162,19 +168,19 @@ def test_answers_are_those_of_vllm_in_this_process(
         assert failed == [f"{a['doc_id']}" for a in answers if a["finish_reason"] == ""]
         assert failed == ["d7"] * 3
         rejects = [reject for made in done.values() for reject in made.rejects]
-        assert {r["id"] for r in rejects} == {f"d7 {name}" for name in questions.prompts}
+        assert {r["id"] for r in rejects} == {f"d7 {name}" for name in task.prompts}
 
 
-def test_an_engine_that_does_not_start(cluster, llama, questions, shards):
+def test_an_engine_that_does_not_start(cluster, llama, task, shards):
     llm = LlmConfig("vllm", str(llama), engine_args=ARGS | {"max_model_len": 10 * MAX_LENGTH})
     with pytest.raises(UserError, match=r"ended with\n.*\n.*max_model_len") as caught:
-        list(RayGeneration(RayEngine(workers=1), llm, questions).run(None, shards, num_workers=1))
+        list(RayGeneration(RayEngine(workers=1), llm, task).run(None, shards, num_workers=1))
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_model_that_is_not_there_or_cannot_chat(cluster, llama, questions, shards, tmp_path):
+def test_a_model_that_is_not_there_or_cannot_chat(cluster, llama, task, shards, tmp_path):
     def run(folder):
-        engine = RayGeneration(RayEngine(), LlmConfig("vllm", str(folder)), questions)
+        engine = RayGeneration(RayEngine(), LlmConfig("vllm", str(folder)), task)
         list(engine.run(None, shards, num_workers=1))
 
     with pytest.raises(UserError, match=r"127\.0\.0\.1: .*nothing: no such folder"):
@@ -183,14 +189,14 @@ def test_a_model_that_is_not_there_or_cannot_chat(cluster, llama, questions, sha
         run(make_llama(tmp_path / "base", chat_template=None))
 
 
-def test_a_passage_that_cannot_be_read(cluster, llama, questions):
+def test_a_passage_that_cannot_be_read(cluster, llama, task):
     def payload():
         raise UserError("record 7 is corrupted")
 
     llm = LlmConfig("vllm", str(llama), engine_args=ARGS)
     with pytest.raises(UserError, match=r"^record 7 is corrupted$"):
         list(
-            RayGeneration(RayEngine(workers=1), llm, questions).run(
+            RayGeneration(RayEngine(workers=1), llm, task).run(
                 None, [Shard("x", "key", 1, payload)], num_workers=1
             )
         )

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from data_prep.documents.prompt import load_document_prompt
-from data_prep.documents.written import DocumentQuestions
+from data_prep.documents.written import DocumentTask
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.llm import asking
@@ -88,12 +88,8 @@ def test_answers_are_those_of_transformers_and_are_kept(workspace, monkeypatch):
     assert len(lines) == 2 * len(queries) > 20
     at_first = (path for path in paths if "again" not in path.name)
     first = {line["query_id"]: line for path in at_first for line in read_json_lines(path)}
-    asked = {
-        "query_ids": [query.query_id for query in queries],
-        "queries": [query.text for query in queries],
-        "attempt": 0,
-    }
-    requests = DocumentQuestions(prompt, config.seed).requests(asked)
+    task = DocumentTask(prompt, config.seed, "", queries)
+    requests = task.requests(task.payload("documents", range(len(queries)), attempt=0))
     expected = greedy(config.prep.llm.model, requests)
     for query, text in zip(queries, expected, strict=True):
         assert first[query.query_id]["text"].rstrip("\ufffd") == text.rstrip("\ufffd")
