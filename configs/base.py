@@ -5,6 +5,8 @@ the command line any key can be set: --config.optim.learning_rate=1e-4. The valu
 start of a run, and saved in WORKDIR/config.json, have all "auto" replaced.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 MINILM = (
@@ -13,6 +15,11 @@ MINILM = (
 )
 
 BGE_PROMPT = "Represent this sentence for searching relevant passages: "
+
+
+def nullable(value: Any, kind: type | None = None) -> config_dict.FieldReference:
+    """The value of a key that may also be None; `kind` is its type where `value` does not tell."""
+    return config_dict.FieldReference(value, field_type=kind or type(value))
 
 
 def get_config() -> ConfigDict:
@@ -39,8 +46,7 @@ def get_config() -> ConfigDict:
     config.guide = guide = ConfigDict()
     guide.path = ""  # "": no guide
     guide.pooling = config_dict.placeholder(str)
-    guide.normalize = config_dict.placeholder(bool)
-    guide.normalize = True  # its scores are cosines
+    guide.normalize = nullable(True)  # its scores are cosines
     guide.query_prompt = config_dict.placeholder(str)
     guide.passage_prompt = config_dict.placeholder(str)
     guide.query_max_length = config_dict.placeholder(int)  # None: as the folder declares
@@ -52,10 +58,9 @@ def get_config() -> ConfigDict:
     data.root = ""  # the collection in BEIR layout; "": WORKDIR/dataset, where data_prep makes one
     data.records = ""  # the TFRecords of `python -m data_prep.run`; "": WORKDIR/records
     data.passage_template = "{text}"  # how title and text become a passage
-    data.max_chars = config_dict.placeholder(int)  # cut for preparing and training, not evaluating
-    data.max_chars = 2048
-    data.batch_size = config_dict.placeholder(object)
-    data.batch_size = "auto"  # lists in a step; auto: min(4096, lists / 8 rounded up to 32)
+    data.max_chars = nullable(2048)  # cut for preparing and training, not evaluating
+    # Lists in a step; auto: min(4096, lists / 8 rounded up to 32).
+    data.batch_size = nullable("auto", object)
     # Entries used of a list, of dev lists too; None: all there are. 1 is InfoNCE with the batch's
     # other positives as its only negatives.
     data.list_size = config_dict.placeholder(int)
@@ -84,12 +89,10 @@ def get_config() -> ConfigDict:
     loss.info_nce = ConfigDict()
     loss.info_nce.weight = 0.1
     loss.info_nce.temperature = 0.01
-    loss.info_nce.false_negative_ratio = config_dict.placeholder(float)  # None: no ratio mask
-    loss.info_nce.false_negative_ratio = 0.6
+    loss.info_nce.false_negative_ratio = nullable(0.6)  # None: no ratio mask
     # Passages compared with the queries at once: of more, the loss goes over them block by block
     # and stores no matrix of all queries and passages. None: never.
-    loss.info_nce.block_size = config_dict.placeholder(int)
-    loss.info_nce.block_size = 16_384
+    loss.info_nce.block_size = nullable(16_384)
     # The least label that is relevant: such entries are no negatives of their query, and a list
     # whose first entry was judged to be less has no positive, so no loss.
     loss.info_nce.relevance_level = 1
@@ -137,12 +140,10 @@ def get_config() -> ConfigDict:
 
     # ---- AdamW (ldx/step/optim.py).
     config.optim = optim = ConfigDict()
-    optim.learning_rate = config_dict.placeholder(object)
-    optim.learning_rate = "auto"  # auto: 2e-4 * sqrt(batch_size / 4096)
+    optim.learning_rate = nullable("auto", object)  # auto: 2e-4 * sqrt(batch_size / 4096)
     # Steps in which the rate rises, from 0 at the first; auto: max(10, half an epoch), at most a
     # fifth of the run.
-    optim.warmup_steps = config_dict.placeholder(object)
-    optim.warmup_steps = "auto"
+    optim.warmup_steps = nullable("auto", object)
     optim.schedule = "linear"  # after warm-up: linear to final_factor, or constant
     optim.final_factor = 0.1  # the floor of the schedule, as a factor of learning_rate
     optim.weight_decay = 0.01  # on all parameters
@@ -156,25 +157,20 @@ def get_config() -> ConfigDict:
     train.max_epochs = 30  # the length of the run, and of the schedule
     train.num_steps = config_dict.placeholder(int)  # the length in steps, instead of max_epochs
     train.eval_every = config_dict.placeholder(int)  # steps between evaluations; None: an epoch
-    train.stop_on = config_dict.placeholder(str)
-    train.stop_on = (
-        "loss"  # loss: neither dev loss improves; ndcg: dev nDCG@10 does not; None: never
-    )
+    # loss: neither dev loss improves; ndcg: dev nDCG@10 does not; None: never.
+    train.stop_on = nullable("loss")
     # The step that is kept, the untouched model among them: of the highest dev nDCG@10 (ndcg), or
     # of the lowest total dev loss (loss; CADET's rule).
     train.select_by = "ndcg"
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages dev queries are searched in
     # How the work is cut; the result is the same. These may differ when a run goes on.
-    train.microbatch_tokens = config_dict.placeholder(object)
-    train.microbatch_tokens = "auto"  # in work at once on a device; auto: as its memory allows
-    train.bucket_lengths = config_dict.placeholder(
-        tuple
-    )  # padded lengths; None: best for the texts
-    train.activation_bytes = config_dict.placeholder(object)
+    # Tokens in work at once on a device; auto: as its memory allows.
+    train.microbatch_tokens = nullable("auto", object)
+    train.bucket_lengths = config_dict.placeholder(tuple)  # padded; None: best for the texts
     # Memory of a device for what the backward pass needs of the first: what fits is not computed
     # again. auto: a quarter of an accelerator, an eighth of the machine on CPU.
-    train.activation_bytes = "auto"
+    train.activation_bytes = nullable("auto", object)
     train.fsdp = 1  # devices that share one copy of parameters and optimiser state
 
     # ---- The final report, on human judgments.
@@ -211,8 +207,7 @@ def _prep() -> ConfigDict:
     prep.drop_near_duplicates = True
     prep.keep_digits = False
     prep.num_held_out = 100  # random passages kept out of queries and lists (at most 5%)
-    prep.max_source_passages = config_dict.placeholder(int)
-    prep.max_source_passages = 100_000  # passages that get queries, at random; None: all
+    prep.max_source_passages = nullable(100_000)  # passages that get queries, at random; None: all
 
     # ---- 2. Queries.
     # extractive: cut out of passages; llm: written by `llm`; human: the collection's own, judged in
@@ -268,11 +263,11 @@ def _prep() -> ConfigDict:
     # How scores come to [0, 1]: percentile, z_score or rank. It belongs to the temperature of the
     # loss: set both by `use_calibration`.
     prep.calibration = "percentile"
-    prep.rank_limit = config_dict.placeholder(int)
-    prep.rank_limit = 20  # a query stays if its own passage is among so many candidates; None: off
+    # A query stays if its own passage is among so many candidates; None: off.
+    prep.rank_limit = nullable(20)
     prep.require_own_first = True  # a query stays if the teacher ranks its own passage first
-    prep.min_top_score_percentile = config_dict.placeholder(float)
-    prep.min_top_score_percentile = 25.0  # of all scores; a query stays if its top is not under it
+    # A query stays if its top score is not under this percentile of all scores; None: off.
+    prep.min_top_score_percentile = nullable(25.0)
     prep.list_size = 20  # the best by the teacher that stay
     # Candidates that are too good to be negatives leave a list, by calibrated scores: those over
     # the positive's less absolute_margin, less relative_margin of it, or over max_score; None: off.

@@ -6,7 +6,6 @@ judgments. Killed at any moment, the same command goes on; a finished run prints
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,106 +14,193 @@ import jax
 from absl import flags, logging
 
 from ldx.common import cli
+from ldx.common.callable_module import make_callable
+from ldx.common.configs import Config, changes_from_base, plain_config
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.common.sections import build
-from ldx.data.sources import Source, lists_of_epoch, source_configs
-from ldx.models.student import check_model_section, load_student
+from ldx.data.sources import Source, SourceConfig, lists_of_epoch, source_configs
+from ldx.models.student import Student, check_model_section, load_student
 from ldx.parallel import processes
 from ldx.records.manifest import Manifest
 from ldx.report import final
-from ldx.step.objective import make_objective
+from ldx.report.result import RunResult, read_result
+from ldx.step.objective import Objective, make_objective
 from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.guide import add_guide, load_guide
 from ldx.training.leakage import report_leakage
 from ldx.training.loop import TrainingLoop
 from ldx.training.parts import Parts, check_cut, make_parts, open_sources
-from ldx.training.settings import Settings, check_same_run, resolve, save_run
+from ldx.training.settings import (
+    CONFIG_NAME,
+    Settings,
+    check_same_run,
+    check_sections,
+    resolve,
+    save_run,
+)
 from ldx.training.verdict import judge
 
-flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
-processes.define_flags()
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, report")
+    processes.define_flags()
 
 
 def main(argv: list[str]) -> None:
     """Train, or go on, or print the report of a finished run."""
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
-    config, workdir = cli.get_config().to_dict(), Path(cli.required("workdir"))
+    cli.refuse_arguments(argv)
+    config, workdir = cli.get_config(), Path(cli.required("workdir"))
     processes.initialize()
     try:
-        train(config, workdir)
+        result = train(config, workdir)
     except Interrupted:
         processes.stop_together()
         raise
     except (RuntimeError, ValueError) as error:
-        if told := processes.explain_loss(error):
-            raise told from None
+        if explanation := processes.explain_loss(error):
+            raise explanation from None
         raise
+    if result is not None:
+        print(result.text, end="", flush=True)
 
 
-def train(config: Mapping[str, Any], workdir: Path) -> None:
-    """Do the run of `config` in `workdir`; with several processes, each calls this.
+def train(config: Config, workdir: str | Path) -> RunResult | None:
+    """Train as `config` says; go on with a run that was stopped, or read a finished one.
+
+    Args:
+      config: an experiment, such as `configs.demo.get_config()`, its plain form, or the path of its
+        file, such as "configs/demo.py:smoke".
+      workdir: the folder of the run, with the records of `ldx.prepare` unless the config names
+        others.
+
+    Returns:
+      The verdict, the results on human judgments, and where they are. Of several processes, which
+      all call this, the first alone makes the report; the others get None.
 
     Raises:
       UserError: something that was given is wrong; before anything is compiled.
-      Interrupted: asked to stop; the last completed step is saved.
+      Interrupted: the process was asked to stop; the last completed step is saved.
     """
+    workdir = Path(workdir)
+    inputs = _read(plain_config(config), workdir)
+    progress = _check(inputs, workdir)
+    stop = StopRequest()
+    is_finished = progress is not None and progress.finished
+    loop = None if is_finished else _open(inputs, workdir, progress, stop)
+    if processes.is_primary():
+        save_run(workdir, inputs.settings.whole, inputs.fingerprints)
+    if loop is not None:
+        with stop:
+            loop.train()
+    return _report(inputs, workdir, stop) if processes.is_primary() else None
+
+
+@dataclasses.dataclass(eq=False)
+class _Inputs:
+    """All that a run is given, read and checked by itself.
+
+    Attributes:
+      config: as it was given.
+      settings: the same, with every "auto" replaced.
+      objective: the weighted losses.
+      student: the model, with the parameters of the base model.
+      guide: the model that tells false negatives, if there is one.
+      sources: the corpora by name, "" for the only one.
+      manifests: of their records.
+      judged: the collections with human judgments.
+      fingerprints: of models and records; a run that goes on must have the same.
+    """
+
+    config: Mapping[str, Any]
+    settings: Settings
+    objective: Objective
+    student: Student
+    guide: Student | None
+    sources: Mapping[str, SourceConfig]
+    manifests: Mapping[str, Manifest]
+    judged: Mapping[str, final.JudgedCollection]
+    fingerprints: dict[str, str]
+
+
+def _read(config: dict[str, Any], workdir: Path) -> _Inputs:
+    """Read models, manifests and collections; raises UserError where one is missing or wrong."""
+    check_sections(config)
     check_model_section(config["model"])
     objective = make_objective(config["loss"])
-    configs = source_configs(config["data"], workdir)
-    manifests = {name: Manifest.read(source.records) for name, source in configs.items()}
+    sources = source_configs(config["data"], workdir)
+    manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
     _check_texts(config["data"], manifests)
     weights = config["data"]["query_type_weights"]
-    settings = resolve(config, *lists_of_epoch(configs, manifests, weights))
-    judged = final.judged_datasets(workdir, settings.whole, configs, manifests)
+    settings = resolve(config, *lists_of_epoch(sources, manifests, weights))
+    judged = final.judged_datasets(workdir, settings.whole, sources, manifests)
     student = build(load_student, config["model"], "model")
     objective = objective.of_student(
         unit_norm=student.config.normalize, embedding_size=student.embedding_size
     )
     guide = load_guide(config["guide"], objective)
-    fingerprints = {"model": student.fingerprint} | _fingerprints(manifests)
+    fingerprints = {"model": student.fingerprint} | _record_fingerprints(manifests)
     if guide:
         fingerprints["guide"] = guide.fingerprint
+    return _Inputs(
+        config, settings, objective, student, guide, sources, manifests, judged, fingerprints
+    )
+
+
+def _check(inputs: _Inputs, workdir: Path) -> Progress | None:
+    """Where the run in `workdir` stands, None if it is new.
+
+    Raises:
+      UserError: it is of another config, model or records, or processes do not agree.
+    """
     progress = read_progress(workdir)
     seen = dataclasses.asdict(progress) if progress else None
-    processes.check_same("config, records and progress", [settings.whole, fingerprints, seen])
+    processes.check_same(
+        "config, records and progress", [inputs.settings.whole, inputs.fingerprints, seen]
+    )
     if progress:
-        check_same_run(workdir, settings.whole, fingerprints)
+        check_same_run(workdir, inputs.settings.whole, inputs.fingerprints)
     workdir.mkdir(parents=True, exist_ok=True)
-    stop = StopRequest()
-    finished = progress is not None and progress.finished
-    if not finished:
-        mesh = check_cut(settings, student)
-        sources = open_sources(workdir, settings, configs, manifests, student, objective)
-        if processes.is_primary():
-            datasets = {name: each.dataset for name, each in judged.items()}
-            report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
-        if guide:
-            sources, guide = add_guide(sources, guide, workdir), None  # its parameters are freed
-        parts = make_parts(settings, student, objective, sources, mesh)
-        checkpoints = Checkpoints(workdir)
-        checkpoints.discard_uncommitted(progress)
+    return progress
+
+
+def _open(
+    inputs: _Inputs, workdir: Path, progress: Progress | None, stop: StopRequest
+) -> TrainingLoop:
+    """Tokenise the texts, compile the step, and open the checkpoints."""
+    settings, student, objective = inputs.settings, inputs.student, inputs.objective
+    mesh = check_cut(settings, student)
+    sources = open_sources(workdir, settings, inputs.sources, inputs.manifests, student, objective)
     if processes.is_primary():
-        save_run(workdir, settings.whole, fingerprints)
-    if not finished:
-        _print_start(settings, parts, sources)
-        with stop:
-            TrainingLoop(
-                settings, workdir, parts, checkpoints, progress or Progress(), stop
-            ).train()
-    if processes.is_primary():
-        progress = read_progress(workdir)
-        assert progress is not None
-        verdict = judge(workdir, progress, settings.train.select_by)
-        with stop:
-            final.make(workdir, settings.whole, judged, student, stop.check, verdict)
+        datasets = {name: each.dataset for name, each in inputs.judged.items()}
+        report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
+    if inputs.guide:
+        sources = add_guide(sources, inputs.guide, workdir)
+        inputs.guide = None  # its parameters are freed
+    parts = make_parts(settings, student, objective, sources, mesh)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.discard_uncommitted(progress)
+    _log_start(inputs, workdir, parts, sources)
+    return TrainingLoop(settings, workdir, parts, checkpoints, progress or Progress(), stop)
+
+
+def _report(inputs: _Inputs, workdir: Path, stop: StopRequest) -> RunResult:
+    """The report of the finished run; what of it is missing is made first."""
+    progress = read_progress(workdir)
+    assert progress is not None
+    verdict = judge(workdir, progress, inputs.settings.train.select_by)
+    whole, judged, student = inputs.settings.whole, inputs.judged, inputs.student
+    with stop:
+        final.make(workdir, whole, judged, student, stop.check, verdict)
+    return read_result(workdir, verdict)
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:
     """Records and config must speak of the same passage texts; several sources have their own."""
     if data["sources"]:
-        logging.info("every source has the passage_template and max_chars of its own records")
+        logging.debug("every source has the passage_template and max_chars of its own records")
         return
     (manifest,) = manifests.values()
     for key in ("passage_template", "max_chars"):
@@ -125,8 +211,8 @@ def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> 
             )
 
 
-def _fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    """Of the records of every source."""
+def _record_fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Fingerprints of every source's records."""
     return {
         f"{kind} of {name}" if name else kind: value
         for name, manifest in manifests.items()
@@ -134,9 +220,15 @@ def _fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     }
 
 
-def _print_start(settings: Settings, parts: Parts, sources: Mapping[str, Source]) -> None:
-    logging.info("config:\n%s", json.dumps(settings.whole, indent=2))
-    optim, train = settings.optim, settings.train
+def _log_start(inputs: _Inputs, workdir: Path, parts: Parts, sources: Mapping[str, Source]) -> None:
+    """Say what is about to run: what a user may want to stop it for."""
+    settings = inputs.settings
+    changes = changes_from_base(inputs.config, settings.whole)
+    logging.info(
+        "settings that are not those of configs/base.py (all are in %s):\n%s",
+        workdir / CONFIG_NAME,
+        changes,
+    )
     for source in sources.values():
         logging.info(
             "%s: %d train lists, %d dev lists, %d passages",
@@ -146,22 +238,19 @@ def _print_start(settings: Settings, parts: Parts, sources: Mapping[str, Source]
             len(source.passages),
         )
     logging.info(
-        "%s %s device(s) in %d process(es), mesh %s\n"
-        "batch_size %d, %d steps an epoch, %d steps; learning_rate %.3g, warmup_steps %d; "
-        "evaluation every %d steps",
-        jax.device_count(),
-        jax.default_backend(),
-        jax.process_count(),
-        dict(parts.mesh.shape),
+        "%d steps of %d lists, %d an epoch; evaluation every %d steps; %d %s device(s)",
+        settings.train.num_steps,
         settings.data.batch_size,
         parts.batches.steps_per_epoch,
-        train.num_steps,
-        optim.learning_rate,
-        optim.warmup_steps,
-        train.eval_every,
+        settings.train.eval_every,
+        jax.device_count(),
+        jax.default_backend(),
     )
+    logging.debug("%d process(es), mesh %s", jax.process_count(), dict(parts.mesh.shape))
 
 
 if __name__ == "__main__":
-    cli.define_config()
+    define_flags()
     cli.run(main, leave=processes.leave)
+else:
+    make_callable(__name__, train)

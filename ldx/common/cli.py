@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging as std_logging
 import operator
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from ldx.common.configs import explain_missing_config
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted
 
@@ -75,6 +77,12 @@ def get_config(*, is_study: bool = False) -> ConfigDict:
             f"{_config_argument(sys.argv)}: this config is a study; run it with python -m ldx.study"
         )
     return config
+
+
+def refuse_arguments(argv: list[str]) -> None:
+    """Refuse what is no flag, such as a path without its flag's name."""
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
 
 
 def required(flag: str) -> str:
@@ -165,12 +173,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_flag_problem(argv, error)) from None
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "configs":
-            raise UserError(
-                f"the config imports {error.name}, which is in the folder of ldx; run the command "
-                "there, or put that folder into PYTHONPATH"
-            ) from None
-        raise
+        raise explain_missing_config(error) from None
     except (AttributeError, KeyError) as error:
         if problem := _unknown_config_key(argv, error):
             raise UserError(problem) from None
@@ -185,7 +188,9 @@ def _fail(message: str, exit_code: int = UserError.exit_code) -> int:
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Run `main`; the exit code, after one clear message where something went wrong."""
     try:
-        main(_parse_flags(argv))
+        rest = _parse_flags(argv)
+        set_up_logging()
+        main(rest)
         return 0
     except UserError as error:
         return _fail(str(error), error.exit_code)
@@ -210,19 +215,22 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 
 def _is_worth_showing(record: std_logging.LogRecord) -> bool:
-    """Our own lines; of other libraries only warnings."""
+    """Whether a line is ours, or a warning of a library whose warnings a user can act on."""
     root = Path(__file__).parents[2]
-    ours = str(root / "ldx"), str(root / "data_prep")
-    return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
+    if record.pathname.startswith((str(root / "ldx"), str(root / "data_prep"))):
+        return True
+    # Orbax warns of the defaults it takes; where it fails, it raises.
+    is_chatter = f"{os.sep}orbax{os.sep}" in record.pathname and not flags.FLAGS.verbose
+    return record.levelno >= std_logging.WARNING and not is_chatter
 
 
 def set_up_logging() -> None:
-    """Log lines begin with the time of day."""
+    """Begin log lines with the time of day; --verbose shows details too."""
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_worth_showing)
     logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.DEBUG if flags.FLAGS.verbose else logging.INFO)
 
 
 def run(main: Callable[[list[str]], None], leave: Callable[[int], None] = sys.exit) -> None:
@@ -230,7 +238,7 @@ def run(main: Callable[[list[str]], None], leave: Callable[[int], None] = sys.ex
 
     `leave` ends the process with the exit code.
     """
-    set_up_logging()
+    flags.DEFINE_bool("verbose", False, "Print details too, such as what each default became")
     try:
         code = _guarded(main, sys.argv)
     except Exception:

@@ -124,7 +124,7 @@ class BertConfig:
         rates = {k: hf[k] for k in hf if k.endswith(("dropout", "dropout_prob")) and hf[k]}
         if rates:
             shown = ", ".join(f"{key} {rate}" for key, rate in rates.items())
-            logging.log_first_n(logging.INFO, "dropout is set to 0 (%s: %s)", 1, path, shown)
+            logging.log_first_n(logging.DEBUG, "dropout is set to 0 (%s: %s)", 1, path, shown)
         return cls(**sizes, norm_epsilon=hf.get("layer_norm_eps", 1e-12))
 
 

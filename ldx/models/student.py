@@ -131,7 +131,7 @@ def load_student(
         repr(config),
         dtype,
     )
-    logging.info("student %s: %s", folder, config)
+    logging.debug("student %s: %s", folder, config)
     return Student(folder, config, tokenizer, graphdef, params, student_fingerprint)
 
 

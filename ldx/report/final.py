@@ -65,7 +65,7 @@ def make(
     check: Callable[[], None],
     verdict: Verdict | None = None,
 ) -> None:
-    """Print the report of a finished run; what is missing of report and page is made first.
+    """Make the report of a finished run, and its page, where they are missing.
 
     Args:
       workdir: the run's folder.
@@ -93,10 +93,6 @@ def make(
     page = workdir / REPORT_FOLDER / PAGE_NAME
     if not page.exists():
         _make_page(work, verdict)
-    for each in (path, page):
-        if each.exists():
-            logging.info("%s", each)
-    print(path.read_text(encoding="utf-8"), end="", flush=True)
 
 
 def _make_page(work: "_Work", verdict: Verdict | None) -> None:

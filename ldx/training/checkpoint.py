@@ -178,7 +178,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, wo
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
-    logging.info("restoring %s of step %d", item, step)
+    logging.debug("restoring %s of step %d", item, step)
     try:
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
         restored = manager.restore(step, args=args)[item]

@@ -21,7 +21,7 @@ from ldx.training.dev_values import write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
 from ldx.training.settings import Settings
-from ldx.training.step_log import StepClock, StepLog
+from ldx.training.step_log import StepLog
 
 
 class TrainingLoop:
@@ -53,7 +53,9 @@ class TrainingLoop:
         # Alone, a stop is answered between micro-batches; several processes stop between steps.
         self.check = stop.check if jax.process_count() == 1 else lambda: None
         self.pending: StepResult | None = None
-        self.clock = StepClock()
+        self.step_begun = time.monotonic()
+        # On a CPU nothing is gained by starting a step before the one before it is written.
+        self.host_is_device = jax.default_backend() == "cpu"
         self.waited = 0.0
         self.writer = MetricsWriter(
             workdir,
@@ -82,6 +84,7 @@ class TrainingLoop:
     def _loop(self) -> None:
         progress, train = self.progress, self.settings.train
         batches: Iterator[BatchPlan] = read_ahead(self.parts.batches, progress.step)
+        self.step_begun = time.monotonic()
         while not progress.finished:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last
@@ -89,7 +92,6 @@ class TrainingLoop:
                 self._settle()
                 self._evaluate(is_last)
                 self._save()
-                self.clock.restart()
                 continue
             begin = time.monotonic()
             plan = next(batches)
@@ -101,15 +103,17 @@ class TrainingLoop:
             self._write_pending()  # of the step before: the device has this one to work on
             self.pending, self.waited = result, waited
             progress.step += 1
+            if self.host_is_device:
+                self._write_pending()
             if self.agreement.save_is_due:
                 self._settle()
                 self._save()
 
     def _between_microbatches(self) -> None:
-        """Answer a stop, and see whether the step before is done."""
+        """Answer a stop, and write the step before as soon as it is done."""
         self.check()
-        if self.pending is not None:
-            self.clock.look(self.pending.is_ready())
+        if self.pending is not None and self.pending.is_ready():
+            self._write_pending()
 
     def _settle(self) -> None:
         """Before anything is decided or saved: the last step's numbers, and what others told."""
@@ -117,12 +121,14 @@ class TrainingLoop:
         self.agreement.read()
 
     def _write_pending(self) -> None:
-        """Numbers of the step that was done last, if they are not written yet."""
+        """Write the numbers of the last step, if they are not written yet; waits for the step."""
         if self.pending is None:
             return
         result, self.pending = self.pending, None
         metrics = result.metrics()
-        self.log.step(self.progress.step, result.plan, metrics, self.clock.lap(), self.waited)
+        seconds = time.monotonic() - self.step_begun
+        self.step_begun += seconds
+        self.log.step(self.progress.step, result.plan, metrics, seconds, self.waited)
 
     def _evaluate(self, is_last: bool) -> None:
         """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
@@ -163,4 +169,5 @@ class TrainingLoop:
         self.progress.metrics_bytes = self.writer.flush()
         self.checkpoints.save(self.state, self.progress)
         self.saved_step, self.saved_at = self.progress.step, time.monotonic()
+        self.step_begun = self.saved_at  # neither an evaluation nor a checkpoint is part of a step
         self.agreement.save_is_due = False

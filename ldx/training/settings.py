@@ -138,6 +138,14 @@ class Settings:
     whole: dict[str, Any]
 
 
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Refuse a config that has not the sections of an experiment."""
+    check_keys(config, [*SECTIONS, "prep"], "")
+    missing = [name for name in SECTIONS if name not in config]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
+
+
 def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
     """Check a config and replace every "auto" that decides what is computed.
 
@@ -149,10 +157,7 @@ def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
       UserError: an unknown or missing key, or a value that cannot be.
     """
     whole: dict[str, Any] = json.loads(json.dumps(dict(config)))
-    check_keys(whole, [*SECTIONS, "prep"], "")
-    missing = [name for name in SECTIONS if name not in whole]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
+    check_sections(whole)
     check_seed(whole["seed"])
     data, optim, train = whole["data"], whole["optim"], whole["train"]
     _replace_auto(data, "batch_size", lambda: auto_batch_size(sum(num_lists)))

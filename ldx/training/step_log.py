@@ -2,8 +2,7 @@
 
 import collections
 import datetime
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from absl import logging
 
@@ -12,36 +11,6 @@ from ldx.data.plan import BatchPlan
 from ldx.step.optim import make_schedule
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.settings import Settings
-
-
-class StepClock:
-    """Times each step by when the device was done with it, not by when its numbers were read.
-
-    Numbers are read once the next step is under way, so that the device is never idle.
-
-    Args:
-      now: seconds.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic):
-        self._now = now
-        self._begun = now()
-        self._done: float | None = None
-
-    def look(self, is_done: bool) -> None:
-        """Note the time, the first time that the step before is done."""
-        if is_done and self._done is None:
-            self._done = self._now()
-
-    def lap(self) -> float:
-        """Seconds that the step took whose numbers are read now."""
-        end = self._now() if self._done is None else self._done
-        seconds, self._begun, self._done = end - self._begun, end, None
-        return seconds
-
-    def restart(self) -> None:
-        """Leave out what was not training."""
-        self._begun, self._done = self._now(), None
 
 
 class StepLog:
@@ -107,23 +76,31 @@ class StepLog:
         seconds: float,
         waited: float,
     ) -> None:
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        losses = {name: value for name, value in metrics.items() if name != "gradient_norm"}
+        if len(losses) == 2:  # one loss, and their total
+            losses.pop("total", None)
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
         left = datetime.timedelta(seconds=round(seconds * (self._num_steps - step)))
         logging.info(
-            "step %d/%d%s  epoch %.2f  %s  lr %.2e  passages %d of %d slots (%.2f)  "
-            "%.1f s  input wait %.3f s  left %s",
+            "step %d/%d%s  epoch %.2f  %s  lr %.2e  %.1f s  left %s",
             step,
             self._num_steps,
             f"  {plan.source}" if self._has_several_sources else "",
             step / self._batches.steps_per_epoch,
-            losses,
+            numbers,
             rate,
+            seconds,
+            left,
+        )
+        logging.debug(
+            "step %d/%d  gradient_norm %.4f  passages %d of %d slots (%.2f)  input wait %.3f s",
+            step,
+            self._num_steps,
+            metrics["gradient_norm"],
             plan.num_distinct_passages,
             plan.num_slots,
             plan.num_distinct_passages / max(plan.num_slots, 1),
-            seconds,
             waited,
-            left,
         )
 
     def _show_mix(self, step: int) -> None:

@@ -1,0 +1,76 @@
+"""Configs as users give them: a ConfigDict, its plain form, or the path of its file."""
+
+import json
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
+
+from ldx.common.errors import UserError
+from ldx.common.sections import flatten_config
+
+Config: TypeAlias = ConfigDict | Mapping[str, Any] | str | Path
+"""An experiment: as its file makes it, in its plain form, or the path of its file."""
+
+
+def load_config(path: str | Path) -> ConfigDict:
+    """The config of a file such as "configs/demo.py" or "configs/demo.py:smoke".
+
+    Raises:
+      UserError: there is no such file, or no such variant.
+    """
+    name, _, argument = str(path).partition(":")
+    if not Path(name).is_file():
+        near = ", ".join(sorted(str(p) for p in Path(name).parent.glob("*.py")))
+        raise UserError(f"{name}: no such file; beside it: {near or 'no config'}")
+    try:
+        return runpy.run_path(name)["get_config"](*[argument] if argument else [])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+    except ModuleNotFoundError as error:
+        raise explain_missing_config(error) from None
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """The plain form of an experiment: nested dicts.
+
+    Raises:
+      UserError: it is a study, or the file cannot be read.
+    """
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    if "study" in plain:
+        raise UserError("this config is a study; run it with python -m ldx.study")
+    return plain
+
+
+def changes_from_base(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    """The settings that differ from those of configs/base.py, a line each.
+
+    All are shown where the config was made without that file. Those that were "auto" in `config`
+    and are a number in `resolved` are marked.
+    """
+    module = sys.modules.get("configs.base")
+    base = flatten_config(module.get_config().to_dict()) if module else {}
+    given = flatten_config(config)
+    lines = []
+    for key, value in flatten_config(resolved).items():
+        plain = json.loads(json.dumps(base.get(key)))  # tuples are lists in `resolved`
+        if key not in base or value != plain:
+            mark = "  (auto)" if given.get(key) == "auto" else ""
+            lines.append(f"  {key} = {value!r}{mark}")
+    return "\n".join(lines)
+
+
+def explain_missing_config(error: ModuleNotFoundError) -> Exception:
+    """A message for a config that imports another one from a folder where there is none."""
+    if error.name and error.name.partition(".")[0] == "configs":
+        return UserError(
+            f"the config imports {error.name}, which is in the folder of ldx; work in that folder, "
+            "or put it into PYTHONPATH"
+        )
+    return error
