@@ -10,13 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
+from data_prep.pipeline.config_file import save_config
 from data_prep.pipeline.order import GRADED_STAGES, STAGES, stages_of
 from data_prep.pipeline.stage import refuse_arguments, run_as_command, workspace_from_flags
-from data_prep.pipeline.workspace import Workspace
+from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
+from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
 
 
@@ -39,8 +44,29 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
     return {s: named.get(s, sys.executable) for s in stages_of(workspace.settings)}
 
 
-def _run_stage(python: str, name: str, arguments: list[str]) -> None:
-    """Run a stage with these flags; exit as it does when it fails, having said why itself."""
+class StageFailed(UserError):
+    """A stage failed, and said why itself."""
+
+    def __init__(self, name: str, exit_code: int):
+        super().__init__(f"the stage {name} failed; it said why on the lines above")
+        self.name, self.exit_code = name, exit_code
+
+
+class StageStopped(KeyboardInterrupt):
+    """Ctrl-C came, and the stage under way has ended."""
+
+    def __init__(self, exit_code: int):
+        super().__init__()
+        self.exit_code = exit_code
+
+
+def _run_stage(python: str, name: str, arguments: Sequence[str]) -> None:
+    """Run a stage with these flags.
+
+    Raises:
+      StageFailed: it ended with an error.
+      StageStopped: Ctrl-C came.
+    """
     # A terminal sends Ctrl-C to all: the stage, which inherits this, leaves it to this command.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
@@ -50,13 +76,10 @@ def _run_stage(python: str, name: str, arguments: list[str]) -> None:
     except BaseException as stop:
         code = _end(process)
         if isinstance(stop, KeyboardInterrupt):
-            said = "" if code > 128 else "stopped\n"  # a stage that ended in order said so itself
-            print(f"{said}the same command goes on", file=sys.stderr, flush=True)
-            sys.exit(128 + signal.SIGINT)
+            raise StageStopped(code) from None
         raise
     if code:
-        print(f"data_prep: the stage {name} failed", file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)
+        raise StageFailed(name, code if code > 0 else 128 - code)
 
 
 def _end(process: subprocess.Popen) -> int:
@@ -67,6 +90,43 @@ def _end(process: subprocess.Popen) -> int:
     except KeyboardInterrupt:
         process.kill()
         return process.wait()
+
+
+def _run_stages(
+    workspace: Workspace, interpreters: Mapping[str, str], arguments: Sequence[str]
+) -> None:
+    """Check what only a look at files and packages tells, and run every stage with these flags."""
+    check_models(workspace)
+    check_vllm(workspace)
+    for name, python in interpreters.items():
+        _run_stage(python, name, arguments)
+
+
+def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] = ()) -> Path:
+    """Make training lists for a corpus: all stages in order, each in a process of its own.
+
+    What is done already for the same config and inputs is not done again.
+
+    Args:
+      config: an experiment, such as `configs.demo.get_config()`, its plain form, or the path of its
+        file, such as "configs/demo.py:smoke".
+      workdir: the folder of the run.
+      stage_flags: further flags of the stages, such as "--engine=ray".
+
+    Returns:
+      The folder of the records, which `ldx.train` reads.
+
+    Raises:
+      UserError: something that was given is wrong, or a stage failed, which said why itself.
+    """
+    workspace = open_workspace(ConfigDict(plain_config(config)), Path(workdir).absolute())
+    check_config(workspace)
+    interpreters = _interpreters(workspace)
+    check_collection(workspace)
+    config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
+    arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
+    _run_stages(workspace, interpreters, arguments)
+    return workspace.records
 
 
 def main(argv: list[str]) -> None:
@@ -81,12 +141,18 @@ def main(argv: list[str]) -> None:
 
         print(render(estimate(workspace)))
         return
-    check_models(workspace)
-    check_vllm(workspace)
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
-    for name, python in interpreters.items():
-        _run_stage(python, name, sys.argv[1:])
+    try:
+        _run_stages(workspace, interpreters, sys.argv[1:])
+    except StageStopped as stop:
+        # A stage that ended in order said "stopped" itself.
+        message = "" if stop.exit_code > 128 else "stopped\n"
+        print(f"{message}the same command goes on", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except StageFailed as failure:
+        print(f"data_prep: the stage {failure.name} failed", file=sys.stderr)
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,32 @@ OUTPUT/.embeddings, 4 bytes a number, until the run is written.
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
 from ldx.common import cli
+from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import DEPTH, Run, read_run
-from ldx.eval.report import Facts, check_report_folder, format_table, make_report, write_report
-from ldx.records.schema import check_template
-from ldx.retrieval.retrieve import (
-    CACHE_NAME,
-    DEFAULT_TEMPLATE,
-    drop_self,
-    excludes_self,
-    retrieve,
+from ldx.eval.report import (
+    Facts,
+    Report,
+    check_report_folder,
+    format_table,
+    make_report,
+    write_report,
 )
-from ldx.training.model import declared_template, load_model
+from ldx.records.schema import check_template
+from ldx.retrieval.model import Model
+from ldx.retrieval.retrieve import CACHE_NAME, DEFAULT_TEMPLATE, drop_self, excludes_self, retrieve
+from ldx.training.model import load_model
 
-FLAGS = flags.FLAGS
+OPTIONS = (
+    *("run", "split", "baseline", "index", "relevance_level", "k", "exclude_self"),
+    *("passage_template", "microbatch_tokens", "query_max_length", "passage_max_length"),
+)
 
 
 def define_flags() -> None:
@@ -58,53 +65,106 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Evaluate a model or a run."""
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
-    if bool(FLAGS.model) == bool(FLAGS.run):
-        raise UserError("give one of --model=DIR and --run=FILE")
-    output = Path(cli.required("output"))
-    check_report_folder(output)
-    template = FLAGS.passage_template or declared_template(FLAGS.model) or DEFAULT_TEMPLATE
-    check_template(template)
-    dataset = load_dataset(cli.required("dataset"), FLAGS.split)
-    baseline = _read_run(FLAGS.baseline, dataset) if FLAGS.baseline else None
-    if FLAGS.run:
-        run, facts = _read_run(FLAGS.run, dataset), {"run": FLAGS.run}
-    else:
-        run, facts = _retrieve(dataset, template, output / CACHE_NAME)
-    if FLAGS.baseline:
-        facts["baseline"] = FLAGS.baseline
-    report = make_report(
-        dataset, run, facts, relevance_level=FLAGS.relevance_level, baseline=baseline
+    """Evaluate a model or a run, and print the table."""
+    cli.refuse_arguments(argv)
+    values = flags.FLAGS
+    arguments: dict[str, Any] = {name: values[name].value for name in OPTIONS}
+    report = evaluate(
+        cli.required("dataset"), output=cli.required("output"), model=values.model, **arguments
     )
-    write_report(output, run, report)
-    shutil.rmtree(output / CACHE_NAME, ignore_errors=True)
     print(format_table("metric", report.results))
-    print(f"{len(dataset.queries)} queries of {dataset.root}, {FLAGS.split}; all in {output}")
-
-
-def _retrieve(dataset: Dataset, template: str, cache: Path) -> tuple[Run, Facts]:
-    model = load_model(
-        FLAGS.model,
-        query_max_length=FLAGS.query_max_length,
-        passage_max_length=FLAGS.passage_max_length,
+    print(
+        f"{report.metrics['num_queries']} queries of {values.dataset}, {values.split}; all in "
+        f"{values.output}"
     )
-    run, facts = retrieve(
-        dataset,
-        model.student,
-        model.params,
-        index=FLAGS.index,
-        k=FLAGS.k,
-        exclude_self=FLAGS.exclude_self,
-        template=template,
-        microbatch_tokens=FLAGS.microbatch_tokens,
-        cache=cache,
-    )
-    return run, {"model": FLAGS.model, "passage_template": template, **facts}
 
 
-def _read_run(path: str, dataset: Dataset) -> Run:
+def evaluate(
+    dataset: str | Path,
+    *,
+    model: Model | str | Path | None = None,
+    run: str | Path | None = None,
+    split: str = "test",
+    output: str | Path | None = None,
+    baseline: str | Path | None = None,
+    index: str = "auto",
+    relevance_level: int = 1,
+    k: int = DEPTH,
+    exclude_self: bool = False,
+    passage_template: str | None = None,
+    microbatch_tokens: int | None = None,
+    query_max_length: int | None = None,
+    passage_max_length: int | None = None,
+) -> Report:
+    """Search a collection with a model, or read a run, and score it as trec_eval does.
+
+    Args:
+      dataset: a folder in BEIR layout.
+      model: what `ldx.load` gave, or what it takes; this or `run`.
+      run: a TREC run file to score instead.
+      split: of the collection's qrels.
+      output: a folder for metrics.json, per_query.tsv and run.trec; None writes nothing. Embeddings
+        are kept there until the run is written, and a stopped call goes on from them.
+      baseline: a TREC run file to compare with, query by query.
+      index: how to search: auto, exact or scann.
+      relevance_level: the least grade that is relevant to R, RR and AP.
+      k: results a query.
+      exclude_self: remove passages that have their query's own id.
+      passage_template: joins title and text; None: as the model was trained.
+      microbatch_tokens: tokens in work at once; None: as the device's memory allows.
+      query_max_length: tokens of a query; None: as the model declares.
+      passage_max_length: tokens of a passage; likewise.
+
+    Returns:
+      `metrics`, flat, and `scores`, of every query.
+
+    Raises:
+      UserError: something that was given is missing or wrong.
+    """
+    if (model is None) == (run is None):
+        raise UserError("give one of --model=DIR and --run=FILE")
+    folder = None if output is None else Path(output)
+    if folder:
+        check_report_folder(folder)
+    if passage_template:
+        check_template(passage_template)
+    collection = load_dataset(dataset, split)
+    base = _read_run(baseline, collection, exclude_self) if baseline else None
+    cache = folder / CACHE_NAME if folder else None
+    facts: Facts
+    if run is not None:
+        found, facts = _read_run(run, collection, exclude_self), {"run": str(run)}
+    else:
+        if not isinstance(model, Model):
+            assert model is not None
+            model = load_model(
+                model,
+                passage_template=passage_template,
+                query_max_length=query_max_length,
+                passage_max_length=passage_max_length,
+            )
+        found, facts = retrieve(
+            collection,
+            model.student,
+            model.params,
+            index=index,
+            k=k,
+            exclude_self=exclude_self,
+            template=passage_template or model.passage_template,
+            microbatch_tokens=microbatch_tokens,
+            cache=cache,
+        )
+        facts = {"model": model.name, "passage_template": model.passage_template, **facts}
+    if baseline:
+        facts["baseline"] = str(baseline)
+    report = make_report(collection, found, facts, relevance_level=relevance_level, baseline=base)
+    if folder:
+        write_report(folder, found, report)
+        shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
+    return report
+
+
+def _read_run(path: str | Path, dataset: Dataset, exclude_self: bool) -> Run:
     """A run file, after a look at whether it is of this dataset."""
     run = read_run(path)
     judged = [query_id for query_id in dataset.queries if query_id in run]
@@ -117,10 +177,10 @@ def _read_run(path: str, dataset: Dataset) -> Run:
     _warn(path, "judged queries have no results and count 0", set(dataset.queries) - run.keys())
     _warn(path, "queries are not judged and do not count", run.keys() - set(dataset.queries))
     _warn(path, "passages are not in the corpus", {d for q in judged for d in run[q]} - known)
-    return drop_self(run) if excludes_self(dataset, FLAGS.exclude_self) else run
+    return drop_self(run) if excludes_self(dataset, exclude_self) else run
 
 
-def _warn(path: str, what: str, ids: Iterable[str]) -> None:
+def _warn(path: str | Path, what: str, ids: Iterable[str]) -> None:
     if ids := sorted(ids):
         logging.warning("%s: %d %s, such as %r", path, len(ids), what, ids[0])
 
@@ -128,3 +188,5 @@ def _warn(path: str, what: str, ids: Iterable[str]) -> None:
 if __name__ == "__main__":
     define_flags()
     cli.run(main)
+else:
+    make_callable(__name__, evaluate)

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from ldx.common import cli
+from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError, WorseModelError
 from ldx.common.files import read_json
 from ldx.data.sources import source_configs
@@ -36,10 +37,40 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Export the best parameters of a run."""
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
-    workdir, output = Path(cli.required("workdir")), Path(cli.required("output"))
+    """Export the best parameters of a run, and say how to load them."""
+    cli.refuse_arguments(argv)
+    workdir, output = cli.required("workdir"), cli.required("output")
+    verdict, progress = _export(Path(workdir), Path(output), flags.FLAGS.force)
+    print(verdict.text)
+    if not progress.finished:
+        print(f"Training has not ended (step {progress.step}): this is the best step so far.")
+    print(
+        f"The model is in {output}; load it with\n"
+        f'  SentenceTransformer("{output}")    # pip install sentence-transformers\n'
+        f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"'
+    )
+
+
+def export(workdir: str | Path, output: str | Path, *, force: bool = False) -> Path:
+    """Write the best model of a run as a folder that sentence-transformers and vLLM load.
+
+    Args:
+      workdir: the folder of a run of `ldx.train`.
+      output: the folder to write: absent, empty, or an earlier export.
+      force: write a model that dev says is worse than the base model.
+
+    Returns:
+      The folder, for `ldx.load`.
+
+    Raises:
+      UserError: there is no run, none of its steps was evaluated, or `output` is something else.
+      WorseModelError: dev says that the model is worse, and `force` is not given.
+    """
+    _export(Path(workdir), Path(output), force)
+    return Path(output)
+
+
+def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress]:
     check_student_folder(output)
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
@@ -48,10 +79,10 @@ def main(argv: list[str]) -> None:
     progress = read_progress(workdir)
     assert progress is not None  # best_params has seen it
     verdict = judge(workdir, progress, config["train"]["select_by"])
-    _check_verdict(verdict, workdir, progress)
+    _check_verdict(verdict, workdir, progress, force)
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
     manifests = [Manifest.read(folder) for folder in records]
-    template = declared_template(str(workdir))
+    template = declared_template(workdir)
     facts = {
         **_data_facts(manifests),
         **_run_facts(workdir, config, verdict, manifests),
@@ -61,14 +92,7 @@ def main(argv: list[str]) -> None:
     }
     card, texts = model_card(student, facts), _check_texts(records[0])
     save_student(student, params, output, card=card, texts=texts, passage_template=template)
-    print(verdict.text)
-    if not progress.finished:
-        print(f"Training has not ended (step {progress.step}): this is the best step so far.")
-    print(
-        f"The model is in {output}; load it with\n"
-        f'  SentenceTransformer("{output}")    # pip install sentence-transformers\n'
-        f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"'
-    )
+    return verdict, progress
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
@@ -81,7 +105,7 @@ def _read_config(workdir: Path) -> dict[str, Any]:
     return config
 
 
-def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress) -> None:
+def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress, force: bool) -> None:
     """Refuse what would do harm, or nothing.
 
     Raises:
@@ -93,7 +117,7 @@ def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress) -> None:
             f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
             "model so far is the base model itself; go on with ldx.train"
         )
-    if verdict.status == WORSE and not flags.FLAGS.force:
+    if verdict.status == WORSE and not force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"
         )
@@ -139,3 +163,5 @@ def _check_texts(records: Path) -> list[str]:
 if __name__ == "__main__":
     define_flags()
     cli.run(main)
+else:
+    make_callable(__name__, export)

@@ -11,20 +11,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from ldx.common import cli
-from ldx.common.files import fingerprint
-from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
-from ldx.records.schema import check_template
-from ldx.retrieval.embeddings_file import encode_to_file
-from ldx.retrieval.encoder import encode_texts, get_encoder
+from ldx.eval.beir import read_corpus
+from ldx.retrieval.model import Hit, Index
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
-from ldx.retrieval.search import search
-from ldx.training.model import Model, declared_template, load_model
+from ldx.training.model import load_model
 
-FLAGS = flags.FLAGS
 SNIPPET_LINES = 2
 MAX_WIDTH = 120
 
@@ -46,41 +40,25 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Answer the queries of the command line, or those typed."""
-    template = FLAGS.passage_template or declared_template(FLAGS.model) or DEFAULT_TEMPLATE
-    check_template(template)
+    values = flags.FLAGS
     corpus = read_corpus(cli.required("corpus"))
     model = load_model(
         cli.required("model"),
-        query_max_length=FLAGS.query_max_length,
-        passage_max_length=FLAGS.passage_max_length,
+        passage_template=values.passage_template,
+        query_max_length=values.query_max_length,
+        passage_max_length=values.passage_max_length,
     )
-    cache = Path(FLAGS.cache) if FLAGS.cache else default_cache()
-    passages = embed_corpus(model, corpus, template, cache)
+    index = model.index(corpus, cache=values.cache or default_cache())
     if argv[1:]:
-        print(answer(model, corpus, passages, argv[1:], FLAGS.k))
+        print(answers(index, argv[1:], values.k))
         return
     for query in typed_queries():
-        print(answer(model, corpus, passages, [query], FLAGS.k), flush=True)
+        print(answers(index, [query], values.k), flush=True)
 
 
 def default_cache() -> Path:
     """Where embeddings are kept: the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldx"
-
-
-def embed_corpus(model: Model, corpus: Corpus, template: str, cache: Path) -> np.ndarray:
-    """Embeddings float32 [N, D] of a corpus, memory-mapped, made once for a model and a corpus."""
-    texts = CorpusTexts(corpus, template)
-    key = texts.fingerprint
-    return encode_to_file(
-        get_encoder(model.student),
-        model.params,
-        texts,
-        cache / f"passages-{fingerprint(model.fingerprint, key)}.npy",
-        kind="passage",
-        key=key,
-        description="passages",
-    )
 
 
 def typed_queries() -> Iterator[str]:
@@ -97,26 +75,22 @@ def typed_queries() -> Iterator[str]:
             yield line.strip()
 
 
-def answer(model: Model, corpus: Corpus, passages: np.ndarray, queries: list[str], k: int) -> str:
+def answers(index: Index, queries: list[str], k: int) -> str:
     """The best passages of each query, as text for a terminal."""
-    embeddings = encode_texts(model.student, model.params, queries, kind="query")
-    result = search(embeddings, passages, k, index="exact")
     width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
     blocks = []
-    for i, query in enumerate(queries):
-        found = zip(result.rows[i].tolist(), result.scores[i].tolist(), strict=True)
-        entries = [_entry(corpus, r, s, place, width) for place, (r, s) in enumerate(found, 1)]
+    for query, hits in zip(queries, index.search_all(queries, k), strict=True):
+        entries = [_entry(hit, rank, width) for rank, hit in enumerate(hits, 1)]
         blocks.append("\n".join([f"query: {query}", *entries]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _entry(corpus: Corpus, row: int, score: float, place: int, width: int) -> str:
+def _entry(hit: Hit, rank: int, width: int) -> str:
     """Rank, score, id and title on a line, and the beginning of the passage under it."""
-    title = " ".join(corpus.titles[row].split())
-    head = f"{place:3d}  {score:.4f}  {corpus.doc_ids[row]}" + (f"  {title}" if title else "")
-    text = " ".join(corpus.texts[row].split())
+    title = " ".join(hit.title.split())
+    head = f"{rank:3d}  {hit.score:.4f}  {hit.doc_id}" + (f"  {title}" if title else "")
     snippet = textwrap.wrap(
-        text,
+        " ".join(hit.text.split()),
         width=max(width, 40),
         initial_indent=" " * 5,
         subsequent_indent=" " * 5,

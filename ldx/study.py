@@ -14,19 +14,21 @@ from pathlib import Path
 from absl import flags
 
 from ldx.common import cli
-from ldx.common.errors import UserError
 from ldx.studies.run import run_study
 
-flags.DEFINE_string("workdir", None, "Folder of the study: data, cells, report")
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "Folder of the study: data, cells, report")
 
 
 def main(argv: list[str]) -> None:
     """Do what is missing of the study, and print its report."""
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
+    cli.refuse_arguments(argv)
     run_study(cli.get_config(is_study=True).to_dict(), Path(cli.required("workdir")))
 
 
 if __name__ == "__main__":
-    cli.define_config()
+    define_flags()
     cli.run(main)

@@ -12,7 +12,6 @@ import pytest
 from ldx.eval.beir import Corpus
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import encode_texts
-from ldx.search import embed_corpus
 from ldx.training.model import load_model
 
 TEXTS = ["banded linear solver " * 20, "mean of an array", "random sample", "drag of the wing"]
@@ -78,16 +77,15 @@ def test_an_export_says_how_passages_are_made(
 
 def test_the_cache_knows_model_corpus_and_template(tiny_bert: Path, tmp_path: Path) -> None:
     corpus = Corpus(["a", "b"], ["T", "U"], ["wing", "drag"])
-    model = load_model(str(tiny_bert))
-    first = embed_corpus(model, corpus, "{title} {text}", tmp_path)
+    first = load_model(tiny_bert).index(corpus, cache=tmp_path).embeddings
     assert isinstance(first, np.memmap)
     others = [
-        (model, corpus, "{text}"),
-        (model, Corpus(["a", "b"], ["T", "U"], ["wing", "lift"]), "{title} {text}"),
-        (load_model(str(tiny_bert), passage_max_length=3), corpus, "{title} {text}"),
+        (load_model(tiny_bert, passage_template="{text}"), corpus),
+        (load_model(tiny_bert), Corpus(["a", "b"], ["T", "U"], ["wing", "lift"])),
+        (load_model(tiny_bert, passage_max_length=3), corpus),
     ]
-    for number, (other, texts, template) in enumerate(others, 2):
-        assert not np.array_equal(embed_corpus(other, texts, template, tmp_path), first)
+    for number, (model, passages) in enumerate(others, 2):
+        assert not np.array_equal(model.index(passages, cache=tmp_path).embeddings, first)
         assert len(list(tmp_path.glob("*.npy"))) == number
 
 

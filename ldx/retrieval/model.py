@@ -1,0 +1,146 @@
+"""A model ready for use: it embeds queries and passages, and searches corpora.
+
+Q queries, N passages, D dimensions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ldx.common.files import fingerprint
+from ldx.common.types import Params
+from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
+from ldx.models.student import Student
+from ldx.retrieval.embeddings_file import encode_to_file
+from ldx.retrieval.encoder import Kind, encode_texts, get_encoder
+from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.retrieval.search import search
+
+AnyCorpus: TypeAlias = str | Path | Corpus | Mapping[str, str] | Sequence[str]
+"""A folder in BEIR layout, a .jsonl file, texts by doc_id, or texts whose ids are their numbers."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that a search found."""
+
+    doc_id: str
+    score: float
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A corpus with its embeddings; `Model.index` makes one.
+
+    Attributes:
+      model: embeds the queries.
+      corpus: the passages.
+      embeddings: float32 [N, D], of the passages in their order.
+    """
+
+    model: "Model"
+    corpus: Corpus
+    embeddings: np.ndarray
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """The k best passages for a query, best first; the search is exact."""
+        return self.search_all([query], k)[0]
+
+    def search_all(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """The k best passages for each of several queries."""
+        result = search(self.model.encode_queries(queries), self.embeddings, k, index="exact")
+        return [
+            [self._hit(row, score) for row, score in zip(rows, scores, strict=True)]
+            for rows, scores in zip(result.rows.tolist(), result.scores.tolist(), strict=True)
+        ]
+
+    def _hit(self, row: int, score: float) -> Hit:
+        corpus = self.corpus
+        return Hit(corpus.doc_ids[row], score, corpus.titles[row], corpus.texts[row])
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A student with the parameters to use; `ldx.load` reads one.
+
+    Attributes:
+      student: the architecture, its tokenizer, its prompts.
+      params: the parameters.
+      fingerprint: of both.
+      name: what it was loaded by.
+      passage_template: joins the title and the text of a passage of a corpus.
+    """
+
+    student: Student
+    params: Params
+    fingerprint: str
+    name: str = ""
+    passage_template: str = DEFAULT_TEMPLATE
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings of queries, the model's prompt for queries before each; float32 [Q, D]."""
+        return self._encode(texts, "query")
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings of passages, the model's prompt for passages before each; float32 [N, D]."""
+        return self._encode(texts, "passage")
+
+    def index(self, corpus: AnyCorpus, *, cache: str | Path | None = None) -> Index:
+        """The corpus embedded, for searches.
+
+        Args:
+          corpus: what to search.
+          cache: a folder that keeps the embeddings, so that the same model and corpus are embedded
+            once, and a stopped call goes on where it was; None keeps them in memory.
+
+        Raises:
+          UserError: the corpus cannot be read.
+        """
+        passages = _read(corpus)
+        texts = CorpusTexts(passages, self.passage_template)
+        if cache is None:
+            embeddings = encode_texts(
+                self.student, self.params, texts, kind="passage", description="passages"
+            )
+            return Index(self, passages, embeddings)
+        key = texts.fingerprint
+        embeddings = encode_to_file(
+            get_encoder(self.student),
+            self.params,
+            texts,
+            Path(cache) / f"passages-{fingerprint(self.fingerprint, key)}.npy",
+            kind="passage",
+            key=key,
+            description="passages",
+        )
+        return Index(self, passages, embeddings)
+
+    def search(
+        self, query: str, corpus: AnyCorpus, k: int = 10, *, cache: str | Path | None = None
+    ) -> list[Hit]:
+        """The k best passages of a corpus for a query, best first.
+
+        The corpus is embedded each time, unless `cache` names a folder; for many queries make an
+        `index` once.
+        """
+        return self.index(corpus, cache=cache).search(query, k)
+
+    def _encode(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
+        if isinstance(texts, str):
+            raise TypeError(f"wanted a list of texts, got one text: {texts[:60]!r}")
+        return encode_texts(self.student, self.params, list(texts), kind=kind)
+
+
+def _read(corpus: AnyCorpus) -> Corpus:
+    if isinstance(corpus, Corpus):
+        return corpus
+    if isinstance(corpus, str | Path):
+        return read_corpus(corpus)
+    if isinstance(corpus, Mapping):
+        return Corpus(list(corpus), [""] * len(corpus), list(corpus.values()))
+    return Corpus([str(i) for i in range(len(corpus))], [""] * len(corpus), list(corpus))

@@ -1,0 +1,74 @@
+"""Tests of ldx/retrieval/model.py, beside sentence-transformers."""
+
+import json
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from ldx.eval.beir import Corpus
+from ldx.training.model import load_model
+
+QUERIES = ["banded matrix solver", "wing lift and drag"]
+PASSAGES = ["solve a linear system of banded matrix", "the lift of a wing", "blood cell protein"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert):
+    return load_model(tiny_bert)
+
+
+def test_embeddings_are_those_of_sentence_transformers(model, tiny_bert):
+    other = SentenceTransformer(str(tiny_bert), device="cpu")
+    for ours, theirs in [
+        (model.encode_queries(QUERIES), other.encode_query(QUERIES)),
+        (model.encode_passages(PASSAGES), other.encode_document(PASSAGES)),
+    ]:
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_prompts_go_before_texts(tiny_bert):
+    plain = load_model(tiny_bert)
+    prompted = load_model(tiny_bert, query_prompt="query ", passage_prompt="passage ")
+    np.testing.assert_array_equal(
+        prompted.encode_queries(QUERIES), plain.encode_queries([f"query {q}" for q in QUERIES])
+    )
+    np.testing.assert_array_equal(
+        prompted.encode_passages(PASSAGES),
+        plain.encode_passages([f"passage {p}" for p in PASSAGES]),
+    )
+
+
+def test_no_text_and_one_text(model):
+    assert model.encode_queries([]).shape == (0, 32)
+    with pytest.raises(TypeError, match="wanted a list of texts"):
+        model.encode_queries("one text")
+
+
+def test_a_search_is_the_dot_product_sorted(model):
+    index = model.index(PASSAGES)
+    scores = model.encode_queries(QUERIES) @ model.encode_passages([f" {p}" for p in PASSAGES]).T
+    for hits, row in zip(index.search_all(QUERIES, k=2), scores, strict=True):
+        order = np.argsort(-row)[:2]
+        assert [hit.doc_id for hit in hits] == [str(i) for i in order]
+        assert [hit.text for hit in hits] == [PASSAGES[i] for i in order]
+        np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-5)
+    assert index.search(QUERIES[0], k=2) == index.search_all(QUERIES, k=2)[0]
+
+
+def test_every_form_of_a_corpus_finds_the_same(model, tmp_path):
+    ids = ["a", "b", "c"]
+    with open(tmp_path / "corpus.jsonl", "w", encoding="utf-8") as file:
+        for doc_id, text in zip(ids, PASSAGES, strict=True):
+            file.write(json.dumps({"_id": doc_id, "title": "", "text": text}) + "\n")
+    forms = [
+        dict(zip(ids, PASSAGES, strict=True)),
+        Corpus(ids, [""] * 3, PASSAGES),
+        tmp_path,
+        str(tmp_path / "corpus.jsonl"),
+    ]
+    found = [model.search(QUERIES[1], form) for form in forms]
+    assert all(hits == found[0] for hits in found)
+    numbered = model.search(QUERIES[1], PASSAGES)
+    assert [ids[int(hit.doc_id)] for hit in numbered] == [hit.doc_id for hit in found[0]]
