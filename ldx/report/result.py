@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ldx.common.files import read_json
+from ldx.report.common import PAGE_NAME, REPORT_FOLDER
 from ldx.report.final import REPORT_NAME, RESULTS_NAME
-from ldx.report.page import PAGE_NAME, REPORT_FOLDER
 from ldx.training.verdict import Verdict
 
 
