@@ -1,4 +1,4 @@
-"""Every key of a study, explained once; and the sizes that studies come in.
+"""The keys of a study, each explained once, and the sizes of the studies.
 
 A study is a file beside this one that calls `make_study`. On the command line any key but the axes
 can be set: --config.study.seeds="(0,1,2)", --config.study.base.train.num_steps=32.
@@ -18,7 +18,7 @@ NFCORPUS = {"data.root": "nfcorpus", "data.passage_template": "{title} {text}"}
 API_DOCS = {"prep.collection": "api_docs"}
 
 SIZES = {"": "full", "cpu": "cpu", "smoke": "smoke"}
-"""What the report calls the size that a study's argument names."""
+"""The name of a size in the report, by the argument of a study."""
 SMOKE_CAVEAT = (
     "Smoke size: a few steps on at most 200 API docs, whose test queries are their first "
     "paragraphs. It shows that everything runs, and answers nothing."
@@ -35,7 +35,7 @@ def make_study(
     caveat: str = "",
     size: str = "",
 ) -> ConfigDict:
-    """A study with the keys that all have; of size "smoke" its caveat begins with SMOKE_CAVEAT."""
+    """A study with all its keys; where the size is "smoke", the caveat begins with SMOKE_CAVEAT."""
     if size == "smoke":
         caveat = f"{SMOKE_CAVEAT} {caveat}".strip()
     config = ConfigDict()
@@ -43,8 +43,8 @@ def make_study(
     config.study = study = ConfigDict(convert_dict=False)
     study.name = name
     study.question = question  # what the report answers
-    study.caveat = caveat  # what it does not; told in the report
-    study.size = size  # told in the report, such as cpu; "": unknown. It sets nothing
+    study.caveat = caveat  # what it does not answer; shown in the report
+    study.size = size  # shown in the report, such as cpu; "": unknown. It sets nothing
     study.base = experiment  # an experiment, as of any other config; the axes change it
     # {AXIS: {VALUE: {"section.key": value, ...}}}: every value of an axis is combined with every
     # value of the others. Names become folders. The axis "dataset" is for collections: nothing is
@@ -83,7 +83,7 @@ def make_study(
 
 
 def check_arg(arg: str) -> None:
-    """Refuse a variant that no study has."""
+    """Refuse an argument that names no size."""
     if arg not in ("", "cpu", "smoke"):
         raise ValueError(f"no variant {arg!r}; there are cpu and smoke")
 
@@ -129,11 +129,11 @@ def experiment(arg: str) -> ConfigDict:
 
 
 def full_size(config: ConfigDict) -> ConfigDict:
-    """A language model's queries cost hours: seeds share them, and differ in training alone."""
+    """The study with one preparation for all seeds, because an LLM's queries cost hours."""
     config.study.prepare_each_seed = False
     return config
 
 
 def only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Some values of an axis."""
+    """The values of an axis that have these names."""
     return {name: values[name] for name in names}

@@ -5,7 +5,8 @@
 
 Smaller corpora of SciFact hold the passages relevant to 100 of its test queries, the same in all
 sizes, and random others. Those of API docs are random docstrings, and all their summaries are test
-queries. Either are nested, and compared on the queries that both have.
+queries. In both cases a larger corpus contains the smaller ones, and two sizes are compared on the
+queries that both have.
 """
 
 from typing import Any
@@ -17,14 +18,14 @@ from configs.studies import common
 
 
 def _size(num_passages: int) -> dict[str, Any]:
-    """Of a collection that data.root names, and of API docs."""
+    """Limits the passages of a collection that data.root names, and of API docs."""
     return {"sample.num_passages": num_passages, "prep.max_passages": num_passages}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" needs no other model, "smoke" is two cells on local data."""
     config = common.experiment(arg)
-    if arg == "":  # here the recipe is to fit itself to the lists that a corpus gives
+    if arg == "":  # here the recipe adapts to the lists that each corpus gives
         recipe = base.get_config()
         config.data.batch_size = recipe.data.batch_size
         config.optim = recipe.optim

@@ -3,10 +3,10 @@
     python -m ldx.study --config=configs/studies/graded.py:cpu --workdir=DIR \
         --config.study.roots.mediqa2019=MEDIQA2019
 
-MEDIQA 2019 grades answers from 0 to 3; SyCL (arXiv 2503.23239) trains on such lists. The
-collection judges no test split: 100 of its 208 training questions, drawn at random, become one, and
-the rest is trained on. Its 25 dev questions choose the step that is kept. No language model and no
-teacher is asked in any size.
+MEDIQA 2019 grades answers from 0 to 3; SyCL (arXiv 2503.23239) trains on such lists. The collection
+judges no test split: 100 of its 208 training questions, drawn at random, become one, and the rest
+is trained on. Its 25 dev questions choose the step that is kept. No size needs a language model or
+a teacher.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from configs.studies import common
 
 
 def _only(loss: str, **settings: Any) -> dict[str, Any]:
-    """One loss alone."""
+    """Settings that give all weight to one loss."""
     weights = {f"loss.{name}.weight": 0.0 for name in ("listwise_kl", "info_nce", "wasserstein")}
     keys = {f"loss.{loss}.{key}": value for key, value in settings.items()}
     return {**weights, f"loss.{loss}.weight": 1.0, **keys}

@@ -3,8 +3,8 @@
     python -m ldx.study --config=configs/studies/infonce_vs_distillation.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
 
-The first claim of CADET (arXiv 2505.19274). The step that is kept is that of the lowest dev loss,
-as there: a choice by dev nDCG@10 would hide harm, because the untrained model is a candidate.
+This is the first claim of CADET (arXiv 2505.19274). As there, the step with the lowest dev loss is
+kept: a choice by dev nDCG@10 would hide harm, because the untrained model is a candidate.
 """
 
 from typing import Any

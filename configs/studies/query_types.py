@@ -3,9 +3,9 @@
     python -m ldx.study --config=configs/studies/query_types.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
 
-The second claim of CADET (arXiv 2505.19274). All cells of a dataset share one preparation, with all
-types: a single type is trained on by giving the others the weight 0. So dev lists of every type are
-there for all cells, and all take as many steps of one batch size.
+This is the second claim of CADET (arXiv 2505.19274). All cells of a dataset share one preparation
+with all types; to train on a single type, the others have the weight 0. So all cells have dev lists
+of every type, and take the same number of steps of the same batch size.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ EXTRACTIVE_TYPES = ("sentence", "keywords", "title")
 
 
 def _types(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """All types, and each alone."""
+    """The values of the axis: all types, and each type alone."""
     key = "data.query_type_weights"
     alone = {name: {key: {x: 0.0 for x in names if x != name}} for name in names}
     return {"all": {key: {}}, **alone}

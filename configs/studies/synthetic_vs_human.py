@@ -3,8 +3,8 @@
     python -m ldx.study --config=configs/studies/synthetic_vs_human.py:cpu --workdir=DIR \
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
 
-The third claim of CADET (arXiv 2505.19274). "both" joins the two. Lists have one size
-for all.
+This is the third claim of CADET (arXiv 2505.19274). "both" trains on both kinds of queries. Lists
+have the same size in all cells.
 """
 
 from typing import Any
@@ -27,7 +27,8 @@ def get_config(arg: str = "") -> ConfigDict:
     Local data has no training queries of people, so smoke compares two kinds of extractive ones.
     """
     config = common.experiment(arg)
-    # A list of people's has all that they judged relevant: a step would see far more passages.
+    # Lists of people's queries hold all that was judged relevant; uncut, a step would see far more
+    # passages.
     config.data.list_size = config.prep.list_size
     made = "llm" if arg == "" else "extractive"
     datasets = {"nfcorpus": common.NFCORPUS, "scifact": common.SCIFACT}

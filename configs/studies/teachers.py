@@ -6,9 +6,9 @@
 "hybrid" chooses the dense retriever's weight by dev queries; "fused" is the weighted mean of BM25's
 and the dense retriever's calibrated scores. The full size has cross-encoders too.
 
-The step that is kept is that of the lowest dev loss. Dev nDCG@10 cannot choose here: of a dev list
-the passage that the teacher ranks first is the relevant one, so where the student itself is the
-teacher, the untrained model is perfect.
+The step with the lowest dev loss is kept. Dev nDCG@10 cannot choose here: the relevant passage of a
+dev list is the one that the teacher ranks first, so where the student itself is the teacher, the
+untrained model is perfect.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Numbers of single lists: divergence, entropy, and how far two scorers agree on the order.
 
-Shapes: N lists, L entries. Scores come before any temperature; what `where` leaves out is padding,
-whatever it holds. Everything is float64; a list that has no such number has NaN.
+Shapes: N lists, L entries. Scores are before any temperature; entries outside `where` are padding,
+and their values do not matter. Results are float64, NaN for a list that has no such number.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ PAIRS_AT_ONCE = 2**24  # of entries of a list, compared in memory together
 
 
 def _log_softmax(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
-    """[N, L], -inf at padding; whole lists of padding are NaN."""
+    """Logarithms of softmax(scores / temperature), [N, L]; -inf at padding, NaN for empty lists."""
     logits = np.where(where, scores.astype(np.float64) / temperature, -np.inf)
     with np.errstate(invalid="ignore", divide="ignore"):
         logits = logits - logits.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Runs, and what they score: trec_eval's measures by ir-measures, and paired comparisons.
+"""Runs and their scores: trec_eval's measures by ir-measures, and paired comparisons.
 
 A run holds scores by query id and passage id. As in trec_eval, a ranking is by score as float32,
 descending, and equal scores by passage id, descending; the file's own ranks mean nothing.
@@ -21,7 +21,7 @@ METRIC = "nDCG@10"
 """The metric that everything is judged by."""
 METRICS = (METRIC, "R@100", "RR@10", "AP@100")
 DEPTH = 100
-"""Results a query: as many as the metrics look at."""
+"""Results of each query in a run, as many as the metrics look at."""
 RUN_LINE = "query-id Q0 passage-id rank score tag"
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
@@ -44,7 +44,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How run a differs from run b, in one metric, over the same queries.
+    """The difference of run a from run b in one metric, over the same queries.
 
     Attributes:
       difference: the mean of a - b.
@@ -113,10 +113,10 @@ def score_run(
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a TREC run file, gzip or not; between columns are tabs or blanks.
+    """Read a TREC run file, gzip or not, with tabs or blanks between columns.
 
     Raises:
-      UserError: the bad lines: columns, a score that is no finite number, a passage given twice.
+      UserError: the bad lines: wrong columns, a score that is not a finite number, a passage twice.
     """
     lines = Lines(path)
     run: Run = {}
@@ -165,7 +165,7 @@ def compare(
     Args:
       per_query_a: values by query id.
       per_query_b: values of the same queries.
-      seed: of the resampling.
+      seed: the seed of the resampling.
     """
     assert per_query_a.keys() == per_query_b.keys(), "both runs must be scored on the same queries"
     differences = np.array([per_query_a[q] - per_query_b[q] for q in per_query_a], float)
@@ -200,7 +200,7 @@ def confidence_interval(values: Iterable[float], seed: int = 0) -> tuple[float, 
 
 
 def _t_test_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of Student's paired t-test; 1 where nothing differs or is one query's."""
+    """Two-sided p-value of Student's paired t-test; 1 for one query, or where nothing differs."""
     from scipy.special import stdtr
 
     num = len(differences)

@@ -43,7 +43,7 @@ from ldx.training.metrics_writer import read_metrics
 from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
-SHOWN_METRICS = (METRIC, "R@100")
+TABLE_METRICS = (METRIC, "R@100")
 MAX_BAD_LINES = 0.01  # of a corpus; data_prep sets as many aside
 
 
@@ -198,7 +198,7 @@ def _tables(outcome: Outcome) -> str:
     """All systems on a collection, by the metrics that people look at first."""
     tables = [
         format_table(metric, {name: each[metric] for name, each in outcome.results.items()})
-        for metric in SHOWN_METRICS
+        for metric in TABLE_METRICS
     ]
     return "\n".join(["", outcome.title, *tables, ""])
 

@@ -112,19 +112,19 @@ def train(folder: Path, model: Path) -> Path:
 
 @functools.cache
 def student_of(section: str) -> Student:
-    """One student for all tests, whose programs are compiled once."""
+    """The student of a config's section, one for all tests, so that programs are compiled once."""
     return load_student(**json.loads(section))
 
 
 def make(workdir: Path, config=None, judged=True, check=lambda: None, **options) -> Path:
-    """The report of a run, once more, in this process."""
+    """Make what is missing of a run's report in this process; the path of the page."""
     config = config or json.loads((workdir / "config.json").read_text())
     sources = source_configs(config["data"], workdir)
     manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
-    found = final.judged_datasets(workdir, config, sources, manifests) if judged else {}
+    collections = final.judged_datasets(workdir, config, sources, manifests) if judged else {}
     student = student_of(json.dumps(config["model"]))
     options.setdefault("verdict", judge(workdir, read_progress(workdir)))
-    final.make(workdir, config, found, student, check, **options)
+    final.make(workdir, config, collections, student, check, **options)
     return workdir / "report" / "index.html"
 
 

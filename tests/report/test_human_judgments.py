@@ -26,11 +26,11 @@ def test_numbers_are_those_of_results_and_scipy(finished):
     assert facts["nDCG@10"] == pytest.approx(trained.mean())
     assert facts["nDCG@10_difference"] == pytest.approx((trained - base).mean())
     assert facts["nDCG@10_wins"] == (trained > base).sum()
-    told = {
+    csv_rows = {
         (row["system"], row["metric"]): row for row in read_csv(finished / "report/results.csv")
     }
-    assert len(told) == 8
-    for (system, metric), row in told.items():
+    assert len(csv_rows) == 8
+    for (system, metric), row in csv_rows.items():
         assert float(row["value"]) == results[system][metric]
         for key in ("low", "high"):
             assert float(row[key]) == results[system][f"{metric}_{key}"]

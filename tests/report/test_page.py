@@ -35,9 +35,9 @@ def test_every_section_has_its_content(finished):
     assert "could not be" not in page.text
     assert len([1 for tag, _ in page.tags if tag == "svg"]) == 6
     assert "3 (33%)" in page.text  # the yield of a filter
-    told = "queries: 6 human judged by people and a language model, 6 synthetic"
-    assert f"Dev nDCG@10 is of {told}." in page.text
-    assert f"12 {told}, step" in page.text  # the verdict
+    judges = "queries: 6 human judged by people and a language model, 6 synthetic"
+    assert f"Dev nDCG@10 is of {judges}." in page.text
+    assert f"12 {judges}, step" in page.text  # the verdict
     assert f"$x_1$ {HOSTILE}" in page.text
     won = read_csv(finished / "report" / "per_query.csv")
     differences = [float(row["trained"]) - float(row["base"]) for row in won]

@@ -103,9 +103,9 @@ def test_intervals_stand_where_they_are_and_are_filled_where_found(tmp_path):
 
 
 def test_the_best_step_is_marked_where_it_is(tmp_path):
-    found = pixels(FIGURES["curves"], tmp_path, "best")
-    height, width = found.shape
-    star = found[:, width // 2 :]
+    marks = pixels(FIGURES["curves"], tmp_path, "best")
+    height, width = marks.shape
+    star = marks[:, width // 2 :]
     rows, columns = np.nonzero(star)
     # Step 5 is in the middle; its value is the highest, and the legend's mark is elsewhere.
     middle = np.abs(columns - np.median(columns)) < 0.25 * width

@@ -86,10 +86,10 @@ def test_records_of_others_may_tell_what_they_like(facts):
 def test_what_is_shared_with_the_test_by_source():
     shared = "What training lists and test share"
     leakage = {name: Leakage(100, 20, first, 3, 40, 30, 7) for name, first in (("", 5), ("b", 6))}
-    for name, found in leakage.items():
+    for name, counts in leakage.items():
         rows = Tables(data_section({name: make_manifest()}, leakage)).rows[shared]
         assert rows[0] == ["", "number"]
-        assert [number for _, number in rows[1:]] == [str(value) for value in vars(found).values()]
+        assert [number for _, number in rows[1:]] == [str(value) for value in vars(counts).values()]
     both = Tables(data_section({"a": make_manifest(), "b": make_manifest()}, leakage))
     assert ["training lists with the words of a test query", "6"] in both.rows[shared]
     assert both.text.count("What training lists and test share is not known") == 1
@@ -97,9 +97,9 @@ def test_what_is_shared_with_the_test_by_source():
 
 def test_what_is_shared_with_the_test_is_told(finished):
     """The first list has the words of the first test query, and the passage judged for it."""
-    told = json.loads((finished / "leakage.json").read_text())
-    counts = {k: v for k, v in told[""].items() if k != "fingerprint"}
-    assert list(told) == [""]
+    stored = json.loads((finished / "leakage.json").read_text())
+    counts = {k: v for k, v in stored[""].items() if k != "fingerprint"}
+    assert list(stored) == [""]
     assert (counts["lists_with_test_query"], counts["judgments_in_lists"]) == (1, 1)
     assert (counts["num_lists"], counts["num_queries"], counts["judged_passages"]) == (48, 20, 20)
     (line,) = [x for x in (finished / "stderr").read_text().splitlines() if "test queries" in x]

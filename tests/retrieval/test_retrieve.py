@@ -72,9 +72,9 @@ def test_the_own_passage_goes_only_on_request(exclude_self: bool) -> None:
     )
     scores = vectors[:2] @ vectors.T
     ids = np.array(dataset.corpus.doc_ids)
-    for i, (query_id, found) in enumerate(run.items()):
+    for i, (query_id, scores_of_query) in enumerate(run.items()):
         expected = [d for d in ids[np.argsort(-scores[i])] if not (exclude_self and d == query_id)]
-        assert list(found) == expected[:2]
+        assert list(scores_of_query) == expected[:2]
     assert facts == {"index": "exact", "recall_of_index": 1.0}
     assert ("a" in run["a"]) is not exclude_self
     assert drop_self({"a": {"a": 1.0, "b": 0.5}}) == {"a": {"b": 0.5}}

@@ -157,10 +157,10 @@ def test_excluded_passages_are_never_found(monkeypatch: pytest.MonkeyPatch, inde
     queries = vectors[:40]
     excluded = np.random.default_rng(0).random(500) < 0.5
     searcher = Searcher(vectors, 300, index, sample_queries=queries, excluded=excluded)
-    kept = np.flatnonzero(~excluded)
-    assert searcher.k == len(kept)
-    scores, places = by_numpy(queries, vectors[kept], len(kept))
+    included = np.flatnonzero(~excluded)
+    assert searcher.k == len(included)
+    scores, places = by_numpy(queries, vectors[included], len(included))
     for some in (slice(0, 7), slice(7, 40)):  # one index, several sets of queries
         result = searcher.search(queries[some])
-        np.testing.assert_array_equal(np.sort(result.rows), np.sort(kept[places[some]]))
+        np.testing.assert_array_equal(np.sort(result.rows), np.sort(included[places[some]]))
         np.testing.assert_allclose(result.scores, scores[some], atol=1e-6)

