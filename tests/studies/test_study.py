@@ -33,6 +33,7 @@ import sys
 from pathlib import Path
 from ldx.common import cli
 from ldx.studies.run import run_study
+from tests.studies.test_study import COMMANDS, make
 
 root, workdir, max_parallel = sys.argv[1:]
 config = make(root, max_parallel=int(max_parallel))
