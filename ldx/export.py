@@ -24,7 +24,7 @@ from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.model import declared_template
-from ldx.training.verdict import UNKNOWN, WORSE, Verdict, judge
+from ldx.training.verdict import Status, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
 
@@ -112,12 +112,12 @@ def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress, force: b
       UserError: no step was evaluated, which --force does not change.
       WorseModelError: dev says that the model is worse, and --force is not given.
     """
-    if verdict.status == UNKNOWN:
+    if verdict.status == Status.UNKNOWN:
         raise UserError(
             f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
             "model so far is the base model itself; go on with ldx.train"
         )
-    if verdict.status == WORSE and not force:
+    if verdict.status == Status.WORSE and not force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"
         )

@@ -1,6 +1,7 @@
-"""How good the student is on the dev lists: the losses of all, and nDCG@10 in a pool of passages.
+"""How good the student is on the dev lists: their losses, and nDCG@10 in a pool of passages.
 
-nDCG@10 is of people's dev queries and judgments where the records have some, else of the dev lists.
+nDCG@10 is measured on people's dev queries and judgments where the records have some, else on the
+dev lists.
 
 Shapes: Q lists, P distinct passages, D dimensions; the pool is a set of rows of the passage set.
 """
@@ -29,21 +30,21 @@ FEW_LISTS = 50
 class DevSet:
     """The dev lists of a source, and the pool that queries are searched in.
 
-    Searched are the queries of `judged`, or of `table` where that is empty.
-    The pool is the union of their lists' passages, filled up by a random sample that only
-    the seed decides. Where the union alone would be over `pool_size`, it is that of a random sample
-    of the lists, and the queries of the others are not searched; their losses count all the same.
+    The queries that are searched are those of `judged`, or of `table` where `judged` is empty. The
+    pool is the union of their lists' passages, filled up to `pool_size` by a random sample. Where
+    the union alone is larger, the pool is the union of a random sample of the lists; the queries of
+    the other lists are not searched, but their losses count.
 
     Args:
-      table: the dev lists, which losses are of.
+      table: the dev lists, on which the losses are measured.
       judged: lists of people's queries and judgments; they have no loss.
-      planner: tokens and padded sizes, those of training.
-      encoder: embeds tokens.
+      planner: gives token ids, and the padded sizes of training.
+      encoder: embeds token ids.
       objective: the losses.
-      judges_of: who judged for the queries of a type, see `Manifest.judges_of`.
+      judges_of: gives who judged for the queries of a type (`Manifest.judges_of`).
       num_passages: the size of the passage set.
       pool_size: the most passages in the pool.
-      seed: of the sample.
+      seed: decides the random samples.
 
     Raises:
       UserError: there is no dev list.
@@ -82,7 +83,7 @@ class DevSet:
         judges = [tuple(judges_of(query_type)) for query_type in self._judged.query_types]
         codes = self._judged.query_type[self.searched].tolist()
         self.judges = Counter(judges[code] for code in codes)
-        # Of the lists first, then of the searched.
+        # The queries of the lists stand first, then those that are searched.
         searched = self._judged.query[self.searched]
         self._query_ids = planner.query_ids(np.concatenate([table.query, searched]))
         self._passage_ids = planner.passage_ids(self._rows)
@@ -139,10 +140,10 @@ class DevSet:
 def evaluate_sources(
     sources: Mapping[str, DevSet], params: Params, check: Callable[[], None] = lambda: None
 ) -> DevValues:
-    """Means of every source, dev/SOURCE/NAME, and of all, dev/NAME.
+    """Evaluate every source: means over each, dev/SOURCE/NAME, and over all, dev/NAME.
 
-    Losses are weighted by dev lists, nDCG@10 by searched queries. One source alone has no line of
-    its own.
+    Sources weigh as many as their dev lists in the means of losses, and as many as their searched
+    queries in nDCG@10. Where there is one source, its means are those over all.
     """
     values = {name: dev.evaluate(params, check) for name, dev in sources.items()}
     if len(values) == 1:
@@ -170,7 +171,7 @@ def evaluate_sources(
 
 
 def warn_of_perfect(base: Mapping[str, float]) -> None:
-    """Say that dev nDCG@10 can only fall, where the untrained model's is 1 for every query."""
+    """Warn that dev nDCG@10 can only fall, if the untrained model's is 1 for every query."""
     if min(base.values()) >= 1:
         logging.warning(
             "dev %s of the untrained model is 1.0 already, as it is where the teacher ranks as the "
@@ -181,7 +182,7 @@ def warn_of_perfect(base: Mapping[str, float]) -> None:
 
 
 def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
-    """Whose queries, judged by whom; `judges` has the number of queries by their judges."""
+    """A phrase that says whose queries these are, and who judged; `judges` counts the queries."""
 
     def kind(names: tuple[str, ...], noun: str = "") -> str:
         return f"human{noun} judged by {' and '.join(names)}" if names else f"synthetic{noun}"
@@ -218,7 +219,7 @@ def _choose(
             len(table),
             pool_size,
         )
-    others = rng.permutation(num_passages)
+    rows = rng.permutation(num_passages)
     room = pool_size - len(pool)
-    pool.update(int(row) for row in others[~np.isin(others, list(pool))][:room])
+    pool.update(int(row) for row in rows[~np.isin(rows, list(pool))][:room])
     return chosen, np.array(sorted(pool))

@@ -10,7 +10,7 @@ from ldx.eval.metrics import METRIC
 
 @dataclasses.dataclass(frozen=True)
 class DevValues:
-    """What an evaluation found.
+    """Losses and nDCG@10 of one evaluation.
 
     Attributes:
       means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
@@ -41,10 +41,10 @@ def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
     path = _values_path(workdir, step)
     if not path.is_file():
         raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
-    found = read_json(path)
-    judged_by = found["judged_by"]
+    stored = read_json(path)
+    judged_by = stored["judged_by"]
     # Older runs have an adjective, by who wrote the queries alone.
-    return found["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
+    return stored["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
 
 
 def _values_path(workdir: Path, step: int) -> Path:
@@ -52,5 +52,5 @@ def _values_path(workdir: Path, step: int) -> Path:
 
 
 def evaluated_steps(workdir: Path) -> list[int]:
-    """The steps whose dev values are kept, ascending."""
+    """The steps that were evaluated, ascending."""
     return sorted(int(path.stem) for path in (workdir / "dev").glob("*.json"))

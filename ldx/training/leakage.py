@@ -1,8 +1,9 @@
-"""What training lists share with what is measured: test queries, and passages judged for them.
+"""What training lists share with the test: its queries, and the passages judged for them.
 
-Passages that were judged are no leak of themselves: the corpus is given, and its passages are
-trained on. Their judgments are, when a list of a test query's words carries them. What is found is
-told before training and kept in WORKDIR/leakage.json; a run that goes on reads it there.
+A judged passage in a training list is no leak by itself: the corpus is given, and its passages are
+trained on. A judgment leaks where a list whose query has the words of a test query holds it. The
+counts are logged before training and kept in WORKDIR/leakage.json, where a run that goes on reads
+them.
 """
 
 import json
@@ -20,12 +21,12 @@ from ldx.eval.beir import Dataset
 from ldx.records.sets import PassageSet
 
 LEAKAGE_NAME = "leakage.json"
-OF = "fingerprint"  # beside the counts of a source: of the lists and the test that they are of
+FINGERPRINT = "fingerprint"  # of the lists and the test that the counts beside it are of
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Counts, of one source.
+    """What the training lists of one source share with its test, in numbers.
 
     Attributes:
       num_lists: training lists.
@@ -63,43 +64,44 @@ def report_leakage(
     datasets: Mapping[str, Dataset],
     relevance_level: int,
 ) -> None:
-    """Say what training lists share with the test, in WORKDIR/leakage.json too.
+    """Log what training lists share with the test, and keep it in WORKDIR/leakage.json.
 
-    What that file says of the same lists and test is not counted again.
+    Counts that this file has of the same lists and test are not made again.
 
     Args:
-      workdir: of the run.
-      sources: by name.
-      datasets: their tests; a source may have none.
+      workdir: the run's folder.
+      sources: the sources of the run, by name.
+      datasets: the test collections of those that have one.
       relevance_level: the least grade that is relevant.
     """
     path = workdir / LEAKAGE_NAME
     before = read_json(path) if path.is_file() else {}
-    told = {}
+    counts = {}
     for name, dataset in datasets.items():
         source = sources[name]
-        told[name] = before.get(name, {})
+        counts[name] = before.get(name, {})
         key = _fingerprint(source, dataset, relevance_level)
-        if told[name].get(OF) != key:
-            told[name] = asdict(find_leakage(source, dataset, relevance_level)) | {OF: key}
-    write_json(path, told)
-    for name, found in read_leakage(workdir).items():
-        log = logging.warning if found.lists_with_test_query else logging.info
-        log("%s", f"{name}: {found.text}" if name else found.text)
+        if counts[name].get(FINGERPRINT) != key:
+            leakage = find_leakage(source, dataset, relevance_level)
+            counts[name] = asdict(leakage) | {FINGERPRINT: key}
+    write_json(path, counts)
+    for name, leakage in read_leakage(workdir).items():
+        log = logging.warning if leakage.lists_with_test_query else logging.info
+        log("%s", f"{name}: {leakage.text}" if name else leakage.text)
 
 
 def read_leakage(workdir: Path) -> dict[str, Leakage]:
-    """What was found before training, by source; nothing of runs that did not look."""
+    """The counts that a run made before training, by source; empty where it made none."""
     path = workdir / LEAKAGE_NAME
-    told = read_json(path) if path.is_file() else {}
+    counts = read_json(path) if path.is_file() else {}
     return {
-        name: Leakage(**{key: value for key, value in counts.items() if key != OF})
-        for name, counts in told.items()
+        name: Leakage(**{key: value for key, value in of_source.items() if key != FINGERPRINT})
+        for name, of_source in counts.items()
     }
 
 
 def _fingerprint(source: Source, dataset: Dataset, relevance_level: int) -> str:
-    """Differs where anything does that is counted."""
+    """A hash that differs where anything that is counted differs."""
     test = json.dumps([dataset.queries, dataset.qrels, relevance_level])
     cut = str(source.train.list_size)
     return fingerprint(test, cut, *(f"{k} {v}" for k, v in source.manifest.fingerprints.items()))
@@ -160,8 +162,8 @@ def _judged_rows(
         same = (passages[row].doc_id == doc_id for row, doc_id in places.items())
         if len(places) == len(judged) and all(same):
             return places
-    found = {row: passages[row].doc_id for row in listed.tolist()}
-    return {row: doc_id for row, doc_id in found.items() if doc_id in judged}
+    doc_ids = {row: passages[row].doc_id for row in listed.tolist()}
+    return {row: doc_id for row, doc_id in doc_ids.items() if doc_id in judged}
 
 
 def words(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -131,39 +131,44 @@ class TrainingLoop:
         self.log.step(self.progress.step, result.plan, metrics, seconds, self.waited)
 
     def _evaluate(self, is_last: bool) -> None:
-        """Dev losses and nDCG@10 of the state; updates what is best, and whether to stop."""
-        progress, train = self.progress, self.settings.train
+        """Measure dev losses and nDCG@10, and note what is best and whether to stop."""
+        step = self.progress.step
         params = self.parts.step.whole_params(self.state)
-        found = evaluate_sources(self.parts.dev, params, self.check)
-        values = processes.from_primary(found.means)
+        dev_values = evaluate_sources(self.parts.dev, params, self.check)
+        means = processes.from_primary(dev_values.means)
         if processes.is_primary():
-            write_dev_values(self.workdir, progress.step, found)
-            if progress.step == 0:
-                warn_of_perfect(found.per_query)
-        self.writer.write(progress.step, values)
-        ndcg = values[f"dev/{METRIC}"]
-        losses = {k: v for k, v in values.items() if k in ("dev/listwise_kl", "dev/total")}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise UserError(f"a dev value of step {progress.step} is not finite: {values}")
-        lowest = progress.lowest_losses
-        better_loss = any(value < lowest.get(name, math.inf) for name, value in losses.items())
-        better_ndcg = ndcg > progress.best_ndcg
-        lower_total = losses["dev/total"] < lowest.get("dev/total", math.inf)
-        progress.lowest_losses = {k: min(v, lowest.get(k, math.inf)) for k, v in losses.items()}
-        if {"ndcg": better_ndcg, "loss": lower_total}[train.select_by]:
+            write_dev_values(self.workdir, step, dev_values)
+            if step == 0:
+                warn_of_perfect(dev_values.per_query)
+        self.writer.write(step, means)
+        if not all(math.isfinite(value) for value in means.values()):
+            raise UserError(f"a dev value of step {step} is not finite: {means}")
+        self._note_evaluation(means, is_last)
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        logging.info("step %d  %s  best: step %d", step, numbers, self.progress.best_step)
+        if self.progress.finished:
+            logging.info("training ended at step %d: %s", step, self.progress.stop_reason)
+
+    def _note_evaluation(self, means: Mapping[str, float], is_last: bool) -> None:
+        """Update the best step, the count of evaluations without improvement, and the end."""
+        progress, train = self.progress, self.settings.train
+        ndcg = means[f"dev/{METRIC}"]
+        losses = {name: means[name] for name in ("dev/listwise_kl", "dev/total") if name in means}
+        lowest = {name: progress.lowest_losses.get(name, math.inf) for name in losses}
+        has_better_loss = any(losses[name] < lowest[name] for name in losses)
+        has_better_ndcg = ndcg > progress.best_ndcg
+        has_lower_total = losses["dev/total"] < lowest["dev/total"]
+        progress.lowest_losses = {name: min(losses[name], lowest[name]) for name in losses}
+        if {"ndcg": has_better_ndcg, "loss": has_lower_total}[train.select_by]:
             progress.best_step, progress.best_ndcg = progress.step, ndcg
-        improved = {"loss": better_loss, "ndcg": better_ndcg, None: True}[train.stop_on]
+        improved = {"loss": has_better_loss, "ndcg": has_better_ndcg, None: True}[train.stop_on]
         progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
         progress.evaluated_step = progress.step
         if progress.num_bad_evaluations >= train.patience:
-            what = {"loss": "no dev loss", "ndcg": f"dev {METRIC} not"}[train.stop_on or "loss"]
-            progress.stop_reason = f"{what} improved {train.patience} times in a row"
+            subject = {"loss": "no dev loss", "ndcg": f"dev {METRIC} not"}[train.stop_on or "loss"]
+            progress.stop_reason = f"{subject} improved {train.patience} times in a row"
         elif is_last:
             progress.stop_reason = "all steps done"
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        logging.info("step %d  %s  best: step %d", progress.step, shown, progress.best_step)
-        if progress.finished:
-            logging.info("training ended at step %d: %s", progress.step, progress.stop_reason)
 
     def _save(self) -> None:
         self.progress.metrics_bytes = self.writer.flush()

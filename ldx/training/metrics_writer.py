@@ -108,8 +108,8 @@ def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) 
     if not id_path.exists():
         with atomic_write(id_path) as file:
             file.write(wandb.util.generate_id())
-    kept = {"id": id_path.read_text(), "resume": "allow"}
-    return wandb.init(project=project, dir=str(workdir), config=dict(config or {}), **kept)
+    identity = {"id": id_path.read_text(), "resume": "allow"}
+    return wandb.init(project=project, dir=str(workdir), config=dict(config or {}), **identity)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -7,15 +7,23 @@ nDCG@10 chose is flattered a little by the same queries.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from ldx.eval.metrics import METRIC, Comparison, compare
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
 
-BETTER, SAME, WORSE = "better", "not distinguishable", "worse"
-UNKNOWN = "not known yet"
 SIGNIFICANT = 0.05
+
+
+class Status(StrEnum):
+    """Whether training helped."""
+
+    BETTER = "better"
+    SAME = "not distinguishable"
+    WORSE = "worse"
+    UNKNOWN = "not known yet"
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Verdict:
     """What dev says of a run's best step.
 
     Attributes:
-      status: BETTER, SAME, WORSE (also where the base model is kept), or UNKNOWN.
+      status: WORSE also where no step was better and the base model is kept.
       text: a sentence with the numbers.
       judged_by: whose queries dev has, and who judged for them; see `DevValues`.
       step: the best one; 0 is the base model.
@@ -35,7 +43,7 @@ class Verdict:
       p_value: of the paired permutation test.
     """
 
-    status: str
+    status: Status
     text: str
     judged_by: str
     step: int
@@ -61,27 +69,31 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     step = progress.best_step
     before, judged_by = read_dev_values(workdir, 0)
     after, _ = read_dev_values(workdir, step)
-    found = compare(after, before)
+    comparison = compare(after, before)
     base, trained = _mean(before), _mean(after)
     queries = f"{len(before)} {judged_by}"
-    others = [number for number in evaluated_steps(workdir) if 0 < number <= progress.step]
+    trained_steps = [number for number in evaluated_steps(workdir) if 0 < number <= progress.step]
     if step:
-        status = _status(found)
+        status = _status(comparison)
         text = (
-            f"{status} {'from' if status == SAME else 'than'} the base model: dev {METRIC} "
-            f"{base:.4f} -> {trained:.4f} ({found.difference:+.4f}, 95% interval {found.low:+.4f} "
-            f"to {found.high:+.4f}, p {found.p_value:.4f}; {queries}, step {step})"
+            f"{status} {'from' if status == Status.SAME else 'than'} the base model: dev {METRIC} "
+            f"{base:.4f} -> {trained:.4f} ({comparison.difference:+.4f}, 95% interval "
+            f"{comparison.low:+.4f} to {comparison.high:+.4f}, p {comparison.p_value:.4f}; "
+            f"{queries}, step {step})"
         )
-    elif others:
-        status, rule = WORSE, {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by]
-        best = max(_mean(read_dev_values(workdir, number)[0]) for number in others)
+    elif trained_steps:
+        status, rule = (
+            Status.WORSE,
+            {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by],
+        )
+        best = max(_mean(read_dev_values(workdir, number)[0]) for number in trained_steps)
         text = (
-            f"{WORSE} than the base model, which is what is kept: no step had a {rule} "
+            f"{status} than the base model, which is what is kept: no step had a {rule} "
             f"(dev {METRIC} {base:.4f}, at most {best:.4f} after training; {queries})"
         )
     else:
-        status = UNKNOWN
-        text = f"{UNKNOWN}: only the base model was evaluated (dev {METRIC} {base:.4f}; {queries})"
+        status = Status.UNKNOWN
+        text = f"{status}: only the base model was evaluated (dev {METRIC} {base:.4f}; {queries})"
     return Verdict(
         status=status,
         text=text,
@@ -90,16 +102,16 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
         num_queries=len(before),
         base=base,
         trained=trained,
-        low=found.low,
-        high=found.high,
-        p_value=found.p_value,
+        low=comparison.low,
+        high=comparison.high,
+        p_value=comparison.p_value,
     )
 
 
-def _status(found: Comparison) -> str:
-    if found.p_value >= SIGNIFICANT or not found.difference:
-        return SAME
-    return BETTER if found.difference > 0 else WORSE
+def _status(comparison: Comparison) -> Status:
+    if comparison.p_value >= SIGNIFICANT or not comparison.difference:
+        return Status.SAME
+    return Status.BETTER if comparison.difference > 0 else Status.WORSE
 
 
 def _mean(values: Mapping[str, float]) -> float:

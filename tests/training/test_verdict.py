@@ -5,7 +5,7 @@ from scipy import stats
 
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import DevValues, write_dev_values
-from ldx.training.verdict import BETTER, SAME, UNKNOWN, WORSE, judge
+from ldx.training.verdict import Status, judge
 
 
 def run_of(folder, *differences, step=4):
@@ -19,12 +19,12 @@ def run_of(folder, *differences, step=4):
 @pytest.mark.parametrize(
     ("differences", "status"),
     [
-        ([0.1] * 8, BETTER),
-        ([-0.1] * 8, WORSE),
-        ([0.1, -0.1] * 4, SAME),
-        ([0.1] * 5, SAME),  # p = 2 / 2^5 = .0625
-        ([0.1] * 6, BETTER),  # p = 2 / 2^6 = .03125
-        ([0.0] * 8, SAME),
+        ([0.1] * 8, Status.BETTER),
+        ([-0.1] * 8, Status.WORSE),
+        ([0.1, -0.1] * 4, Status.SAME),
+        ([0.1] * 5, Status.SAME),  # p = 2 / 2^5 = .0625
+        ([0.1] * 6, Status.BETTER),  # p = 2 / 2^6 = .03125
+        ([0.0] * 8, Status.SAME),
     ],
 )
 def test_significance_decides(tmp_path, differences, status):
@@ -54,11 +54,11 @@ def test_a_run_that_keeps_the_base_model_is_worse(tmp_path, rule, told):
     )  # of a killed run
     run_of(tmp_path, 0.0, 0.0, step=0)
     verdict = judge(tmp_path, Progress(step=8, best_step=0), rule)
-    assert verdict.status == WORSE
+    assert verdict.status == Status.WORSE
     assert f"no step had a {told}" in verdict.text
     assert "dev nDCG@10 0.5000, at most 0.3750 after training" in verdict.text
 
 
 def test_a_run_that_evaluated_nothing_else_yet_is_not_judged(tmp_path):
     verdict = run_of(tmp_path, 0.0, 0.0, step=0)
-    assert verdict.status == UNKNOWN
+    assert verdict.status == Status.UNKNOWN
