@@ -35,7 +35,7 @@ Lower one of these and run the same command again:
 
 
 class _OrNone(flags.ArgumentParser):
-    """Of a key that may be None: the word itself, or what another parser takes."""
+    """Parses the flag of a key that may be None: the word None, or what another parser takes."""
 
     def __init__(self, parse: Callable[[Any], Any]):
         self._parse = parse
@@ -64,7 +64,7 @@ def get_config(*, is_study: bool = False) -> ConfigDict:
     """The config of --config, overrides applied.
 
     Args:
-      is_study: a study is wanted, or else an experiment.
+      is_study: whether the command runs studies; the others run experiments.
 
     Raises:
       UserError: there is none, or it is a study where none is wanted.
@@ -94,7 +94,7 @@ def required(flag: str) -> str:
 
 
 def _config_argument(argv: list[str]) -> str:
-    """--config as it was given, as --config=VALUE; "" where it was not."""
+    """The argument --config as --config=VALUE, "" where it was not given."""
     for argument, following in itertools.pairwise([*argv[1:], ""]):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config" and argument.startswith("-"):
@@ -168,8 +168,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _check_nones()
         return rest
     except SystemExit as end:
-        asked = any(each.lstrip("-").partition("=")[0] in HELP_FLAGS for each in argv[1:])
-        raise SystemExit(0 if asked else end.code) from None  # absl leaves with 1 after its help
+        is_help = any(arg.lstrip("-").partition("=")[0] in HELP_FLAGS for arg in argv[1:])
+        raise SystemExit(0 if is_help else end.code) from None  # absl leaves with 1 after its help
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_flag_problem(argv, error)) from None
     except ModuleNotFoundError as error:
