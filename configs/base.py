@@ -77,9 +77,10 @@ def get_config() -> ConfigDict:
     # name. How title and text are joined and cut is told by each one's records.
     data.sources = ConfigDict()
 
-    # ---- What is minimised: the weighted sum of these losses (ldx/losses). A loss of weight 0 is
-    # not computed. `temperature` divides the student's scores. `targets` says what a loss of lists
-    # learns from: teacher_scores; or labels, which are grades of people or of an LLM (unjudged: 0).
+    # ---- What is minimised: the weighted sum of these losses, of which docs/losses.md has the
+    # formulas. A loss of weight 0 is not computed. `temperature` divides the student's scores.
+    # `targets` says what a loss of lists learns from: teacher_scores; or labels, which are grades
+    # of people or of an LLM (unjudged: 0).
     config.loss = loss = ConfigDict()
     loss.listwise_kl = ConfigDict()
     loss.listwise_kl.weight = 1.0
@@ -106,7 +107,8 @@ def get_config() -> ConfigDict:
     loss.margin_mse.student_temperature = 1.0
     loss.margin_mse.teacher_temperature = 1.0  # divides the targets
     loss.margin_mse.targets = "teacher_scores"
-    # The next four are rax's (pip install 'ldx[rax]'). RankNet: the logistic loss of every pair.
+    # RankNet: the logistic loss of every pair. This one, LambdaLoss and the smooth nDCG are rax's
+    # (pip install 'ldx[rax]').
     loss.rank_net = ConfigDict()
     loss.rank_net.weight = 0.0
     loss.rank_net.temperature = 0.05

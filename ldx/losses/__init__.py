@@ -10,6 +10,11 @@ whatever it holds, and enters nothing. Losses compute in at least float32, matri
 changes a mean; `reduce_fn=None` returns one loss a list, 0 for the others. The Wasserstein losses
 compare all lists of a batch at once and are one number.
 
+`weights` are there as in rax: [Q, L] for the terms of list entries (each loss says which those
+are), or [Q, 1] for whole lists; they multiply what is summed and do not enter the number of terms
+that a mean divides by. A list whose weights are all 0 has no loss. The functions' own defaults are
+neutral, temperatures 1; those of a recipe are the config's (`LOSSES`).
+
 | losses | of |
 |---|---|
 | `listwise_kl` `list_mle` `approx_ndcg` | a list's scores and targets (listwise.py) |
@@ -21,6 +26,7 @@ compare all lists of a batch at once and are one number.
 from ldx.losses.common import Array, ReduceFn, dot, list_scores, slot_counts
 from ldx.losses.contrastive import has_positive, info_nce
 from ldx.losses.listwise import approx_ndcg, list_mle, listwise_kl
+from ldx.losses.loss import Batch, Loss, Setting, When
 from ldx.losses.optimal_transport import (
     list_wasserstein,
     slot_labels,
@@ -29,10 +35,16 @@ from ldx.losses.optimal_transport import (
     wasserstein,
 )
 from ldx.losses.pairwise import lambda_loss, margin_mse, rank_net
+from ldx.losses.registry import LOSSES
 
 __all__ = [
+    "LOSSES",
     "Array",
+    "Batch",
+    "Loss",
     "ReduceFn",
+    "Setting",
+    "When",
     "approx_ndcg",
     "dot",
     "has_positive",

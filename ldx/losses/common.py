@@ -4,6 +4,7 @@ Shapes as in `ldx.losses`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +63,33 @@ def masked_log_softmax(scores: Array, where: Array) -> jax.Array:
     return jnp.where(where, shifted - log_total, 0)
 
 
+def entry_weights(weights: Array | None, where: Array) -> jax.Array:
+    """The weight of every list entry: 1 where there are no weights, 0 at padding."""
+    (weights,) = at_least_float32(jnp.ones(()) if weights is None else weights)
+    return jnp.where(where, jnp.broadcast_to(weights, where.shape), 0)
+
+
+class CleanLists(NamedTuple):
+    """Lists as rax takes them: 0 at padding."""
+
+    scores: jax.Array  # over the temperature
+    targets: jax.Array
+    where: jax.Array
+    weights: jax.Array
+
+
 def clean_lists(
-    student_scores: Array, targets: Array, temperature: float, where: Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores over the temperature, targets and mask as rax takes them: 0 at padding."""
+    student_scores: Array,
+    targets: Array,
+    temperature: float,
+    where: Array | None,
+    weights: Array | None,
+) -> CleanLists:
+    """The arguments of a loss of lists, as rax takes them."""
     student_scores, targets = at_least_float32(student_scores, targets)
     where = jnp.asarray(all_real(student_scores.shape, where))
     scores = jnp.where(where, student_scores, 0) / temperature
-    return scores, jnp.where(where, targets, 0), where
+    return CleanLists(scores, jnp.where(where, targets, 0), where, entry_weights(weights, where))
 
 
 def reduce(losses: Array, has_loss: Array, reduce_fn: ReduceFn | None) -> jax.Array:

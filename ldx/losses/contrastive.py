@@ -3,13 +3,23 @@
 Shapes as in `ldx.losses`; G dimensions of the guide's embeddings.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
-from ldx.losses.common import Array, ReduceFn, at_least_float32, dot, reduce, slot_counts
+from ldx.losses.common import (
+    Array,
+    ReduceFn,
+    at_least_float32,
+    dot,
+    entry_weights,
+    reduce,
+    slot_counts,
+)
+from ldx.losses.loss import Batch, Loss, Setting, When
 
 MarginStrategy = Literal["absolute", "relative"]
 
@@ -20,9 +30,10 @@ def info_nce(
     list_index: Int[Array, "Q L"],
     teacher_scores: Float[Array, "Q L"] | None,
     *,
-    temperature: float = 0.01,
-    false_negative_ratio: float | None = 0.6,
+    temperature: float = 1.0,
+    false_negative_ratio: float | None = None,
     where: Bool[Array, "Q L"] | None = None,
+    weights: Num[Array, "Q #L"] | None = None,
     labels: Int[Array, "Q L"] | None = None,
     relevance_level: int = 1,
     guide_query_embeddings: Float[Array, "Q G"] | None = None,
@@ -52,7 +63,7 @@ def info_nce(
     terms. The mean is over queries in both.
 
     >>> q, p = jnp.array([[1.0, 0.0]]), jnp.array([[0.6, 0.8], [0.0, 1.0]])
-    >>> info_nce(q, p, jnp.array([[0, 1]]), None, temperature=1.0).round(4)
+    >>> info_nce(q, p, jnp.array([[0, 1]]), None).round(4)
     Array(0.4375, dtype=float32)
 
     Args:
@@ -63,6 +74,9 @@ def info_nce(
       temperature: divides the dot products.
       false_negative_ratio: the threshold of the mask; None masks by row and label only.
       where: true at real entries; None means all are.
+      weights: of list entries; a list's loss is multiplied by that of its entry 0, as in rax's
+        softmax loss of one relevant item. None means 1. What a list of weight 0 holds is still a
+        negative of the others.
       labels: human grades, -1 unjudged; relevant entries are no negatives of their query, and an
         entry 0 that was judged is a positive only if it is relevant.
       relevance_level: the least label that is relevant.
@@ -106,7 +120,9 @@ def info_nce(
         passage_embeddings[list_index[:, 0]],
         precision=jax.lax.Precision.HIGHEST,
     )
-    return reduce(log_sum - positives, has_positive(labels, relevance_level, where), reduce_fn)
+    weights = entry_weights(weights, where)[:, 0]
+    has_loss = has_positive(labels, relevance_level, where) & (weights != 0)
+    return reduce(weights * (log_sum - positives), has_loss, reduce_fn)
 
 
 def _log_denominator(
@@ -214,3 +230,39 @@ def _make_guide(
     most = jnp.einsum("qg,qg->q", queries, passages[positives], precision=jax.lax.Precision.HIGHEST)
     most -= margin * jnp.abs(most) if strategy == "relative" else margin
     return _Guide(queries, passages, most)
+
+
+def _of_batch(function: Callable[..., jax.Array], batch: Batch, **settings: Any) -> jax.Array:
+    return function(
+        batch.query_embeddings,
+        batch.passage_embeddings,
+        batch.list_index,
+        batch.teacher_scores,
+        where=batch.where,
+        labels=batch.labels,
+        guide_query_embeddings=batch.guide_query_embeddings,
+        guide_passage_embeddings=batch.guide_passage_embeddings,
+        **settings,
+    )
+
+
+INFO_NCE = Loss(
+    info_nce,
+    {
+        "temperature": Setting.temperature(0.01),
+        "false_negative_ratio": Setting(0.6),
+        "block_size": Setting(
+            16_384, lambda value: value is None or value >= 1, "wanted at least 1, or None"
+        ),
+        "relevance_level": Setting(1, lambda value: value >= 1, "wanted at least 1"),
+        "guide_margin": Setting(0.0),
+        "guide_margin_strategy": Setting.choice("absolute", "relative"),
+    },
+    of_batch=_of_batch,
+    learns_from_one_entry=When(),
+    takes_any_scores=When({"false_negative_ratio": None}),
+    has_loss=lambda labels, where, settings: has_positive(
+        labels, settings["relevance_level"], where
+    ),
+    uses_guide=True,
+)

@@ -3,6 +3,9 @@
 Shapes: Q lists (the samples), N coordinates, L list entries, P distinct passages, D dimensions.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num
@@ -12,9 +15,11 @@ from ldx.losses.common import (
     all_real,
     at_least_float32,
     dot,
+    entry_weights,
     masked_log_softmax,
     slot_counts,
 )
+from ldx.losses.loss import Batch, Loss, Setting, When
 
 
 def wasserstein(
@@ -23,6 +28,7 @@ def wasserstein(
     *,
     temperature: float = 1.0,
     where: Bool[Array, "Q N"] | None = None,
+    weights: Num[Array, "Q 1"] | None = None,
 ) -> jax.Array:
     r"""SyCL's loss: the squared 2-Wasserstein distance of two Gaussians.
 
@@ -51,20 +57,25 @@ def wasserstein(
       labels: levels of relevance, higher is better.
       temperature: divides the student's scores; labels have none.
       where: true at real entries; None means all are. A row without any is no sample.
+      weights: of the samples in means and covariances; None means 1. Only their ratios count, and a
+        row of weight 0 is no sample.
 
     Returns:
       One number for the batch; 0 without a sample.
     """
     scores, labels = at_least_float32(scores, labels)
     where = all_real(scores.shape, where)
-    is_sample = jnp.any(where, axis=1, keepdims=True)
-    num = jnp.sum(is_sample)
+    weights = entry_weights(weights, jnp.any(where, axis=1, keepdims=True))
+    is_sample = weights > 0
+    num, total = jnp.sum(is_sample), jnp.sum(weights)
+    weights = weights * (num / jnp.where(total > 0, total, 1))
     student, target = _softmax(scores / temperature, where), _softmax(labels, where)
     student_mean, target_mean = (
-        jnp.sum(x, axis=0) / jnp.maximum(num, 1) for x in (student, target)
+        jnp.sum(weights * x, axis=0) / jnp.maximum(num, 1) for x in (student, target)
     )
-    student = jnp.where(is_sample, student - student_mean[None], 0)
-    target = jnp.where(is_sample, target - target_mean[None], 0)
+    root = jnp.sqrt(jnp.where(is_sample, weights, 1))
+    student = jnp.where(is_sample, root * (student - student_mean[None]), 0)
+    target = jnp.where(is_sample, root * (target - target_mean[None]), 0)
     spread = jnp.sum(jnp.square(student)) + jnp.sum(jnp.square(target))
     spread -= 2 * _nuclear_norm_of_product(student, target)
     return jnp.sum(jnp.square(student_mean - target_mean)) + spread / jnp.maximum(num - 1, 1)
@@ -76,6 +87,7 @@ def list_wasserstein(
     *,
     temperature: float = 1.0,
     where: Bool[Array, "Q L"] | None = None,
+    weights: Num[Array, "Q 1"] | None = None,
 ) -> jax.Array:
     r"""`wasserstein` over each list's own entries: its target does not depend on the batch.
 
@@ -97,6 +109,7 @@ def list_wasserstein(
       labels: levels of relevance, higher is better.
       temperature: divides the student's scores; labels have none.
       where: true at real entries; None means all are. A list without any is no sample.
+      weights: of the samples, as in `wasserstein`.
 
     Returns:
       One number for the batch; 0 without a sample.
@@ -109,7 +122,9 @@ def list_wasserstein(
     student_scores, labels, where = (
         jnp.take_along_axis(x, order, axis=-1) for x in (student_scores, labels, where)
     )
-    return wasserstein(student_scores, labels, temperature=temperature, where=where)
+    return wasserstein(
+        student_scores, labels, temperature=temperature, where=where, weights=weights
+    )
 
 
 def slot_scores(
@@ -186,3 +201,23 @@ _nuclear_norm_of_product.defvjp(_nuclear_norm_forward, _nuclear_norm_backward)
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _of_batch(
+    function: Callable[..., jax.Array], batch: Batch, *, form: str, **settings: Any
+) -> jax.Array:
+    labels, where = batch.targets("labels"), batch.where
+    if form == "list":
+        return list_wasserstein(batch.student_scores(), labels, where=where, **settings)
+    scores = slot_scores(batch.query_embeddings, batch.passage_embeddings, batch.list_index, where)
+    return function(scores, slot_labels(labels), where=slot_where(where), **settings)
+
+
+WASSERSTEIN = Loss(
+    wasserstein,
+    {"form": Setting.choice("list", "batch"), "temperature": Setting.temperature(1.0)},
+    of_batch=_of_batch,
+    targets="labels",
+    # The published form compares the lists of the batch.
+    learns_from_one_entry=When({"form": "batch"}),
+)

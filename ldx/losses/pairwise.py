@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Num
 
-from ldx.losses.common import Array, ReduceFn, all_real, at_least_float32, clean_lists, reduce
+from ldx.losses.common import (
+    Array,
+    CleanLists,
+    ReduceFn,
+    all_real,
+    at_least_float32,
+    clean_lists,
+    entry_weights,
+    reduce,
+)
+from ldx.losses.loss import Loss, Setting, When
 
 
 def margin_mse(
@@ -20,6 +30,7 @@ def margin_mse(
     student_temperature: float = 1.0,
     teacher_temperature: float = 1.0,
     where: Bool[Array, "*batch L"] | None = None,
+    weights: Num[Array, "*batch #L"] | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> jax.Array:
     r"""MarginMSE: the positive's lead over each other entry is to be what it is in the targets.
@@ -40,6 +51,7 @@ def margin_mse(
       student_temperature: divides the student's scores.
       teacher_temperature: divides the targets.
       where: true at real entries; None means all are.
+      weights: of the terms of the sum, each that of entry l; None means 1.
       reduce_fn: reduces the losses of the lists with a real entry 0; None returns all of them.
 
     Returns:
@@ -47,20 +59,33 @@ def margin_mse(
     """
     student_scores, targets = at_least_float32(student_scores, targets)
     where = jnp.asarray(all_real(student_scores.shape, where))
+    weights = entry_weights(weights, where)
     error = student_scores / student_temperature - targets / teacher_temperature
     error = jnp.where(where, error, 0)
     squared = jnp.square(error[..., :1] - error[..., 1:])
     others = where[..., 1:]
-    losses = jnp.sum(squared, axis=-1, where=others) / jnp.maximum(jnp.sum(others, axis=-1), 1)
-    return reduce(losses, where[..., 0], reduce_fn)
+    losses = jnp.sum(weights[..., 1:] * squared, axis=-1, where=others)
+    losses /= jnp.maximum(jnp.sum(others, axis=-1), 1)
+    return reduce(losses, where[..., 0] & jnp.any(weights != 0, axis=-1), reduce_fn)
+
+
+MARGIN_MSE = Loss(
+    margin_mse,
+    {
+        "student_temperature": Setting.temperature(1.0),
+        "teacher_temperature": Setting.temperature(1.0),
+        "targets": Setting.targets(),
+    },
+)
 
 
 def rank_net(
     student_scores: Float[Array, "*batch L"],
     targets: Num[Array, "*batch L"],
     *,
-    temperature: float = 0.05,
+    temperature: float = 1.0,
     where: Bool[Array, "*batch L"] | None = None,
+    weights: Num[Array, "*batch #L"] | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> jax.Array:
     r"""RankNet: the logistic loss of every pair that the targets order.
@@ -75,7 +100,7 @@ def rank_net(
     rax, and sentence-transformers' RankNetLoss (in bits), average over the pairs of all lists at
     once; where all lists have equally many pairs that is the same.
 
-    >>> rank_net(jnp.array([0.9, 0.2]), jnp.array([1.0, 0.0]), temperature=1.0).round(4)
+    >>> rank_net(jnp.array([0.9, 0.2]), jnp.array([1.0, 0.0])).round(4)
     Array(0.4032, dtype=float32)
 
     Args:
@@ -83,23 +108,31 @@ def rank_net(
       targets: teacher scores or grades; only their order matters.
       temperature: divides the student's scores.
       where: true at real entries; None means all are.
+      weights: of the terms of the sum, each that of the better entry i; None means 1.
       reduce_fn: reduces the losses of the lists with a real entry; None returns all of them. A list
         whose targets are all equal has loss 0.
 
     Returns:
       The reduced loss, or [*batch] losses.
     """
-    scores, targets, where = clean_lists(student_scores, targets, temperature, where)
-    losses = _mean_over_pairs(scores, targets, where)
-    return reduce(losses, jnp.any(where, axis=-1), reduce_fn)
+    lists = clean_lists(student_scores, targets, temperature, where, weights)
+    return reduce(_mean_over_pairs(lists), jnp.any(lists.weights != 0, axis=-1), reduce_fn)
+
+
+RANK_NET = Loss(
+    rank_net,
+    {"temperature": Setting.temperature(0.05), "targets": Setting.targets()},
+    package="rax",
+)
 
 
 def lambda_loss(
     student_scores: Float[Array, "*batch L"],
     targets: Num[Array, "*batch L"],
     *,
-    temperature: float = 0.05,
+    temperature: float = 1.0,
     where: Bool[Array, "*batch L"] | None = None,
+    weights: Num[Array, "*batch #L"] | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> jax.Array:
     r"""LambdaLoss: `rank_net` with every pair weighted by what it matters to nDCG.
@@ -116,7 +149,7 @@ def lambda_loss(
     all lists at once. The factor L is rax's (there padding counts in it, here it does not);
     sentence-transformers has none, and counts in bits.
 
-    >>> lambda_loss(jnp.array([0.9, 0.2]), jnp.array([1.0, 0.0]), temperature=1.0).round(4)
+    >>> lambda_loss(jnp.array([0.9, 0.2]), jnp.array([1.0, 0.0])).round(4)
     Array(0.2976, dtype=float32)
 
     Args:
@@ -124,6 +157,8 @@ def lambda_loss(
       targets: teacher scores or grades, not negative.
       temperature: divides the student's scores.
       where: true at real entries; None means all are.
+      weights: of the terms of the sum, each that of the better entry i, and of the gains $2^t$ and
+        those of the IDCG; None means 1.
       reduce_fn: reduces the losses of the lists with a real entry; None returns all of them. A list
         whose targets are all equal has loss 0.
 
@@ -132,25 +167,36 @@ def lambda_loss(
     """
     import rax
 
-    scores, targets, where = clean_lists(student_scores, targets, temperature, where)
+    lists = clean_lists(student_scores, targets, temperature, where, weights)
     weigh = functools.partial(rax.dcg2_lambdaweight, normalize=True)
-    losses = _mean_over_pairs(scores, targets, where, weigh)
+    losses = _mean_over_pairs(lists, weigh)
     # rax scales the weights by the length of the padded list.
-    losses *= jnp.sum(where, axis=-1) / where.shape[-1]
-    return reduce(losses, jnp.any(where, axis=-1), reduce_fn)
+    losses *= jnp.sum(lists.where, axis=-1) / lists.where.shape[-1]
+    return reduce(losses, jnp.any(lists.weights != 0, axis=-1), reduce_fn)
+
+
+LAMBDA_LOSS = Loss(
+    lambda_loss,
+    {"temperature": Setting.temperature(0.05), "targets": Setting.targets()},
+    takes_any_scores=When({"targets": "labels"}),  # gains are 2^target
+    package="rax",
+)
 
 
 def _mean_over_pairs(
-    scores: jax.Array,
-    targets: jax.Array,
-    where: jax.Array,
-    lambdaweight_fn: Callable[..., jax.Array] | None = None,
+    lists: CleanLists, lambdaweight_fn: Callable[..., jax.Array] | None = None
 ) -> jax.Array:
     """The logistic loss of each list [*batch], averaged over the pairs that its targets order."""
     import rax
 
+    targets, where = lists.targets, lists.where
     losses = rax.pairwise_logistic_loss(
-        scores, targets, where=where, lambdaweight_fn=lambdaweight_fn, reduce_fn=None
+        lists.scores,
+        targets,
+        where=where,
+        weights=lists.weights,
+        lambdaweight_fn=lambdaweight_fn,
+        reduce_fn=None,
     )
     pairs = (targets[..., :, None] > targets[..., None, :]) & where[..., :, None]
     pairs &= where[..., None, :]

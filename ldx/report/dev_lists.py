@@ -4,7 +4,6 @@ Shapes: N dev lists, L list entries.
 """
 
 import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from ldx.eval.list_stats import (
     same_best,
 )
 from ldx.eval.metrics import METRIC, Comparison, compare
-from ldx.losses import listwise_kl
+from ldx.losses.listwise import LISTWISE_KL
 from ldx.report import plots
 from ldx.report.common import change_cell, mean_or_dash, p_value
 from ldx.report.dev_scores import SYSTEMS, DevScores
@@ -69,11 +68,9 @@ class DevLists:
 
 
 def temperatures(loss: Mapping[str, Any]) -> Temperatures:
-    """The temperatures of the config's listwise_kl, else the defaults of the loss."""
-    parameters = inspect.signature(listwise_kl).parameters
-    section = loss.get("listwise_kl") or {}
-    names = (f"{name}_temperature" for name in Temperatures._fields)
-    return Temperatures(*(float(section.get(n, parameters[n].default)) for n in names))
+    """The temperatures of the config's listwise_kl, which have defaults."""
+    settings = LISTWISE_KL.with_defaults(loss.get(LISTWISE_KL.name) or {})
+    return Temperatures(*(float(settings[f"{name}_temperature"]) for name in Temperatures._fields))
 
 
 def measure(title: str, dev: DevScores, loss: Mapping[str, Any]) -> DevLists:

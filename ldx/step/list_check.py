@@ -4,6 +4,7 @@ import numpy as np
 
 from ldx.common.errors import UserError, listing
 from ldx.data.lists import ListTable
+from ldx.losses import LOSSES
 from ldx.step.objective import Objective
 
 
@@ -15,14 +16,52 @@ class ListCheck:
 
     def __call__(self, where: str, table: ListTable) -> None:
         """Check the lists of a split; raises UserError."""
-        problems = []
-        learners = self._objective.comparing_losses
-        if learners and len(table) and table.list_size == 1:
+        if not len(table):
+            return
+        self._check_sizes(where, table)
+        self._check_positives(where, table)
+        problems = self._targets_missing(where, table)
+        if self._objective.unit_score_losses:
+            low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
+            problems += [
+                f"{where} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
+                for i in np.flatnonzero((low < 0) | (high > 1))
+            ]
+        if problems:
             raise UserError(
-                f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "
-                f"which {' and '.join(learners)} can learn nothing; info_nce can, and wasserstein "
-                "of form batch"
+                "the records do not fit config.loss: losses learn from teacher scores, or from "
+                f"labels (LOSS.targets){self._range()}\n{listing(problems)}"
             )
+
+    def _check_sizes(self, where: str, table: ListTable) -> None:
+        """Refuse lists of one entry for losses that compare entries."""
+        learners = self._objective.comparing_losses
+        if not learners or table.list_size > 1:
+            return
+        able = [
+            " ".join([loss.name, *(f"of {key} {value}" for key, value in when.settings.items())])
+            for loss in LOSSES.values()
+            if (when := loss.learns_from_one_entry)
+        ]
+        raise UserError(
+            f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "
+            f"which {' and '.join(learners)} can learn nothing; {' and '.join(able)} can"
+        )
+
+    def _check_positives(self, where: str, table: ListTable) -> None:
+        """Refuse lists of which none has a loss."""
+        for term in self._objective.terms:
+            level = term.settings.get("relevance_level")
+            has_loss = term.loss.has_loss(table.labels, table.where, term.settings)
+            if level is not None and not has_loss.any():
+                raise UserError(
+                    f"config.loss.{term.name}.relevance_level={level}: no {where} list has a "
+                    f"positive, as the greatest label is {table.labels.max()}; lower it"
+                )
+
+    def _targets_missing(self, where: str, table: ListTable) -> list[str]:
+        """What is said of lists without the targets of a loss."""
+        problems = []
         if learners := self._objective.learn_from("teacher_scores"):
             problems += [
                 f"{where} list {table.list_ids[i]!r}: no teacher scores, but "
@@ -35,23 +74,14 @@ class ListCheck:
                 "learn from them"
                 for i in np.flatnonzero((table.labels < 0).all(axis=1))
             ]
-        level = self._objective.relevance_level
-        first = table.labels[:, 0]
-        if level is not None and len(table) and not ((first < 0) | (first >= level)).any():
-            raise UserError(
-                f"config.loss.info_nce.relevance_level={level}: no {where} list has a positive, "
-                f"as the greatest label is {table.labels.max()}; lower it"
-            )
-        if self._objective.needs_unit_scores:
-            low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
-            problems += [
-                f"{where} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
-                for i in np.flatnonzero((low < 0) | (high > 1))
-            ]
-        if problems:
-            raise UserError(
-                "the records do not fit config.loss: losses learn from teacher scores, or from "
-                "labels (LOSS.targets); info_nce.false_negative_ratio compares ratios of scores, "
-                "and lambda_loss and approx_ndcg take them as gains, so these want them in [0, 1] "
-                "(None switches the ratio off)\n" + listing(problems)
-            )
+        return problems
+
+    def _range(self) -> str:
+        """Which losses need teacher scores in [0, 1], and what would change that."""
+        parts = []
+        for term in self._objective.terms:
+            if term.loss.needs_unit_scores(term.settings):
+                others = term.loss.takes_any_scores.settings.items()
+                unless = " and ".join(f"{term.name}.{key}={value}" for key, value in others)
+                parts.append(f"; {term.name} wants scores in [0, 1], unless {unless}")
+        return "".join(parts)

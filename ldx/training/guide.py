@@ -14,6 +14,7 @@ from ldx.common.errors import UserError
 from ldx.common.sections import build, check_keys
 from ldx.data.lists import GuideEmbeddings
 from ldx.data.sources import Source
+from ldx.losses import LOSSES
 from ldx.models.student import Student, load_student
 from ldx.parallel.processes import primary_first
 from ldx.records.sets import PassageSet, PassageTexts
@@ -32,9 +33,10 @@ def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | No
     if not section["path"]:
         return None
     if not objective.uses_guide:
+        users = [loss.name for loss in LOSSES.values() if loss.uses_guide]
         raise UserError(
-            f"config.guide.path={section['path']!r}: only info_nce uses a guide, and "
-            "config.loss.info_nce.weight is 0"
+            f"config.guide.path={section['path']!r}: only {' and '.join(users)} uses a guide, and "
+            f"config.loss.{users[0]}.weight is 0"
         )
     return build(load_student, section, "guide")
 

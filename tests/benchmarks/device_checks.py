@@ -3,6 +3,7 @@
 Q queries, L list entries, P passages, D dimensions, T tokens, k results.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from tests.benchmarks.table import Case
 
 TEMPERATURE = 0.01
 RATIO = 0.6
+KL_TEMPERATURES = {"student_temperature": 0.05, "teacher_temperature": 0.3}
 TOLERANCE = 1e-4
 """Of the largest value: the differences of float32 logits at temperature 0.01 come to some 1e-5."""
 MATMUL_SIZES = {"cpu": 1024, "gpu": 8192}
@@ -133,7 +135,8 @@ def _loss_pairs(
     (_, values), gradient = values_and_gradient(jnp.asarray(queries))
     exact_values, exact_gradient = info_nce_float64(queries, passages, index, teacher)
     scores = jax.jit(losses.list_scores)(queries, passages, index)
-    divergence = jax.jit(lambda s, t: losses.listwise_kl(s, t, reduce_fn=None))(scores, teacher)
+    listwise_kl = functools.partial(losses.listwise_kl, **KL_TEMPERATURES, reduce_fn=None)
+    divergence = jax.jit(listwise_kl)(scores, teacher)
     exact_scores = np.einsum(
         "qd,qld->ql", queries.astype(np.float64), passages[index].astype(np.float64)
     )
@@ -146,7 +149,8 @@ def _loss_pairs(
 
 
 def _kl_float64(scores: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    student, target = _log_softmax(scores / 0.05), _log_softmax(teacher / 0.3)
+    student = _log_softmax(scores / KL_TEMPERATURES["student_temperature"])
+    target = _log_softmax(teacher / KL_TEMPERATURES["teacher_temperature"])
     return (np.exp(target) * (target - student)).sum(axis=1)
 
 

@@ -4,6 +4,8 @@ import numpy as np
 
 from ldx.losses import info_nce
 from tests.benchmarks.device_checks import (
+    RATIO,
+    TEMPERATURE,
     TOLERANCE,
     float64_cases,
     info_nce_float64,
@@ -24,7 +26,8 @@ def test_the_formula_is_info_nce():
     index = np.array([[0, 1], [1, 2], [1, 5]])
     teacher = np.array([[1, 0.2], [0.9, 0.8], [0.5, 0.1]], np.float32)
     values, _ = info_nce_float64(queries, passages, index, teacher)
-    expected = info_nce(queries, passages, index, teacher, reduce_fn=None)
+    settings = {"temperature": TEMPERATURE, "false_negative_ratio": RATIO}
+    expected = info_nce(queries, passages, index, teacher, **settings, reduce_fn=None)
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 

@@ -20,6 +20,7 @@ from tests.benchmarks.sentence_transformers_step import (
     losses,
 )
 
+TEMPERATURES = {"student_temperature": 0.05, "teacher_temperature": 0.3}
 SETTINGS = Settings(query_max_length=20, passage_max_length=60, contrastive_weight=0.0)
 NUM_QUERIES, LIST_SIZE = 6, 4
 
@@ -62,7 +63,7 @@ def test_distillation_is_listwise_kl_with_the_temperatures_fed_in():
     passages /= np.linalg.norm(passages, axis=-1, keepdims=True)
     teacher = rng.uniform(size=(5, 7))
     scores = np.einsum("qd,qld->ql", queries, passages)
-    expected = float(listwise_kl(jnp.asarray(scores), jnp.asarray(teacher)))
+    expected = float(listwise_kl(jnp.asarray(scores), jnp.asarray(teacher), **TEMPERATURES))
     texts = [queries, *passages.transpose(1, 0, 2)]
     features = [{"sentence_embedding": torch.from_numpy(x)} for x in texts]
     labels = torch.from_numpy(teacher)
@@ -78,7 +79,7 @@ def test_distill_step_is_listwise_kl(model, lists, embeddings, tiny_bert):
     result = distill_step(model, lists, numbers, SETTINGS)
     queries, passages = embeddings
     scores = np.einsum("qd,qld->ql", queries[numbers], passages[lists.rows[numbers]])
-    expected = float(listwise_kl(scores, lists.teacher_scores[numbers]))
+    expected = float(listwise_kl(scores, lists.teacher_scores[numbers], **TEMPERATURES))
     assert result.loss == pytest.approx(expected, rel=1e-4)
     reference = reference_step(load_bert(tiny_bert), lists, numbers, SETTINGS, device="cpu")
     check_gradients(result.gradients, reference.gradients)
@@ -89,7 +90,7 @@ def test_contrastive_step_is_info_nce_without_a_mask(model, lists, embeddings, m
     numbers = np.arange(NUM_QUERIES)
     result = contrastive_step(model, lists, numbers, SETTINGS, mini_batch_size=mini_batch_size)
     queries, passages = embeddings
-    expected = info_nce(queries, passages, lists.rows, None, false_negative_ratio=None)
+    expected = info_nce(queries, passages, lists.rows, None, temperature=0.01)
     assert result.loss == pytest.approx(float(expected), rel=1e-4)
 
 

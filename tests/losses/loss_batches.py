@@ -43,13 +43,14 @@ def _grades(batch):
 def _on_lists(loss, targets=lambda batch: batch["teacher_scores"], **settings):
     def of_batch(batch, **reduce):
         scores = _scores(batch)
-        return loss(scores, targets(batch), where=batch["where"], **settings, **reduce)
+        masks = {"where": batch["where"], "weights": batch.get("weights")}
+        return loss(scores, targets(batch), **masks, **settings, **reduce)
 
     return of_batch
 
 
 def _info_nce(batch, **settings):
-    return losses.info_nce(**batch, temperature=0.05, **settings)
+    return losses.info_nce(**batch, temperature=0.05, false_negative_ratio=0.6, **settings)
 
 
 def _guided(batch, **settings):
@@ -65,6 +66,7 @@ def _published_wasserstein(batch):
         losses.slot_scores(*(batch[name] for name in names)),
         losses.slot_labels(_grades(batch)),
         where=losses.slot_where(jnp.asarray(batch["where"])),
+        weights=batch.get("weights"),
         temperature=0.2,
     )
 
@@ -85,14 +87,14 @@ def _objective(**section):
 
 
 PER_LIST = {
-    "listwise_kl": _on_lists(losses.listwise_kl),
-    "listwise_kl of grades": _on_lists(losses.listwise_kl, _grades, teacher_temperature=1.0),
+    "listwise_kl": _on_lists(losses.listwise_kl, student_temperature=0.05, teacher_temperature=0.3),
+    "listwise_kl of grades": _on_lists(losses.listwise_kl, _grades, student_temperature=0.05),
     "margin_mse": _on_lists(losses.margin_mse, student_temperature=0.5),
-    "rank_net": _on_lists(losses.rank_net, _grades),
-    "list_mle": _on_lists(losses.list_mle),
-    "list_mle of grades": _on_lists(losses.list_mle, _grades),
-    "lambda_loss": _on_lists(losses.lambda_loss, _grades),
-    "approx_ndcg": _on_lists(losses.approx_ndcg, _grades),
+    "rank_net": _on_lists(losses.rank_net, _grades, temperature=0.05),
+    "list_mle": _on_lists(losses.list_mle, temperature=0.05),
+    "list_mle of grades": _on_lists(losses.list_mle, _grades, temperature=0.05),
+    "lambda_loss": _on_lists(losses.lambda_loss, _grades, temperature=0.05),
+    "approx_ndcg": _on_lists(losses.approx_ndcg, _grades, temperature=0.05),
     "info_nce": _info_nce,
     "info_nce in blocks": functools.partial(_info_nce, block_size=3),
     "info_nce with a guide": _guided,

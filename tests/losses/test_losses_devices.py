@@ -5,9 +5,10 @@ import numpy as np
 import optax
 import pytest
 
+from ldx.losses import LOSSES
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
-from ldx.step.objective import LOSSES, make_objective
+from ldx.step.objective import make_objective
 from ldx.step.train_step import TrainStep
 from tests.step.step_problems import DIM, Problem, embed, make_planner
 

@@ -60,7 +60,7 @@ RAX = {
     ),
     "approx_ndcg": (
         approx_ndcg,
-        lambda s, t: 1 - rax.ndcg_metric(s, t, rank_fn=rax.utils.approx_ranks),
+        lambda s, t, **kw: 1 - rax.ndcg_metric(s, t, rank_fn=rax.utils.approx_ranks, **kw),
     ),
 }
 
@@ -94,6 +94,43 @@ def test_equals_rax_list_by_list(name):
     np.testing.assert_allclose(losses, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["rank_net", "lambda_loss", "approx_ndcg"])
+@pytest.mark.parametrize("width", [5, 1])
+def test_weights_are_raxs(name, width):
+    """Of entries, or of whole lists."""
+    ours, theirs = RAX[name]
+    scores, targets = random_scores()
+    weights = np.random.default_rng(2).uniform(size=(6, width)).astype("f")
+    found = jax.jit(jax.value_and_grad(functools.partial(ours, weights=weights)))(scores, targets)
+    whole = np.broadcast_to(weights, scores.shape)
+    expected = jax.jit(jax.value_and_grad(functools.partial(theirs, weights=whole)))(
+        scores, targets
+    )
+    np.testing.assert_allclose(found[0], expected[0], **CLOSE)
+    np.testing.assert_allclose(found[1], expected[1], **CLOSE)
+
+
+@pytest.mark.parametrize("width", [5, 1])
+def test_weights_of_listwise_kl_are_raxs(width):
+    """The divergence is rax's softmax loss less what the student has no part in."""
+    scores, targets = random_scores()
+    weights = np.random.default_rng(2).uniform(size=(6, width)).astype("f")
+    found = jax.grad(listwise_kl)(scores, targets, weights=weights)
+    whole = np.broadcast_to(weights, scores.shape)
+    expected = jax.grad(rax.softmax_loss)(scores, jax.nn.softmax(targets), weights=whole)
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_weights_of_info_nce_are_raxs():
+    """It is rax's softmax loss whose only relevant item is entry 0, where there is one list."""
+    queries, passages = random_embeddings(8, num_lists=1, list_size=5)
+    index, rows = as_lists(passages)
+    weights = np.random.default_rng(2).uniform(size=(1, 5)).astype("f")
+    value = info_nce(queries, rows, index, None, weights=weights)
+    expected = rax.softmax_loss(queries @ rows.T, np.eye(1, 5, dtype="f"), weights=weights)
+    np.testing.assert_allclose(value, expected, **CLOSE)
+
+
 def test_list_mle_takes_the_likeliest_order_of_equal_targets():
     scores, _ = random_scores(1, 4)
     targets = np.array([[2.0, 1.0, 1.0, 0.0]], "f")
@@ -105,7 +142,7 @@ def test_list_mle_takes_the_likeliest_order_of_equal_targets():
 def test_without_gain_there_is_no_loss():
     scores, _ = random_scores(2, 3)
     targets = np.array([[0, 0, 0], [1, 0, 0]])
-    losses = approx_ndcg(scores, targets, reduce_fn=None)
+    losses = approx_ndcg(scores, targets, temperature=0.05, reduce_fn=None)
     assert losses[0] == 0
     assert losses[1] > 0
 
@@ -159,7 +196,9 @@ def test_equals_their_distillation_without_its_factor():
     scores, targets = random_scores()
     loss = st.DistillKLDivLoss(model=None, student_temperature=0.5, teacher_temperature=0.3)
     check(
-        lambda s: listwise_kl(s, targets, student_temperature=0.5) * 0.5**2,
+        lambda s: (
+            listwise_kl(s, targets, student_temperature=0.5, teacher_temperature=0.3) * 0.5**2
+        ),
         lambda s: loss.compute_loss_from_embeddings(OneHot.columns(s), torch.tensor(targets)),
         scores,
     )

@@ -41,16 +41,21 @@ def softmax(x, where):
     return x / np.maximum(x.sum(axis=1, keepdims=True), 1e-300)
 
 
-def by_covariances(x, y):
+def by_covariances(x, y, weights=None):
     """The distance in its textbook form, by the square root of a matrix."""
-    covariances = [np.cov(samples, rowvar=False) for samples in (x, y)]
+    weights = np.ones(len(x)) if weights is None else weights
+    unbiased = len(x) / (len(x) - 1)
+    covariances = [
+        unbiased * np.cov(samples, rowvar=False, aweights=weights, ddof=0) for samples in (x, y)
+    ]
+    means = [np.average(samples, axis=0, weights=weights) for samples in (x, y)]
     # Rows sum to 1, so one direction has no variance: leave it out, where the root is not smooth.
     basis = scipy.linalg.null_space(np.ones((1, x.shape[1])))
     inside = [basis.T @ c @ basis for c in covariances]
     root = scipy.linalg.sqrtm(inside[0])
     cross = scipy.linalg.sqrtm(root @ inside[1] @ root)
     traces = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(cross).real
-    return np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + traces
+    return np.sum((means[0] - means[1]) ** 2) + traces
 
 
 @pytest.mark.parametrize("where", ["all", "some"])
@@ -66,6 +71,22 @@ def test_equals_the_distance_of_gaussians(where, x64):
     x, y = softmax(scores / 0.5, real)[samples], softmax(labels, real)[samples]
     loss = wasserstein(scores, labels, temperature=0.5, where=real)
     np.testing.assert_allclose(loss, by_covariances(x, y), rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.01])
+def test_weights_are_those_of_weighted_samples(factor, x64):
+    """Only their ratios count, and a row of weight 0 is no sample."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(40, 6)), rng.integers(0, 4, size=(40, 6)).astype(float)
+    weights = rng.integers(0, 4, size=40)
+    samples = weights > 0
+    assert 20 < samples.sum() < 40
+    x, y = softmax(scores, True)[samples], softmax(labels, True)[samples]
+    loss = wasserstein(scores, labels, weights=factor * weights[:, None])
+    np.testing.assert_allclose(loss, by_covariances(x, y, weights[samples]), rtol=1e-5)
+    alone = wasserstein(scores, labels, where=np.repeat(samples[:, None], 6, 1))
+    ones = wasserstein(scores, labels, weights=samples[:, None].astype(float))
+    np.testing.assert_allclose(ones, alone, rtol=1e-9)
 
 
 def test_list_form_is_the_distance_in_level_order(x64):

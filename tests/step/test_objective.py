@@ -9,6 +9,7 @@ from configs.base import get_config
 from ldx.common.errors import UserError
 from ldx.data.lists import Lists
 from ldx.losses import (
+    LOSSES,
     info_nce,
     list_scores,
     list_wasserstein,
@@ -19,7 +20,7 @@ from ldx.losses import (
     wasserstein,
 )
 from ldx.step.list_check import ListCheck
-from ldx.step.objective import LOSSES, make_objective
+from ldx.step.objective import make_objective
 from tests.step.step_problems import Problem
 
 CADET = {"listwise_kl": 1.0, "info_nce": 0.1}
@@ -119,7 +120,7 @@ def test_relevant_labels_are_no_negatives():
 def test_what_lists_must_have(section, teacher, unit):
     objective = make_objective({name: s | {"weight": 1.0} for name, s in section.items()})
     assert objective.learn_from("teacher_scores") == teacher
-    assert objective.needs_unit_scores == unit
+    assert bool(objective.unit_score_losses) == unit
 
 
 @pytest.mark.parametrize("unit_norm", [True, False])
@@ -145,7 +146,7 @@ def test_every_loss_is_in_the_config():
     config = get_config().loss.to_dict()
     assert set(config) == {*LOSSES, "matryoshka"}
     objective = make_objective(config)
-    assert {name: weight for name, weight, _ in objective.terms} == CADET
+    assert {term.name: term.weight for term in objective.terms} == CADET
     _, values = objective(*make_graded())
     assert set(values) == {"listwise_kl", "info_nce", "total"}
     for name in LOSSES:
@@ -195,8 +196,8 @@ def test_a_relevance_level_that_no_list_reaches_is_refused():
 def test_without_rax_its_losses_are_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     make_objective(KL)
-    with pytest.raises(UserError, match=re.escape("config.loss.list_mle: it needs")):
-        make_objective({"list_mle": {"weight": 1.0}})
+    with pytest.raises(UserError, match=re.escape("config.loss.rank_net: it needs")):
+        make_objective({"rank_net": {"weight": 1.0}})
 
 
 @pytest.mark.parametrize(
