@@ -12,7 +12,7 @@ devices once, at the end. Only the last program, the update, donates the state: 
 can be abandoned and leaves the state as it was.
 """
 
-import dataclasses
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,46 +22,20 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from ldx.common.errors import UserError, listing
 from ldx.common.types import Params
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, Lists
 from ldx.data.plan import BatchPlan, TokenBatch
 from ldx.parallel.embedder import Embedder, compile_together
-from ldx.parallel.mesh import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state, to_host
+from ldx.parallel.mesh import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state
 from ldx.step.activations import Activations, embed_and_keep, kept_bytes, pull_back
 from ldx.step.objective import Objective
+from ldx.step.result import StepResult
 from ldx.step.state import TrainState, apply_gradient, init_state, sum_over_devices
-
-Metrics = dict[str, float]
 
 NUM_UNDER_WAY = 2
 """Micro-batches given to the device before the first of them is done: it is never idle, and a stop
 is prompt."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """What a step tells, still on the device; reading it waits for the step."""
-
-    values: dict[str, jax.Array]
-    plan: BatchPlan
-    embeddings: jax.Array
-
-    def is_ready(self) -> bool:
-        """Whether the step is done, so that nothing waits for its numbers."""
-        return all(v.is_ready() for v in self.values.values())  # type: ignore[attr-defined]
-
-    def metrics(self) -> Metrics:
-        """The losses before the update, and the gradient's norm before clipping.
-
-        Raises:
-          UserError: one of them is not finite; the step then changed nothing but its number.
-        """
-        metrics = {name: float(value) for name, value in self.values.items()}
-        if not all(np.isfinite(value) for value in metrics.values()):
-            raise UserError(_non_finite(metrics, self.plan, to_host(self.embeddings)))
-        return metrics
 
 
 class TrainStep:
@@ -191,7 +165,8 @@ class TrainStep:
     ) -> tuple[jax.Array, list[Activations | None]]:
         """All embeddings of the batch, and of the micro-batches that fit what is kept of them."""
         kept: list[Activations | None] = []
-        room, under_way = self._activation_bytes, []
+        under_way: deque[jax.Array] = deque()
+        room = self._activation_bytes
         for batch in plan.token_batches:
             check()
             tokens = self._put_tokens(batch)
@@ -203,9 +178,7 @@ class TrainStep:
                 embeddings, activations = self._embedder(params, *tokens), None
             kept.append(activations)
             buffer = self._place(buffer, embeddings, self._put_start(batch))
-            under_way.append(embeddings)
-            if len(under_way) > NUM_UNDER_WAY:
-                jax.block_until_ready(under_way.pop(0))
+            _wait_for_room(under_way, embeddings)
         return buffer, kept
 
     def _backpropagate(
@@ -218,7 +191,7 @@ class TrainStep:
         check: Callable[[], None],
     ) -> Params:
         """Every device's own gradient of the parameters, summed over its micro-batches."""
-        under_way: list[jax.Array] = []
+        under_way: deque[jax.Array] = deque()
         for batch in reversed(plan.token_batches):
             check()
             start, activations = self._put_start(batch), kept.pop()
@@ -229,9 +202,7 @@ class TrainStep:
             else:
                 tokens = self._put_tokens(batch)
                 gradients, done = self._backprop(params, gradients, buffer_gradient, *tokens, start)
-            under_way.append(done)
-            if len(under_way) > NUM_UNDER_WAY:
-                jax.block_until_ready(under_way.pop(0))
+            _wait_for_room(under_way, done)
         return gradients
 
     def _put_tokens(self, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
@@ -325,6 +296,13 @@ class TrainStep:
         return apply_gradient(state, gradient, losses, self._optimizer)
 
 
+def _wait_for_room(under_way: deque[jax.Array], newest: jax.Array) -> None:
+    """Count a micro-batch in, and wait while more than `NUM_UNDER_WAY` are under way."""
+    under_way.append(newest)
+    if len(under_way) > NUM_UNDER_WAY:
+        jax.block_until_ready(under_way.popleft())
+
+
 def _place(buffer: jax.Array, embeddings: jax.Array, start: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(buffer, embeddings, start, axis=0)
 
@@ -338,23 +316,3 @@ def _empty_lists(size: BatchSize) -> tuple[np.ndarray, np.ndarray, Lists]:
     """Positions and lists of a batch without lists."""
     queries, passages = (np.zeros(n, np.int32) for n in (size.num_queries, size.num_passages))
     return queries, passages, Lists.empty(size)
-
-
-def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> str:
-    """Which lists a loss that is not finite comes from."""
-    bad_row = ~np.isfinite(embeddings).all(axis=1)
-    lists, num_lists = plan.lists, len(plan.list_ids)
-    bad_query = bad_row[plan.query_position[:num_lists]]
-    bad_entry = bad_row[plan.passage_position[lists.list_index]] | ~np.isfinite(
-        lists.teacher_scores
-    )
-    bad = bad_query | (bad_entry & lists.where).any(axis=1)[:num_lists]
-    named = [name for name, is_bad in zip(plan.list_ids, bad, strict=True) if is_bad]
-    values = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
-    head = f"the loss is not finite ({values}); training stopped before this step's update.\n"
-    if named:
-        what = "Lists with embeddings or scores that are not finite:"
-    else:
-        named, what = plan.list_ids, "All embeddings and scores are finite; the step's lists:"
-    advice = "Try a lower --config.optim.learning_rate or higher temperatures, or drop these lists."
-    return f"{head}{what}\n{listing(named)}\n{advice}"

@@ -14,7 +14,7 @@ from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.eval.metrics import METRIC
 from ldx.parallel import processes
-from ldx.step.train_step import StepResult
+from ldx.step.result import StepResult
 from ldx.training.checkpoint import Checkpoints, Progress
 from ldx.training.dev_set import evaluate_sources, warn_of_perfect
 from ldx.training.dev_values import write_dev_values
