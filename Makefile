@@ -15,11 +15,12 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 	@cat $(DEMO)/report.txt
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
-test: $(VENV)/.test  ## the default tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.test  ## the default tests, in two processes
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
-	$(BIN)/python -m pytest -m slow
+	# Large programs earn the optimisation that tests/conftest.py leaves out.
+	XLA_FLAGS='--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true' $(BIN)/python -m pytest -m slow
 
 test-vllm: $(VLLM_VENV)/.vllm  ## the tests with a real vLLM on CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm

@@ -10,7 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Commands that tests start compile the same programs again and again; they share what one compiled.
+# Nearly all the time goes into compiling programs that run once or twice on a few numbers: LLVM
+# need not optimise them, and XLA's older emitters are twice as fast. One thread a process, for
+# `make test` has a worker on every core. What XLA_FLAGS has already comes later and so holds.
+QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_multi_thread_eigen=false",
+)
+if QUICKLY[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = " ".join([*QUICKLY, os.environ.get("XLA_FLAGS", "")])
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands that tests start, and both workers, compile the same programs again and again; they
+# share what one compiled.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ldx-programs-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

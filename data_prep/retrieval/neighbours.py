@@ -34,6 +34,8 @@ class _Part:
     after: np.ndarray | None
 
 
+# BLAS may compute on numbers that lie behind a matrix, and 0 · ∞ there sets the flag.
+@np.errstate(invalid="ignore")
 def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
     """The place of every passage in an order in which neighbours stand near each other.
 

@@ -111,20 +111,16 @@ PER_BATCH = {
 LOSSES = PER_LIST | PER_BATCH
 
 
-# The programs run once or twice: what counts is how long they take to compile.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
 @functools.cache
 def compiled(name, **settings):
     """A loss of `LOSSES`, compiled once for all tests."""
-    return jax.jit(functools.partial(LOSSES[name], **settings), compiler_options=QUICKLY)
+    return jax.jit(functools.partial(LOSSES[name], **settings))
 
 
 @functools.cache
 def _compiled_gradient(name):
     gradient = jax.grad(lambda embeddings, rest: LOSSES[name](rest | embeddings))
-    return jax.jit(gradient, compiler_options=QUICKLY)
+    return jax.jit(gradient)
 
 
 def gradient(name, batch):

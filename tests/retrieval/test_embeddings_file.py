@@ -270,6 +270,7 @@ WORKER = textwrap.dedent(
     encoder = Encoder(student, microbatch_tokens=512)
     encoder.block_texts = 10
     print("ready", flush=True)
+    sys.stdin.readline()
     encode_to_file(
         encoder, student.params, Corpus(), folder + "/x.npy", kind="passage", key="k",
         description="passages",
@@ -279,16 +280,27 @@ WORKER = textwrap.dedent(
 )
 
 
-def start(folder: Path, model: Path, pause: float) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), str(model), str(pause)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert process.stdout.readline() == "ready\n", process.communicate()
-    return process
+def start(
+    folder: Path, model: Path, pause: float, num_processes: int = 1
+) -> list[subprocess.Popen]:
+    """Processes that begin to embed at the same moment, all of them ready."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder), str(model), str(pause)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        for _ in range(num_processes)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.communicate()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return processes
 
 
 def texts_read(folder: Path, process: subprocess.Popen) -> list[int]:
@@ -305,11 +317,12 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_bert, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert start(whole, tiny_bert, 0).communicate(timeout=120)[0] == "done\n"
+    (process,) = start(whole, tiny_bert, 0)
+    assert process.communicate(timeout=120)[0] == "done\n"
     rng = random.Random(time.time_ns())
     for _ in range(3):
         before = num_done(killed)
-        process = start(killed, tiny_bert, 0.05)
+        (process,) = start(killed, tiny_bert, 0.05)
         while num_done(killed) == before:
             assert process.poll() is None, process.communicate()
             time.sleep(0.001)
@@ -320,7 +333,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_bert, tmp_path):
         assert before < num_done(killed) < 400
         assert not (killed / "x.npy").exists()
     before = num_done(killed)
-    process = start(killed, tiny_bert, 0)
+    (process,) = start(killed, tiny_bert, 0)
     out, err = process.communicate(timeout=120)
     assert out == "done\n", err
     assert texts_read(killed, process) == list(range(before, 400, 10))
@@ -328,9 +341,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_bert, tmp_path):
 
 
 def test_two_processes_embed_once(tiny_bert, tmp_path):
-    processes = [start(tmp_path, tiny_bert, 0.05) for _ in range(2)]
+    processes = start(tmp_path, tiny_bert, 0.05, num_processes=2)
     results = [process.communicate(timeout=120) for process in processes]
-    assert [out for out, _ in results] == ["done\n"] * 2, results
+    codes = [process.returncode for process in processes]
+    assert codes == [0, 0], (codes, results)
+    assert [out for out, _ in results] == ["done\n"] * 2
     read = [texts_read(tmp_path, process) for process in processes]
     assert sorted(read) == [[], list(range(0, 400, 10))]
     assert sum("another process embeds the passages" in err for _, err in results) == 1
