@@ -137,9 +137,10 @@ def main(argv: list[str]) -> None:
     interpreters = _interpreters(workspace)
     check_collection(workspace)
     if flags.FLAGS["dry-run"].value:
-        from data_prep.preflight.dry_run import estimate, render
+        from data_prep.preflight.costs import costs_table
+        from data_prep.preflight.dry_run import estimate
 
-        print(render(estimate(workspace)))
+        print(costs_table(estimate(workspace)))
         return
     # Asked to end, end the stage that is under way as well.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))

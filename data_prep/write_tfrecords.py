@@ -21,7 +21,7 @@ from data_prep.pipeline.settings import GRADED, HYBRID, has_documents
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries
-from data_prep.retrieval.candidates import load_order
+from data_prep.retrieval.candidates import ORDER_NAME, load_order
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.records.manifest import Manifest
@@ -187,7 +187,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
         "made by": files.result_path(workspace),
     }
     if "mine" in before:
-        paths["order"] = needed(workspace.prep / "order.npy", "mine")
+        paths["order"] = needed(workspace.prep / ORDER_NAME, "mine")
     if "generate_documents" in before:
         paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
     for name in before:  # what they counted goes into the manifest

@@ -8,6 +8,7 @@ from data_prep.lists.calibration import METHODS, fuse_scores, order_scores
 from data_prep.lists.filters import Denoising, Filters, apply_filters
 from data_prep.lists.human_dev import human_dev_lists
 from data_prep.lists.prepared import UNJUDGED, PreparedLists, TypeLists
+from data_prep.lists.results import TAUGHT_FILES
 from data_prep.lists.scored import ChosenEntries, ScoredQueries, choose_entries, read_scored
 from data_prep.lists.targets import agreements, target_entropy
 from data_prep.pipeline.workspace import Workspace
@@ -96,3 +97,29 @@ def _joined(
         entries.take(scores, np.nan),
         np.stack([entries.take(raw, np.nan) for raw in scored.raw], axis=1),
     )
+
+
+def teacher_shares(workspace: Workspace) -> dict[str, float]:
+    """What a point of each teacher's raw score adds to the fused one, by the teacher's name.
+
+    It is a teacher's weight times the slope of its calibration. That was fitted to each query type,
+    and a test query has none, so the slope is the mean over types. Nothing is clipped here: what
+    lies above the 99th percentile keeps its order. The score of a single teacher stays as it is.
+
+    Raises:
+      UserError: there are several teachers, and the stage calibrate has not been run.
+    """
+    teachers = workspace.settings.teachers
+    if len(teachers) == 1:
+        return dict.fromkeys(teachers, 1.0)
+    result = TAUGHT_FILES.read_result(workspace)
+    method = METHODS[workspace.settings.calibration]
+    types = [name for name in result["types"] if name != HUMAN_DEV]
+    scales = [result["calibration"]["scales"][name] for name in types]
+    weights = {name: section.get("weight", 1.0) for name, section in teachers.items()}
+    return {
+        name: weight
+        / sum(weights.values())
+        * float(np.mean([method(**of_type[name]).slope for of_type in scales]))
+        for name, weight in weights.items()
+    }

@@ -22,7 +22,7 @@ from data_prep.pipeline.settings import (
 )
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.prompt import load_prompts
-from data_prep.retrieval.retrievers import retriever_sections
+from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
 from ldx.common.errors import UserError
@@ -45,7 +45,7 @@ def check_config(workspace: Workspace) -> None:
       UserError: an unknown or missing key, or a value that cannot be.
     """
     prep = workspace.settings
-    retriever_sections(prep.retrievers, workspace.config.model.to_dict())
+    workspace_retrievers(workspace)
     for name, section in prep.teachers.items():
         _check_teacher(prep, name, section)
     if LLM in query_sources(prep.queries):
@@ -122,11 +122,11 @@ def check_models(workspace: Workspace) -> None:
     if "baselines" in here:
         paths["model.path"] = config.model.path
     if "mine" in here:
-        sections = retriever_sections(prep.retrievers, config.model.to_dict())
-        for name, (kind, dense) in sections.items():
-            if kind == "dense":
+        for name, retriever in workspace_retrievers(workspace).items():
+            if retriever.kind is RetrieverKind.DENSE:
                 given = prep.retrievers[name].get("path")
-                paths[f"prep.retrievers.{name}.path" if given else "model.path"] = dense["path"]
+                key = f"prep.retrievers.{name}.path" if given else "model.path"
+                paths[key] = retriever.settings["path"]
     if "score" in here:
         for name, section in prep.teachers.items():
             if "model" in section:

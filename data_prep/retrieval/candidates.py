@@ -14,6 +14,7 @@ from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import read_json
 
 CANDIDATES_NAME = "candidates.json"
+ORDER_NAME = "order.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,4 +88,4 @@ def pad_last(array: np.ndarray, width: int, fill: float) -> np.ndarray:
 
 def load_order(workspace: Workspace) -> np.ndarray:
     """The place of every query in the order of `order_queries`, int64 [number of queries]."""
-    return np.load(needed(workspace.prep / "order.npy", "mine"))
+    return np.load(needed(workspace.prep / ORDER_NAME, "mine"))

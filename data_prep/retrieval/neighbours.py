@@ -5,6 +5,7 @@ the end passages, are lined up by cutting them in two again and again; of the tw
 goes first which is nearer to what stands before them. N passages, D dimensions; n of a part.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ KMEANS_SAMPLE = 32  # passages a cell that k-means looks at
 POWER_STEPS = 5
 LEAST_CUT_SHARE = 0.25  # of what is cut in two, on either side of the cut
 MOST_SHARE = 0.9  # of a part, in one cell; where it is more, they are copies of one passage
+NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list
 ROWS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
@@ -64,6 +66,26 @@ def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
     places = np.empty(num_passages, np.int64)
     places[np.concatenate(ordered)] = np.arange(num_passages)
     return places
+
+
+def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:
+    """The place of every query among those whose candidates are alike, int64 [Q].
+
+    Queries stand near each other (`neighbour_order`) by the mean embedding of their first
+    candidates. That saves more passages than to go by the first candidate alone.
+
+    Args:
+      rows: candidates by passage, int [q, C] for each part of the queries, best first; -1 is
+        padding.
+      passage_embeddings: [N, D].
+    """
+    means = np.zeros((sum(map(len, rows)), passage_embeddings.shape[1]), np.float32)
+    by_query = (candidates for part in rows for candidates in part[:, :NUM_MEAN_CANDIDATES])
+    for number, candidates in enumerate(by_query):
+        some = np.sort(candidates[candidates >= 0])
+        if len(some):
+            means[number] = passage_embeddings[some].mean(axis=0)
+    return neighbour_order(means)
 
 
 def _read(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -3,7 +3,9 @@
 Q queries, N passages, D dimensions.
 """
 
+import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +14,23 @@ import numpy as np
 from data_prep.corpora.passages import Passages, doc_ids_where
 from data_prep.pipeline.workspace import Workspace
 from data_prep.retrieval.bm25 import Bm25, Matches
-from data_prep.retrieval.dense import DenseModel
+from data_prep.retrieval.dense import DenseModel, model_fingerprint
 from data_prep.retrieval.fusion import Retrieved, top_rows
 from data_prep.retrieval.run_table import read_run_table
 from ldx.common.errors import UserError
+from ldx.common.files import fingerprint
 from ldx.common.sections import check_keys
 from ldx.retrieval.search import Searcher
 
 EMBEDDINGS_AT_ONCE = 65_536  # embeddings in memory at once
+
+
+class RetrieverKind(enum.StrEnum):
+    """What `kind` may be in a section of `config.prep.retrievers`."""
+
+    BM25 = "bm25"
+    RUN = "run"
+    DENSE = "dense"
 
 
 class Retriever(Protocol):
@@ -142,55 +153,95 @@ def second_moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return total / len(embeddings), products / len(embeddings)
 
 
+@dataclass(frozen=True)
+class RetrieverSection:
+    """A section of `config.prep.retrievers`.
+
+    Attributes:
+      kind: of retriever.
+      settings: its other keys; of a dense retriever the keys of a whole `config.model`.
+    """
+
+    kind: RetrieverKind
+    settings: dict[str, Any]
+
+    def fingerprint(self) -> str:
+        """A hash of what decides its scores, or its name where its texts alone do."""
+        if self.kind is RetrieverKind.DENSE:
+            return model_fingerprint(self.settings)
+        if self.kind is RetrieverKind.RUN:
+            return fingerprint(Path(self.settings["path"]))
+        return self.kind.value
+
+
 def retriever_sections(
     retrievers: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any]
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The kind and the settings of each retriever; a dense one's are a whole `config.model`.
+) -> dict[str, RetrieverSection]:
+    """The checked sections of `config.prep.retrievers`, by name.
 
     What the section of a dense retriever leaves out is the student's; of another model, pooling,
     normalisation and prompts are as its folder declares.
 
+    Args:
+      retrievers: the sections.
+      model: the section `config.model`.
+
     Raises:
       UserError: an unknown kind or key.
     """
-    known = {"bm25": [], "run": ["path"], "dense": list(model)}
-    sections: dict[str, tuple[str, dict[str, Any]]] = {}
+    known = {
+        RetrieverKind.BM25: [],
+        RetrieverKind.RUN: ["path"],
+        RetrieverKind.DENSE: list(model),
+    }
+    sections: dict[str, RetrieverSection] = {}
     for name, section in retrievers.items():
         where = f"prep.retrievers.{name}"
-        kind = section.get("kind")
-        if kind not in known:
-            raise UserError(f"config.{where}.kind={kind!r}: known are {', '.join(known)}")
-        given = {key: value for key, value in section.items() if key != "kind"}
-        check_keys(given, known[kind], where)
-        if kind == "run" and not given.get("path"):
+        if section.get("kind") not in list(RetrieverKind):
+            raise UserError(
+                f"config.{where}.kind={section.get('kind')!r}: known are {', '.join(RetrieverKind)}"
+            )
+        kind = RetrieverKind(section["kind"])
+        settings = {key: value for key, value in section.items() if key != "kind"}
+        check_keys(settings, known[kind], where)
+        if kind is RetrieverKind.RUN and not settings.get("path"):
             raise UserError(f"config.{where}.path is missing: the run file")
-        if kind == "dense":
+        if kind is RetrieverKind.DENSE:
             declared = ("pooling", "normalize", "query_prompt", "passage_prompt")
-            other = given.get("path", model["path"]) != model["path"]
+            other = settings.get("path", model["path"]) != model["path"]
             base = {k: None if other and k in declared else v for k, v in model.items()}
-            given = base | given
-        sections[name] = (kind, given)
+            settings = base | settings
+        sections[name] = RetrieverSection(kind, settings)
     return sections
+
+
+def workspace_retrievers(workspace: Workspace) -> dict[str, RetrieverSection]:
+    """The checked sections of a workspace's retrievers, by name."""
+    return retriever_sections(workspace.settings.retrievers, workspace.config.model.to_dict())
+
+
+def dense_model(workspace: Workspace, name: str) -> DenseModel:
+    """The model of a dense retriever, loaded."""
+    section = workspace_retrievers(workspace)[name]
+    return DenseModel(name, section.settings, workspace.config.train.microbatch_tokens)
 
 
 def open_retrievers(
     workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
 ) -> dict[str, Retriever]:
     """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
-    config, prep = workspace.config, workspace.settings
-    sections = retriever_sections(prep.retrievers, config.model.to_dict())
-    depth = prep.candidate_depth
+    settings, folder = workspace.settings, workspace.prep
+    depth = settings.candidate_depth
     retrievers: dict[str, Retriever] = {}
-    for name, (kind, section) in sections.items():
-        if kind == "bm25":
-            retrievers[name] = Bm25Retriever(passages, workspace.prep, depth)
-        elif kind == "run":
-            retrievers[name] = RunRetriever(
-                section["path"], workspace.corpus_records, passages, depth
-            )
+    for name, section in workspace_retrievers(workspace).items():
+        if section.kind is RetrieverKind.BM25:
+            retrievers[name] = Bm25Retriever(passages, folder, depth)
+        elif section.kind is RetrieverKind.RUN:
+            path = section.settings["path"]
+            retrievers[name] = RunRetriever(path, workspace.corpus_records, passages, depth)
         else:
-            model = DenseModel(name, section, config.train.microbatch_tokens)
+            model = dense_model(workspace, name)
             retrievers[name] = DenseRetriever(
-                model, passages, workspace.prep, depth, prep.index, sample_queries
+                model, passages, folder, depth, settings.index, sample_queries
             )
     return retrievers

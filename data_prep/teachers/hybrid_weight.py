@@ -8,8 +8,9 @@ perfect; people's queries are not verbatim. (The inverse cloze task of Lee et al
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,34 @@ from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.candidates import Candidates
 from data_prep.retrieval.dense import DenseModel
 from data_prep.retrieval.fusion import z_scores
-from data_prep.retrieval.retrievers import retriever_sections
+from data_prep.retrieval.retrievers import dense_model
 from ldx.common.errors import UserError
 from ldx.data.tokens import Texts
 
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 DEFAULT_WEIGHT = 0.5
+MAX_CLOZE_QUERIES = 512
 MIN_QUERIES = 30  # fewer say nothing about the weight
+
+
+class HybridColumns(NamedTuple):
+    """The places of the two retrievers that a hybrid joins, among all."""
+
+    bm25: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class ChosenWeight:
+    """The weight of a hybrid's dense retriever.
+
+    Attributes:
+      weight: from 0 to 1.
+      facts: what is reported of the choice.
+    """
+
+    weight: float
+    facts: dict[str, Any]
 
 
 def hybrid_scores(z_bm25: np.ndarray, z_dense: np.ndarray, weight: float) -> np.ndarray:
@@ -75,9 +97,9 @@ def choose_weight(
     parts: Sequence[QueryShard],
     paths: Mapping[str, Path],
     passages: Passages,
-    columns: tuple[int, int],
-) -> tuple[float, dict[str, Any]]:
-    """The dense retriever's weight in the hybrid, and what is reported of the choice.
+    columns: HybridColumns,
+) -> ChosenWeight:
+    """The dense retriever's weight in the hybrid, given or chosen by dev queries.
 
     No test judgment is looked at: human dev queries are measured by their training judgments,
     queries made from passages by the cloze test.
@@ -86,46 +108,41 @@ def choose_weight(
     if given is not None:
         if not 0 <= given <= 1:
             raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
-        return float(given), {}
-    config = workspace.config
+        return ChosenWeight(float(given), {})
+    seed = workspace.config.seed
     dev: list[tuple[Query, Candidates]] = []
     for part in parts:
         candidates = Candidates.load(paths[part.name])
         dev += [
             (query, candidates.take(np.array([place])))
             for place, query in enumerate(part.queries)
-            if query.split(workspace.settings.dev_fraction, config.seed) == "dev"
+            if query.split(workspace.settings.dev_fraction, seed) == "dev"
             and (query.relevant or query.excerpt)
         ]
-    lexical, dense = columns
     judged = [(query, each) for query, each in dev if query.relevant]
-    shortened = cloze_queries([query for query, _ in dev], passages.texts, config.seed)
+    shortened = cloze_queries([query for query, _ in dev], passages.texts, seed)
     if len(judged) >= MIN_QUERIES:
         queries = [query for query, _ in judged]
         candidates = Candidates.concatenate([each for _, each in judged])
-        ndcg = judged_ndcg(queries, candidates, lexical=lexical, dense=dense)
+        ndcg = judged_ndcg(queries, candidates, columns)
     elif len(shortened) >= MIN_QUERIES:
-        sections = retriever_sections(workspace.settings.retrievers, config.model.to_dict())
-        name = list(sections)[dense]
+        name = list(workspace.settings.retrievers)[columns.dense]
         ndcg = cloze_ndcg(
             [query for query, _ in dev],
             shortened,
             Candidates.concatenate([each for _, each in dev]),
             Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key),
-            DenseModel(name, sections[name][1], config.train.microbatch_tokens),
-            lexical=lexical,
-            dense=dense,
+            dense_model(workspace, name),
+            columns,
         )
     else:
-        return DEFAULT_WEIGHT, {"dev queries for the weight": 0}
+        return ChosenWeight(DEFAULT_WEIGHT, {"dev queries for the weight": 0})
     curve = zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True)
-    return best_weight(ndcg), {
+    facts = {
         "dev queries for the weight": ndcg.shape[1],
         "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
     }
-
-
-MAX_QUERIES = 512
+    return ChosenWeight(best_weight(ndcg), facts)
 
 
 def cloze_queries(queries: Sequence[Query], texts: Texts, seed: int) -> dict[int, str]:
@@ -135,7 +152,7 @@ def cloze_queries(queries: Sequence[Query], texts: Texts, seed: int) -> dict[int
         key=lambda i: draw(seed, "cloze", queries[i].query_id),
     )
     chosen = {}
-    for number in numbers[:MAX_QUERIES]:
+    for number in numbers[:MAX_CLOZE_QUERIES]:
         whole = texts[queries[number].row]
         rest = remove_sentence(whole, queries[number].excerpt)
         if rest != whole:
@@ -149,9 +166,7 @@ def cloze_ndcg(
     candidates: Candidates,
     bm25: Bm25,
     model: DenseModel,
-    *,
-    lexical: int,
-    dense: int,
+    columns: HybridColumns,
 ) -> np.ndarray:
     """nDCG@10 by weight, float64 [len(WEIGHTS), number of `shortened`].
 
@@ -161,8 +176,7 @@ def cloze_ndcg(
       candidates: of the Q queries.
       bm25: scores the shortened passages.
       model: embeds them.
-      lexical: which of the retrievers BM25 is.
-      dense: which of them the model is.
+      columns: which of the retrievers BM25 and the model are.
     """
     numbers = np.array(list(shortened), np.int64)
     texts = [queries[i].text for i in numbers]
@@ -171,15 +185,17 @@ def cloze_ndcg(
     is_own = some.rows == np.array([queries[i].row for i in numbers])[:, None]
     scores = some.scores.copy()
     of_rest = np.einsum("nd,nd->n", model.embed(texts, "query"), model.embed(rest, "passage"))
-    for number, values in ((lexical, bm25.pair_scores(texts, rest)), (dense, of_rest)):
+    for number, values in ((columns.bm25, bm25.pair_scores(texts, rest)), (columns.dense, of_rest)):
         scores[:, number] = np.where(is_own, values[:, None], scores[:, number])
     z = z_scores(scores, some.moments)
     padding = some.rows < 0
-    return ndcg_by_weight(z[:, lexical], z[:, dense], padding, is_own.astype(np.float64))
+    return ndcg_by_weight(
+        z[:, columns.bm25], z[:, columns.dense], padding, is_own.astype(np.float64)
+    )
 
 
 def judged_ndcg(
-    queries: Sequence[Query], candidates: Candidates, *, lexical: int, dense: int
+    queries: Sequence[Query], candidates: Candidates, columns: HybridColumns
 ) -> np.ndarray:
     """nDCG@10 by weight of queries with judgments; arguments as of `cloze_ndcg`, of these alone."""
     gains = np.zeros(candidates.rows.shape)
@@ -187,4 +203,4 @@ def judged_ndcg(
         for row, grade in query.relevant.items():
             gains[number, candidates.rows[number] == row] = grade
     z = z_scores(candidates.scores, candidates.moments)
-    return ndcg_by_weight(z[:, lexical], z[:, dense], candidates.rows < 0, gains)
+    return ndcg_by_weight(z[:, columns.bm25], z[:, columns.dense], candidates.rows < 0, gains)

@@ -1,7 +1,9 @@
 """The gate before a long job: a fast engine must rank as transformers does."""
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from data_prep.teachers import make_teacher
 from data_prep.teachers.base import Pairs, Problem, Teacher
 from ldx.common.errors import UserError, listing
+from ldx.common.files import read_json, write_json
 
 LEAST = 0.99
 MIN_PAIRS = 10
@@ -134,3 +137,36 @@ def transformers_form(name: str, settings: Mapping[str, Any]) -> Teacher | None:
     from data_prep.teachers.vllm_score import transformers_settings
 
     return make_teacher(name, transformers_settings(settings))
+
+
+def kept_parity(
+    path: Path, name: str, settings: Mapping[str, Any], sample: Callable[[], Pairs]
+) -> dict[str, Any] | None:
+    """The parity of a fast engine, measured before its long job and kept in a file.
+
+    Args:
+      path: of the file; what it holds is not measured again.
+      name: of the section `config.prep.teachers.NAME`.
+      settings: its keys.
+      sample: makes the pairs that both score.
+
+    Returns:
+      The values of `Parity`; None of a teacher that is no fast engine's.
+
+    Raises:
+      UserError: see `compare_scores`.
+    """
+    slow = transformers_form(name, settings)
+    if slow is None:
+        return None
+    if not path.is_file():
+        pairs = sample()
+        expected = slow.score(pairs)
+        del slow  # a device may have no room for both
+        gc.collect()
+        fast: Any = make_teacher(name, settings)
+        scores = fast.score(pairs)
+        problems = getattr(fast, "problems", ())
+        getattr(fast, "close", lambda: None)()
+        write_json(path, vars(compare_scores(expected, scores, pairs, problems=problems)))
+    return read_json(path)

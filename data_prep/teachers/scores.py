@@ -1,13 +1,35 @@
 """Scores of teachers, as the stage score hands them on."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_prep.engines.shards import Shard, ShardFolder
 from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import read_json
 
 SCORES_NAME = "scores.json"
+
+
+@dataclass(frozen=True)
+class ScoredShards:
+    """What a teacher has scored.
+
+    Attributes:
+      shards: of queries; their files are in the teacher's `score_folder`.
+      facts: what is reported of the teacher.
+    """
+
+    shards: Sequence[Shard]
+    facts: dict[str, Any]
+
+
+def score_folder(workspace: Workspace, teacher: str) -> ShardFolder:
+    """Where the scores of a teacher are."""
+    return ShardFolder(workspace.prep / "scores" / teacher, ".npz")
 
 
 def load_scores(path: Path) -> np.ndarray:

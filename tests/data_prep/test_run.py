@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.pipeline.workspace import open_workspace
-from data_prep.preflight.dry_run import estimate, render
+from data_prep.preflight.costs import costs_table
+from data_prep.preflight.dry_run import estimate
 from data_prep.run import STAGES
 from ldx.records.manifest import Manifest
 from tests.data_prep.toy import make_collection, make_config
@@ -191,6 +192,6 @@ def test_a_dry_run_goes_on_without_what_this_machine_lacks(collection, tiny_bert
     assert of["queries embedded by other"].problem == of["passages embedded by other"].problem != ""
     assert of["queries embedded by student"].seconds > 0
     assert of["starts of a process"].seconds > 0
-    text = render(costs)
+    text = costs_table(costs)
     assert "no time for prompts of question, prompts of claim" in text
     assert text.count("LDX_NO_SUCH_KEY") == 1

@@ -280,7 +280,7 @@ def test_baselines_do_not_depend_on_how_many_queries_are_scored_at_once(prepared
     paths = [prepared.baselines / f"{name}.trec" for name in ("bm25", "teacher")]
     before = [metrics.read_run(path) for path in paths]
     paths[0].unlink()
-    monkeypatch.setattr("data_prep.baselines.SCORES_AT_ONCE", 1)
+    monkeypatch.setattr("data_prep.teachers.corpus_runs.SCORES_AT_ONCE", 1)
     run_stages(prepared.config, prepared.workdir, ["baselines"])
     for path, expected in zip(paths, before, strict=True):
         run = metrics.read_run(path)

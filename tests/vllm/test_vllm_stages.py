@@ -12,9 +12,9 @@ from data_prep.corpora.passages import load_passages
 from data_prep.pipeline.workspace import open_workspace
 from data_prep.queries.query import query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
-from data_prep.score import pairs_of, pairs_payload
 from data_prep.teachers.cross_encoder import CrossEncoder
 from data_prep.teachers.scores import load_scores, score_paths
+from data_prep.teachers.scoring import pairs_of, pairs_payload
 from ldx.common.files import read_json
 from ldx.records.sets import PassageSet
 from tests.data_prep.teacher_models import make_bert

@@ -146,9 +146,9 @@ def test_another_model_has_its_own_prompts():
         {"a": {"kind": "dense"}, "b": {"kind": "dense", "path": "other", "dtype": "bfloat16"}},
         model,
     )
-    assert sections["a"][1] == model
-    assert sections["b"][1]["query_prompt"] is None
-    assert sections["b"][1]["dtype"] == "bfloat16"
+    assert sections["a"].settings == model
+    assert sections["b"].settings["query_prompt"] is None
+    assert sections["b"].settings["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of data_prep/teachers/hybrid_weight.py, hybrid_teacher.py and cloze.py."""
+"""Tests of data_prep/teachers/hybrid_weight.py."""
 
 import ir_measures
 import numpy as np
@@ -10,6 +10,7 @@ from data_prep.retrieval.candidates import Candidates
 from data_prep.retrieval.fusion import z_scores
 from data_prep.teachers.hybrid_weight import (
     WEIGHTS,
+    HybridColumns,
     best_weight,
     cloze_ndcg,
     cloze_queries,
@@ -18,6 +19,8 @@ from data_prep.teachers.hybrid_weight import (
     ndcg_at_10,
     ndcg_by_weight,
 )
+
+COLUMNS = HybridColumns(bm25=0, dense=1)
 
 
 def test_hybrid_is_the_weighted_sum_of_z_scores():
@@ -93,7 +96,7 @@ def test_the_lifted_sentence_does_not_speak_for_bm25(verbatim):
     shortened = cloze_queries(queries, PASSAGES, seed=0)
     assert len(shortened) == 40
     assert all("number" not in text for text in shortened.values())
-    ndcg = cloze_ndcg(queries, shortened, found, bm25, model, lexical=0, dense=1)
+    ndcg = cloze_ndcg(queries, shortened, found, bm25, model, COLUMNS)
     assert ndcg.shape == (11, 40)
     assert ndcg[0].mean() < 0.5
     assert ndcg[-1].mean() == pytest.approx(1)
@@ -108,6 +111,6 @@ def test_human_judgments_speak_for_themselves(verbatim):
     _, found, _, _ = verbatim
     judged = [Query(f"q{i}", "human", "x", -1, "", {i: 1}, f"d{i}") for i in range(40)]
     found.scores[:, 1] = -np.eye(40)
-    ndcg = judged_ndcg(judged, found, lexical=0, dense=1)
+    ndcg = judged_ndcg(judged, found, COLUMNS)
     assert ndcg[0].mean() == pytest.approx(1)
     assert ndcg[-1].mean() < 0.1

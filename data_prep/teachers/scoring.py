@@ -1,0 +1,149 @@
+"""Scores of candidates by a model or a file of scores, in shards of queries."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.corpora.passages import Passages
+from data_prep.engines.shards import (
+    Made,
+    Payload,
+    Shard,
+    arrays_file,
+    check_rejects,
+    content_digest,
+    shard_key,
+)
+from data_prep.pipeline.draws import draw
+from data_prep.pipeline.workspace import Workspace
+from data_prep.queries.query import Query, QueryShard
+from data_prep.retrieval.candidates import Candidates, candidate_paths
+from data_prep.teachers import Pairs, make_teacher
+from data_prep.teachers.parity import kept_parity
+from data_prep.teachers.scores import ScoredShards, load_scores, score_folder
+from ldx.records.sets import PassageSet
+
+NUM_PARITY_PAIRS = 50
+
+
+class Scorer:
+    """Scores the candidates of one shard of queries after another; holds the teacher."""
+
+    def __init__(self, name: str, settings: Mapping[str, Any]):
+        self._teacher = make_teacher(name, settings)
+        # A file may well lack what the retrievers found; a model has a score for everything.
+        self._may_lack = settings["kind"] == "run_file"
+
+    def __call__(self, payload: Payload) -> Made:
+        """The scores float32 [Q, C] of `payload` (`pairs_payload`), NaN where there is none."""
+        places = payload["places"]
+        at = np.argwhere(places >= 0)
+        pairs = pairs_of(payload, at.tolist())
+        scores = np.full(places.shape, np.nan, np.float32)
+        scores[at[:, 0], at[:, 1]] = self._teacher.score(pairs)
+        rejects = [
+            {"id": f"{problem.query_id} {problem.doc_id}", "reason": problem.reason}
+            for problem in getattr(self._teacher, "problems", ())
+        ]
+        return Made(arrays_file(scores=scores), () if self._may_lack else rejects, len(at))
+
+
+def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
+    """Some pairs of `pairs_payload`, by query and column."""
+    places = payload["places"]
+    return Pairs(
+        [payload["query_ids"][q] for q, _ in at],
+        [payload["queries"][q] for q, _ in at],
+        [payload["doc_ids"][places[q, c]] for q, c in at],
+        [payload["passages"][places[q, c]] for q, c in at],
+    )
+
+
+def pairs_payload(
+    queries: Sequence[Query], rows: np.ndarray, passages: Passages, passage_set: PassageSet
+) -> Payload:
+    """What a scorer needs: texts and ids of queries and of their distinct candidates."""
+    distinct, places = np.unique(rows, return_inverse=True)
+    places = places.reshape(rows.shape) - int((distinct < 0).any())
+    known = distinct[distinct >= 0].tolist()
+    return {
+        "query_ids": [query.query_id for query in queries],
+        "queries": [query.text for query in queries],
+        "doc_ids": [passage_set[row].doc_id for row in known],
+        "passages": [passages.texts[row] for row in known],
+        "places": places,
+    }
+
+
+def without_weight(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section that make the teacher; its weight among others does not."""
+    return {key: value for key, value in section.items() if key != "weight"}
+
+
+def score_model(
+    workspace: Workspace,
+    name: str,
+    section: Mapping[str, Any],
+    parts: Sequence[QueryShard],
+    passages: Passages,
+) -> ScoredShards:
+    """Score the candidates of queries by a teacher that reads their texts, or their ids.
+
+    Args:
+      workspace: with candidates.
+      name: of the section `config.prep.teachers.NAME`.
+      section: its keys.
+      parts: the queries.
+      passages: the candidates' texts.
+
+    Raises:
+      UserError: more pairs than config.prep.max_rejects allows could not be scored, or a fast
+        engine ranks unlike transformers.
+    """
+    paths = candidate_paths(workspace)
+    passage_set = PassageSet(workspace.corpus_records)
+    settings = without_weight(section)
+    teacher_key = make_teacher(name, settings).fingerprint
+
+    def payload(part: QueryShard) -> Payload:
+        rows = Candidates.load(paths[part.name]).rows
+        return pairs_payload(part.queries, rows, passages, passage_set)
+
+    def sample() -> Pairs:
+        return _sample_pairs(workspace.config.seed, parts, payload)
+
+    shards = [
+        Shard(
+            part.name,
+            shard_key(teacher_key, passages.key, part.content(), content_digest(paths[part.name])),
+            len(part.queries),
+            functools.partial(payload, part),
+        )
+        for part in parts
+    ]
+    folder = score_folder(workspace, name)
+    parity = kept_parity(folder.folder / f"parity-{teacher_key}.json", name, settings, sample)
+    make = functools.partial(Scorer, name, settings)
+    description = f"scores of {name}"
+    made = folder.make(make, shards, workspace.engine, description=description, unit="queries")
+    rows = (Candidates.load(paths[part.name]).rows for part in parts)
+    num_pairs = sum(int((of_part >= 0).sum()) for of_part in rows)
+    num_scores = sum(int(np.isfinite(load_scores(path)).sum()) for path in made)
+    check_rejects(
+        f"score ({name})", folder.rejects(shards), num_pairs, workspace.settings.max_rejects
+    )
+    facts = {"not scored": num_pairs - num_scores}
+    return ScoredShards(shards, facts if parity is None else facts | {"parity": parity})
+
+
+def _sample_pairs(
+    seed: int, parts: Sequence[QueryShard], payload: Callable[[QueryShard], Payload]
+) -> Pairs:
+    """Some pairs of one shard of queries, of which parity is measured."""
+    part = min(parts, key=lambda part: draw(seed, "parity", part.name))
+    drawn = payload(part)
+    at = np.argwhere(drawn["places"] >= 0).tolist()
+    at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
+    return pairs_of(drawn, at[:NUM_PARITY_PAIRS])
