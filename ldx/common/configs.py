@@ -27,11 +27,20 @@ def load_config(path: str | Path) -> ConfigDict:
         near = ", ".join(sorted(str(p) for p in Path(name).parent.glob("*.py")))
         raise UserError(f"{name}: no such file; beside it: {near or 'no config'}")
     try:
-        return runpy.run_path(name)["get_config"](*[argument] if argument else [])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from None
+        names = runpy.run_path(name)
+        if "get_config" not in names:
+            raise UserError(f"{name}: it has no function get_config, so it is no config")
+        return names["get_config"](*[argument] if argument else [])
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
-        raise explain_missing_config(error) from None
+        if error.name and error.name.partition(".")[0] == "configs":
+            raise explain_missing_config(error) from None
+        raise UserError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a file of the user's raises is about that file
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def plain_config(config: Config) -> dict[str, Any]:
@@ -55,15 +64,19 @@ def changes_from_base(config: Mapping[str, Any], resolved: Mapping[str, Any]) ->
     and are a number in `resolved` are marked.
     """
     module = sys.modules.get("configs.base")
-    base = flatten_config(module.get_config().to_dict()) if module else {}
+    base = _flat_json(module.get_config().to_dict()) if module else {}
     given = flatten_config(config)
     lines = []
-    for key, value in flatten_config(resolved).items():
-        plain = json.loads(json.dumps(base.get(key)))  # tuples are lists in `resolved`
-        if key not in base or value != plain:
+    for key, value in _flat_json(resolved).items():
+        if key not in base or value != base[key]:
             mark = "  (auto)" if given.get(key) == "auto" else ""
             lines.append(f"  {key} = {value!r}{mark}")
     return "\n".join(lines)
+
+
+def _flat_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as JSON has them: tuples are lists."""
+    return flatten_config(json.loads(json.dumps(config)))
 
 
 def explain_missing_config(error: ModuleNotFoundError) -> Exception:

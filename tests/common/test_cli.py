@@ -147,3 +147,32 @@ def test_help_lists_the_flags(module, listed):
         assert text in " ".join(result.stdout.split())
     assert "--logtostderr" not in result.stdout  # other libraries' are for --helpfull
     assert not result.stderr
+
+
+QUIET = """
+from absl import logging
+from ldx.common import cli
+
+def record(path, level):
+    return logging.get_absl_logger().makeRecord("absl", level, path, 1, "", (), None)
+
+def main(argv):
+    from ldx.common.cli import _is_worth_showing
+    orbax, flax = "/x/site-packages/orbax/checkpoint/manager.py", "/x/site-packages/flax/core.py"
+    shown = [_is_worth_showing(record(path, level)) for path in (orbax, flax) for level in (20, 30)]
+    print(shown, logging.level_debug())
+
+cli.run(main)
+"""
+
+
+def test_details_are_shown_on_request(tmp_path):
+    (tmp_path / "program.py").write_text(QUIET)
+
+    def output(*flags):
+        command = [sys.executable, str(tmp_path / "program.py"), *flags]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    # Orbax and flax, each at INFO and at WARNING.
+    assert output() == "[False, False, False, True] False\n"
+    assert output("--verbose") == "[False, True, False, True] True\n"
