@@ -169,7 +169,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "near-duplicates": int(roles.duplicate.sum()),
         "cut": report["lengths"]["cut"],
         "held out": int(roles.held_out.sum()),
-        "get queries": int(roles.source.sum()),
+        "get queries": int(roles.gets_queries.sum()),
         **counts,
     }
 

@@ -12,19 +12,20 @@ from typing import Any
 from absl import logging
 
 from data_prep.corpora.collection import judged_queries, qrels_files
-from data_prep.corpora.leaks import TestQueries, normalized
+from data_prep.corpora.leaks import TestQueries
 from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.llm.base import llm_fingerprint
 from data_prep.pipeline.draws import draw
-from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, LLM, query_sources, types_of
+from data_prep.pipeline.settings import QueryOrigin, query_origins, types_of
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints
 from data_prep.queries.extractive import extractive_queries
 from data_prep.queries.human import human_queries
 from data_prep.queries.prompt import load_prompts
-from data_prep.queries.query import QUERIES_NAME, Collected, Query, write_queries
+from data_prep.queries.query import QUERIES_NAME, Collected, Query, write_prepared_queries
 from data_prep.queries.written import llm_queries, prompt_facts
 from ldx.common.errors import UserError
+from ldx.common.texts import only_words
 from ldx.records.schema import HUMAN_DEV
 
 MIN_QUERY_CHARS = 8
@@ -42,7 +43,7 @@ def choose(queries: Iterable[Query], test_queries: TestQueries) -> Collected:
     kept: dict[str, Query] = {}
     dropped: Counter[str] = Counter()
     for query in queries:
-        key = normalized(query.text)
+        key = only_words(query.text)
         if not key:
             dropped["nothing to extract"] += 1
         elif query.excerpt and (
@@ -90,17 +91,17 @@ def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Qu
 def _make(workspace: Workspace, test_queries: TestQueries) -> Collected:
     """All queries that can be trained on, or measure the dev lists."""
     passages, engine = load_passages(workspace), workspace.engine
-    rows = passages.roles.source.nonzero()[0]
-    sources = query_sources(workspace.settings.queries)
+    rows = passages.roles.gets_queries.nonzero()[0]
+    origins = query_origins(workspace.settings.queries)
     # Human dev queries come first: of equal texts the first stays, so none of them is trained on.
     parts = [
         human_queries(workspace, passages.roles, split, query_type)
         for query_type, split in _human_splits(workspace).items()
     ]
-    if LLM in sources:
+    if QueryOrigin.LLM in origins:
         parts.append(llm_queries(workspace, passages, rows, engine))
     queries: list[Iterable[Query]] = [part.queries for part in parts]
-    if EXTRACTIVE in sources:
+    if QueryOrigin.EXTRACTIVE in origins:
         queries.append(extractive_queries(workspace, passages, rows, engine))
     chosen = choose(itertools.chain(*queries), test_queries)
     return Collected(chosen.queries, sum((part.dropped for part in parts), chosen.dropped))
@@ -112,7 +113,7 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
     Dev queries are left out where they are what is measured, or trained on, or are not there.
     """
     prep, splits = workspace.settings, {}
-    trained_on = prep.human_split if HUMAN in query_sources(prep.queries) else None
+    trained_on = prep.human_split if QueryOrigin.HUMAN in query_origins(prep.queries) else None
     dev = prep.human_dev_split
     exists = dev in qrels_files(workspace.dataset)
     if dev and dev == trained_on:
@@ -124,7 +125,7 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
     if dev not in ("", trained_on, workspace.config.eval.split) and (exists or dev != "dev"):
         splits[HUMAN_DEV] = dev
     if trained_on is not None:
-        splits[HUMAN] = trained_on
+        splits[QueryOrigin.HUMAN.value] = trained_on
     return splits
 
 
@@ -139,10 +140,10 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     by_type: dict[str, list[Query]] = {}
     for query in queries:
         by_type.setdefault(query.query_type, []).append(query)
-    write_queries(workspace.prep / QUERIES_NAME, itertools.chain(*by_type.values()))
+    write_prepared_queries(workspace.prep / QUERIES_NAME, itertools.chain(*by_type.values()))
     counts = {name: len(some) for name, some in by_type.items()}
     told: dict[str, Any] = {"queries": len(queries), **counts, "dropped": dict(made.dropped)}
-    if LLM in query_sources(workspace.settings.queries):
+    if QueryOrigin.LLM in query_origins(workspace.settings.queries):
         told["prompts"] = prompt_facts(workspace)
     return told
 
@@ -151,7 +152,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     root, prep = workspace.dataset, workspace.settings
     paths = {path.name: path for path in root.glob("queries.jsonl*")}
     inputs = passages_inputs(workspace) | file_fingerprints(paths | qrels_files(root))
-    if LLM in query_sources(prep.queries):
+    if QueryOrigin.LLM in query_origins(prep.queries):
         inputs["llm"] = llm_fingerprint(prep.llm)
         for prompt in load_prompts(types_of(prep)):
             rules = f"{prompt.language} {prompt.answer}"

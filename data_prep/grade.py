@@ -12,7 +12,7 @@ from data_prep.documents.document import DOCUMENTS_NAME
 from data_prep.lists.entry_rules import entry_rules
 from data_prep.lists.graded import graded_lists
 from data_prep.lists.results import GRADED_FILES
-from data_prep.pipeline.settings import MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.settings import EntryKind, graded_kinds
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME
@@ -35,9 +35,9 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _inputs(workspace: Workspace) -> dict[str, str]:
     kinds = graded_kinds(workspace.settings)
     paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
-    if MINED in kinds:
+    if EntryKind.MINED in kinds:
         paths["candidates"] = needed(workspace.prep / CANDIDATES_NAME, "mine")
-    if SYNTHETIC in kinds:
+    if EntryKind.SYNTHETIC in kinds:
         paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
     return passages_inputs(workspace) | file_fingerprints(paths)
 

@@ -17,7 +17,7 @@ from data_prep.documents.document import DOCUMENTS_NAME, join_passages, load_doc
 from data_prep.lists.prepared import PreparedLists, load_lists
 from data_prep.lists.results import TAUGHT_FILES, judges_of, list_files
 from data_prep.pipeline.order import stages_of
-from data_prep.pipeline.settings import GRADED, HYBRID, has_documents
+from data_prep.pipeline.settings import HYBRID, LabelOrigin, has_documents
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries
@@ -154,7 +154,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
 
 def _judges(workspace: Workspace) -> dict[str, list[str]]:
     """Who judged for the queries that people wrote, by type."""
-    is_graded = workspace.settings.list_source == GRADED
+    is_graded = workspace.settings.list_source == LabelOrigin.GRADED
     return {
         name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [PEOPLE]
         for name in list_files(workspace).paths(workspace)

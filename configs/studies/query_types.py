@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs.studies import common
 
-LLM_TYPES = (
+WRITTEN_TYPES = (
     "question",
     "claim",
     "title",
@@ -23,7 +23,7 @@ LLM_TYPES = (
     "web_search_zero_shot",
     "web_search_few_shot",
 )
-EXTRACTIVE_TYPES = ("sentence", "keywords", "title")
+CUT_OUT_TYPES = ("sentence", "keywords", "title")
 
 
 def _types(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "nfcorpus": common.NFCORPUS,
         "api_docs": common.API_DOCS,
     }
-    types = _types(LLM_TYPES if arg == "" else EXTRACTIVE_TYPES)
+    types = _types(WRITTEN_TYPES if arg == "" else CUT_OUT_TYPES)
     if arg == "smoke":
         datasets = {"api_docs": common.API_DOCS}
         types = common.only(types, ("all", "title"))

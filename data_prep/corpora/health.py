@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpora.leaks import TestQueries, normalized
-from data_prep.corpora.near_duplicates import CONTAINED, EQUAL, KEPT, REASON_NAMES, NearDuplicates
+from data_prep.corpora.leaks import TestQueries
+from data_prep.corpora.near_duplicates import NearDuplicates, Reason
 from ldx.common.files import atomic_write
 from ldx.common.progress import progress_bar
+from ldx.common.texts import only_words
 from ldx.eval.beir import Qrels
 from ldx.records.schema import Passage, passage_text
 
@@ -159,9 +160,9 @@ class _Duplicates:
     def report(self) -> dict[str, Any] | None:
         if self._found is None:
             return None
-        reasons = {k: num for k, num in self._found.counts().items() if k != REASON_NAMES[KEPT]}
+        reasons = {k: num for k, num in self._found.counts().items() if k != Reason.KEPT.text}
         examples = [
-            {"reason": REASON_NAMES[self._found.reasons[a]]}
+            {"reason": Reason(self._found.reasons[a]).text}
             | {"dropped": self._seen[a], "kept": self._seen[b]}
             for a, b in self._pairs
         ]
@@ -171,7 +172,7 @@ class _Duplicates:
 def _example_pairs(found: NearDuplicates) -> list[tuple[int, int]]:
     """Rows that are dropped and those that hold them, from all of the corpus."""
     pairs: list[tuple[int, int]] = []
-    for reason in (EQUAL, CONTAINED):
+    for reason in (Reason.EQUAL, Reason.CONTAINED):
         rows = np.flatnonzero(found.reasons == reason)
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), NUM_EXAMPLES), dtype=int)]
         pairs += [(int(row), int(found.containers[row])) for row in rows]
@@ -186,10 +187,10 @@ class _Overlap:
         self._test_queries = TestQueries(test_queries)
         self._holding: list[str] = []
         self._equal: list[str] = []
-        wanted = {normalized(text) for text in test_queries}
+        wanted = {only_words(text) for text in test_queries}
         for text in train_queries:
             self._num_train += 1
-            if normalized(text) in wanted:
+            if only_words(text) in wanted:
                 self._equal.append(text)
 
     def add(self, row: int, doc_id: str, text: str) -> None:
@@ -306,7 +307,7 @@ def _such_as(names: Sequence[str]) -> str:
 def _duplicate_lines(found: Mapping[str, Any] | None, num: int) -> list[tuple[str, str]]:
     if found is None:
         return [("near-duplicates", "not looked for")]
-    counts = ", ".join(f"{found[name]:,} {name}" for name in REASON_NAMES[1:])
+    counts = ", ".join(f"{found[r.text]:,} {r.text}" for r in Reason if r != Reason.KEPT)
     lines = [("near-duplicates", f"{_share(found['dropped'], num)}: {counts}")]
     for example in found["examples"]:
         ids = [example[which]["doc_id"] for which in ("dropped", "kept")]

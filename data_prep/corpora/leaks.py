@@ -1,14 +1,10 @@
 """Test queries, to keep them out of training."""
 
-import re
 from collections.abc import Iterable
 
+from ldx.common.texts import only_words
+
 LEAK_WORDS = 4  # a test query of fewer words may stand inside a training query by chance
-
-
-def normalized(text: str) -> str:
-    """Lower case, words only."""
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 class TestQueries:
@@ -18,7 +14,7 @@ class TestQueries:
 
     def __init__(self, texts: Iterable[str]):
         """Index by the first LEAK_WORDS words."""
-        self._texts = {normalized(text) for text in texts} - {""}
+        self._texts = {only_words(text) for text in texts} - {""}
         self._by_start: dict[tuple[str, ...], list[str]] = {}
         for text in self._texts:
             words = text.split()
@@ -27,7 +23,7 @@ class TestQueries:
 
     def leaks_into(self, text: str) -> bool:
         """Whether `text` equals a test query, or holds one of at least LEAK_WORDS words."""
-        text = normalized(text)
+        text = only_words(text)
         words = text.split()
         starts = zip(*(words[i:] for i in range(LEAK_WORDS)), strict=False)
         found = self._by_start.keys() & set(starts)

@@ -2,7 +2,7 @@
 
 Source: the published preparation of CADET (arXiv 2505.19274, 2502.19712). To the letter:
 
-1. Texts are compared as `normalize` leaves them. One of fewer than `min_chars` characters is
+1. Texts are compared as `comparable` leaves them. One of fewer than `min_chars` characters is
    dropped, and takes no part in what follows.
 2. Of equal texts the lowest row stays, and it alone takes part in what follows.
 3. The distinct texts are sorted by their code points. One is dropped when it is contained in (a
@@ -31,16 +31,13 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
 
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
-
-KEPT, TOO_SHORT, EQUAL, CONTAINED = range(4)
-"""Why a row is dropped, if it is."""
-REASON_NAMES = ("kept", "too short", "equal", "contained")
 
 TEMPORARY_NAME = "near_duplicates.tmp"
 ROW_DIGITS = 12
@@ -49,12 +46,27 @@ MAX_BUFFER = 2**18  # bytes read or written at once
 LINE_OVERHEAD = 64  # bytes that Python adds to a line in a list
 
 
+class Reason(IntEnum):
+    """Why a row is dropped, if it is."""
+
+    KEPT = 0
+    TOO_SHORT = 1
+    EQUAL = 2
+    CONTAINED = 3
+
+    @property
+    def text(self) -> str:
+        """The reason in reports."""
+        return self.name.lower().replace("_", " ")
+
+
 @dataclass(frozen=True, eq=False)
 class NearDuplicates:
     """What was found, by row.
 
     Attributes:
-      reasons: int8 [N]: KEPT, TOO_SHORT, EQUAL (to a kept text, normalised) or CONTAINED (in one).
+      reasons: int8 [N], each a Reason; EQUAL to a kept text as they are compared, or CONTAINED in
+        one.
       containers: int64 [N]: the kept row that holds the text of an EQUAL or CONTAINED row, else -1.
     """
 
@@ -64,12 +76,12 @@ class NearDuplicates:
     @property
     def dropped(self) -> np.ndarray:
         """Which rows are dropped, bool [N]."""
-        return self.reasons != KEPT
+        return self.reasons != Reason.KEPT
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each of REASON_NAMES."""
-        numbers = np.bincount(self.reasons, minlength=len(REASON_NAMES))
-        return dict(zip(REASON_NAMES, numbers.tolist(), strict=True))
+        """How many rows there are of each reason, by its text."""
+        numbers = np.bincount(self.reasons, minlength=len(Reason)).tolist()
+        return {reason.text: numbers[reason] for reason in Reason}
 
 
 def find_near_duplicates(
@@ -119,14 +131,14 @@ def find_near_duplicates(
     return NearDuplicates(_reasons(containers, np.array(lengths, np.int32)), containers)
 
 
-def normalize(text: str, keep_digits: bool = False) -> str:
+def comparable(text: str, keep_digits: bool = False) -> str:
     """The text by which passages are compared.
 
     NFKC; without accents, digits (unless they are kept), punctuation, symbols, control characters;
     in lower case, with one space between words. Letters and their marks stay. Accents are combining
     diacritical marks (U+0300 ff. and their supplements), not the vowel signs of other scripts.
 
-    >>> normalize("Café №5:  the *end*, 2024")
+    >>> comparable("Café №5:  the *end*, 2024")
     'cafe no the end'
     """
     return _key(text, keep_digits).decode()
@@ -310,11 +322,11 @@ def _follow(containers: np.ndarray) -> None:
 
 
 def _reasons(containers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    reasons = np.full(len(lengths), KEPT, np.int8)
-    reasons[lengths < 0] = TOO_SHORT
+    reasons = np.full(len(lengths), Reason.KEPT, np.int8)
+    reasons[lengths < 0] = Reason.TOO_SHORT
     contained = np.flatnonzero(containers >= 0)
     is_equal = lengths[contained] == lengths[containers[contained]]
-    reasons[contained] = np.where(is_equal, EQUAL, CONTAINED)
+    reasons[contained] = np.where(is_equal, Reason.EQUAL, Reason.CONTAINED)
     return reasons
 
 

@@ -1,7 +1,7 @@
 """The passage set as later stages see it: texts by row, and which rows take part in what."""
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ldx.common.progress import progress_bar
 from ldx.records.sets import PassageSet, PassageTexts, records_fingerprint
 
 ROLES_NAME = "passages.npz"
+_IN_FILE = {"gets_queries": "source"}  # fields of `Roles` that have another name in the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +27,15 @@ class Roles:
 
     Attributes:
       held_out: bool [N], kept out of queries and lists.
-      duplicate: bool [N], nearly contained in another; neither source nor candidate.
+      duplicate: bool [N], nearly contained in another; gets no queries and is no candidate.
       container: int64 [N], the row that holds a duplicate; -1 where there is none.
-      source: bool [N], those that queries are made for.
+      gets_queries: bool [N], those that queries are made for.
     """
 
     held_out: np.ndarray
     duplicate: np.ndarray
     container: np.ndarray
-    source: np.ndarray
+    gets_queries: np.ndarray
 
     @property
     def excluded(self) -> np.ndarray:
@@ -44,13 +45,13 @@ class Roles:
     def save(self, path: Path) -> None:
         """Write atomically."""
         with atomic_write(path, "wb") as file:
-            np.savez(file, **vars(self))
+            np.savez(file, **{_IN_FILE.get(name, name): v for name, v in vars(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> "Roles":
         """Read what `save` wrote."""
         with np.load(path) as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
+            return cls(**{f.name: arrays[_IN_FILE.get(f.name, f.name)] for f in fields(cls)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,32 +9,29 @@ in which one quotation mark or line break that is not escaped loses all passages
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data_prep.llm.base import Sampling
 from data_prep.llm.prompt_files import (
+    COMMON_KEYS,
     FULL_TEXT,
-    LANGUAGE,
-    SAMPLING_KEYS,
-    TABLE,
+    SHIPPED,
     TABLES,
-    TEXT,
     TEXTS,
     Key,
     fill,
-    find_prompt,
     frozen,
-    read_toml,
+    load_prompt_files,
+    right_values,
     whole,
     wrong_keys,
     wrong_placeholders,
+    wrong_tables,
 )
 from data_prep.pipeline.draws import draw, pick
-from ldx.common.errors import UserError, listing
 from ldx.common.files import fingerprint
 
-FOLDER = Path(__file__).parents[1] / "prompts" / "documents"
+FOLDER = SHIPPED / "documents"
 HEADING = "### LEVEL {level}"
 
 
@@ -163,37 +160,31 @@ def load_document_prompt(name: str) -> DocumentPrompt:
     Raises:
       UserError: there is no such file, or it has keys that cannot be; all are told.
     """
-    path = find_prompt(name, FOLDER)
-    table = read_toml(path)
-    problems = [f"{path}: {problem}" for problem in _problems(table)]
-    if problems:
-        raise UserError(f"a prompt that cannot be used:\n{listing(problems, limit=50)}")
-    return _build(table)
+    (prompt,) = load_prompt_files([name], FOLDER, _problems, _build)
+    return prompt
 
 
 _NEEDED_TEXTS = Key(
     f"{TEXTS.wanted}, at least one", lambda v: TEXTS.is_right(v) and bool(v), is_needed=True
 )
-_KEYS = {
-    "version": whole(1, is_needed=True),
-    "language": LANGUAGE,
-    "few_shot": whole(0, is_needed=True),
-    "system": TEXT,
-    "template": FULL_TEXT,
+_KEYS = COMMON_KEYS | {
     "level_template": FULL_TEXT,
-    "example_template": TEXT,
     "lengths": _NEEDED_TEXTS,
     "styles": _NEEDED_TEXTS,
     "difficulties": _NEEDED_TEXTS,
-    "levels": Key("tables, written [[levels]], at least two", lambda v: TABLES.is_right(v), True),
-    "sampling": TABLE,
-    "answer": TABLE,
-    "examples": TABLES,
+    "levels": Key("tables, written [[levels]], at least two", TABLES.is_right, True),
 }
 _LEVEL_KEYS = {"level": whole(0, is_needed=True), "name": FULL_TEXT, "meaning": FULL_TEXT}
-_ANSWER_KEYS = {"min_words": whole(1), "max_words": whole(1), "refusals": TEXTS}
-_ANSWER_KEYS["references"] = TEXTS
-_EXAMPLE_KEYS = {"query": FULL_TEXT, "passages": _NEEDED_TEXTS}
+_TABLES = {
+    "answer": {
+        "min_words": whole(1),
+        "max_words": whole(1),
+        "refusals": TEXTS,
+        "references": TEXTS,
+    },
+    "levels": _LEVEL_KEYS,
+    "examples": {"query": FULL_TEXT, "passages": _NEEDED_TEXTS},
+}
 _PLACEHOLDERS = {
     "level_template": ("level", "name", "meaning", "length", "style", "difficulty"),
     "example_template": ("query", "passages"),
@@ -203,12 +194,8 @@ _PLACEHOLDERS = {
 def _problems(table: Mapping[str, Any]) -> list[str]:
     """All that is wrong with a file."""
     problems = wrong_keys(table, _KEYS, "")
-    right = {k: v for k, v in table.items() if k in _KEYS and _KEYS[k].is_right(v)}
-    problems += wrong_keys(right.get("sampling", {}), SAMPLING_KEYS, "sampling.")
-    problems += wrong_keys(right.get("answer", {}), _ANSWER_KEYS, "answer.")
-    for name, keys in (("levels", _LEVEL_KEYS), ("examples", _EXAMPLE_KEYS)):
-        for number, each in enumerate(right.get(name, []), 1):
-            problems += wrong_keys(each, keys, f"{name}[{number}].")
+    right = right_values(table, _KEYS)
+    problems += wrong_tables(right, _TABLES)
     few_shot = right.get("few_shot", 0)
     templates: dict[str, tuple[str, ...]] = {
         "template": ("query", "levels", *(("examples",) if few_shot else ())),
@@ -224,9 +211,6 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
     levels = [each["level"] for each in table["levels"]]
     if len(levels) < 2 or levels != sorted(set(levels), reverse=True):
         problems.append(f"levels are {levels}; wanted at least two, from the highest down")
-    if few_shot > len(table.get("examples", [])):
-        number = len(table.get("examples", []))
-        problems.append(f"few_shot = {few_shot}, but there are {number} [[examples]]")
     for number, each in enumerate(table.get("examples", []), 1):
         if len(each["passages"]) != len(levels):
             num = len(each["passages"])

@@ -8,13 +8,12 @@ from data_prep.documents.answer import read_answer
 from data_prep.documents.prompt import DocumentPrompt, load_document_prompt
 from data_prep.engines.shards import Payload, shard_key
 from data_prep.llm.asking import Asker
-from data_prep.llm.base import Request, llm_fingerprint
+from data_prep.llm.base import CHARS_PER_TOKEN, Request, llm_fingerprint
 from data_prep.llm.task import LlmTask
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
 
 GROUP = "documents"
-CHARS_PER_TOKEN = 4.0  # of English
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.lists.prepared import Entry
-from data_prep.pipeline.settings import JUDGED, MINED, SYNTHETIC
+from data_prep.pipeline.settings import EntryKind
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 
@@ -145,9 +145,9 @@ class MinedRule:
 
 EntryRule = JudgedRule | SyntheticRule | MinedRule
 _RULES: dict[str, Callable[..., EntryRule]] = {
-    JUDGED: JudgedRule,
-    SYNTHETIC: SyntheticRule,
-    MINED: MinedRule,
+    EntryKind.JUDGED: JudgedRule,
+    EntryKind.SYNTHETIC: SyntheticRule,
+    EntryKind.MINED: MinedRule,
 }
 """The rules by kind, in the order in which they choose."""
 

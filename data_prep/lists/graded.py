@@ -14,7 +14,7 @@ from data_prep.lists.human_dev import human_dev_lists
 from data_prep.lists.prepared import Entry, TypeLists, labelled_lists
 from data_prep.lists.results import LABEL
 from data_prep.pipeline.draws import draw
-from data_prep.pipeline.settings import MINED, SYNTHETIC, graded_kinds
+from data_prep.pipeline.settings import EntryKind, graded_kinds
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import QueryShard, shards_of_type
 from data_prep.retrieval.candidates import Candidates, candidate_paths
@@ -98,8 +98,8 @@ def _rule_facts(
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
     """What there is for the lists of some queries; each query's place among all goes with it."""
     kinds, seed = graded_kinds(workspace.settings), workspace.config.seed
-    paths = candidate_paths(workspace) if MINED in kinds else {}
-    written = _written_rows(workspace) if SYNTHETIC in kinds else {}
+    paths = candidate_paths(workspace) if EntryKind.MINED in kinds else {}
+    written = _written_rows(workspace) if EntryKind.SYNTHETIC in kinds else {}
     for part in parts:
         candidates = Candidates.load(paths[part.name]) if paths else None
         for place, (number, query) in enumerate(zip(part.numbers, part.queries, strict=True)):

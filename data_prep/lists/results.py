@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.lists.prepared import TypeLists, save_lists
-from data_prep.pipeline.settings import GRADED, JUDGED, MINED, SYNTHETIC
+from data_prep.pipeline.settings import EntryKind, LabelOrigin
 from data_prep.pipeline.workspace import Workspace, needed
 from data_prep.queries.query import query_shards
 from ldx.common.errors import UserError
@@ -18,7 +18,11 @@ from ldx.common.files import read_json
 from ldx.records.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
 
 LABEL = "label "  # begins the names of counts by label
-_JUDGES = {JUDGED: PEOPLE, SYNTHETIC: LANGUAGE_MODEL, MINED: RETRIEVERS}
+_JUDGES = {
+    EntryKind.JUDGED: PEOPLE,
+    EntryKind.SYNTHETIC: LANGUAGE_MODEL,
+    EntryKind.MINED: RETRIEVERS,
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ GRADED_FILES = ListFiles("grade", "graded", "graded.json")
 
 def list_files(workspace: Workspace) -> ListFiles:
     """Where the lists are that the config asks for."""
-    return GRADED_FILES if workspace.settings.list_source == GRADED else TAUGHT_FILES
+    return GRADED_FILES if workspace.settings.list_source == LabelOrigin.GRADED else TAUGHT_FILES
 
 
 def judges_of(workspace: Workspace, query_type: str) -> list[str]:

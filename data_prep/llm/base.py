@@ -31,6 +31,8 @@ NEUTRAL_ENGINE_ARGS = (
 )
 """Keys of `engine_args` that say how the work is done; every other one may change the answers."""
 
+CHARS_PER_TOKEN = 4.0  # of English, where no tokenizer tells
+
 WHOLE_FILE_BYTES = 2**24  # files up to this size enter a fingerprint whole
 SAMPLE_BYTES = 2**16
 NUM_SAMPLES = 256

@@ -1,14 +1,20 @@
-"""The TOML files of prompts: keys checked, all mistakes told, placeholders filled."""
+"""The TOML files of prompts: found, read, their keys checked, placeholders filled.
+
+The files in data_prep/prompts/ are the shipped ones, those that ask for queries; those that ask for
+passages are in its folder documents/.
+"""
 
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ldx.common.errors import UserError
+from ldx.common.errors import UserError, listing
+
+SHIPPED = Path(__file__).parents[1] / "prompts"
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
 
@@ -38,6 +44,39 @@ def find_prompt(name: str, folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     return path
+
+
+T = TypeVar("T")
+
+
+def load_prompt_files(
+    names: Sequence[str],
+    folder: Path,
+    problems_of: Callable[[Mapping[str, Any]], list[str]],
+    build: Callable[[Mapping[str, Any]], T],
+) -> list[T]:
+    """Read prompts, in the order given.
+
+    Args:
+      names: each the name of a shipped prompt, or the path of a user's own .toml file.
+      folder: of the shipped ones.
+      problems_of: tells all that is wrong with the table of a file.
+      build: makes a prompt of a table without problems.
+
+    Raises:
+      UserError: there is no such file, or files cannot be used; all their problems are told.
+    """
+    prompts, problems = [], []
+    for name in names:
+        path = find_prompt(name, folder)
+        table = read_toml(path)
+        wrong = problems_of(table)
+        problems += [f"{path}: {problem}" for problem in wrong]
+        if not wrong:
+            prompts.append(build(table))
+    if problems:
+        raise UserError(f"prompts that cannot be used:\n{listing(problems, limit=50)}")
+    return prompts
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -95,6 +134,46 @@ SAMPLING_KEYS = {
         TEXTS.wanted, lambda v: isinstance(v, list) and all(isinstance(x, str) and x for x in v)
     ),
 }
+
+
+COMMON_KEYS = {
+    "version": whole(1, is_needed=True),
+    "language": LANGUAGE,
+    "few_shot": whole(0, is_needed=True),
+    "system": TEXT,
+    "template": FULL_TEXT,
+    "example_template": TEXT,
+    "sampling": TABLE,
+    "answer": TABLE,
+    "examples": TABLES,
+}
+"""Keys that every prompt may have, or must."""
+
+
+def right_values(table: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The part of a table that `wrong_keys` finds nothing wrong with."""
+    return {name: v for name, v in table.items() if name in keys and keys[name].is_right(v)}
+
+
+def wrong_tables(right: Mapping[str, Any], keys: Mapping[str, Mapping[str, Key]]) -> list[str]:
+    """What is wrong with the tables in a prompt, and with the number of its examples.
+
+    Args:
+      right: the right values of the prompt.
+      keys: of the tables in it by their name, without those of `sampling`.
+    """
+    problems = []
+    for name, known in ({"sampling": SAMPLING_KEYS} | dict(keys)).items():
+        tables = right.get(name, [])
+        if isinstance(tables, Mapping):
+            problems += wrong_keys(tables, known, f"{name}.")
+            continue
+        for number, each in enumerate(tables, 1):
+            problems += wrong_keys(each, known, f"{name}[{number}].")
+    few_shot, num_examples = right.get("few_shot", 0), len(right.get("examples", []))
+    if few_shot > num_examples:
+        problems.append(f"few_shot = {few_shot}, but there are {num_examples} [[examples]]")
+    return problems
 
 
 def wrong_keys(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> list[str]:

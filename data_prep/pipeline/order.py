@@ -1,6 +1,6 @@
 """Which stages a config needs, and in which order."""
 
-from data_prep.pipeline.settings import GRADED, MINED, SYNTHETIC, PrepConfig, graded_kinds
+from data_prep.pipeline.settings import EntryKind, LabelOrigin, PrepConfig, graded_kinds
 
 STAGES = (
     "corpus",
@@ -26,9 +26,9 @@ GRADED_STAGES = (
 
 def stages_of(prep: PrepConfig) -> tuple[str, ...]:
     """The stages that `config.prep` needs, in their order."""
-    if prep.list_source != GRADED:
+    if prep.list_source != LabelOrigin.GRADED:
         return STAGES
     kinds = graded_kinds(prep)
-    needless = {"generate_documents"} if SYNTHETIC not in kinds else set()
-    needless |= {"mine"} if MINED not in kinds else set()
+    needless = {"generate_documents"} if EntryKind.SYNTHETIC not in kinds else set()
+    needless |= {"mine"} if EntryKind.MINED not in kinds else set()
     return tuple(name for name in GRADED_STAGES if name not in needless)

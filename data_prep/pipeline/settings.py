@@ -3,20 +3,53 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 
-EXTRACTIVE, LLM, HUMAN = "extractive", "llm", "human"
 HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers
-QUERY_SOURCES = (EXTRACTIVE, LLM, HUMAN)
-CALIBRATIONS = ("percentile", "z_score", "rank")
-SAMPLING = ("top", "spread")
-TEACHER, GRADED = LIST_SOURCES = ("teacher", "graded")
-JUDGED, SYNTHETIC, MINED = GRADED_KINDS = ("judged", "synthetic", "mined")
 _NAME = re.compile(r"[\w-]+")
+
+
+class QueryOrigin(StrEnum):
+    """Where training queries come from: cut out of passages, a language model, or people."""
+
+    EXTRACTIVE = "extractive"
+    LLM = "llm"
+    HUMAN = "human"
+
+
+class LabelOrigin(StrEnum):
+    """Where the labels of lists come from: a teacher's scores, or what `prep.graded` says."""
+
+    TEACHER = "teacher"
+    GRADED = "graded"
+
+
+class EntryKind(StrEnum):
+    """Entries of graded lists: judged by people, written by a language model, or mined."""
+
+    JUDGED = "judged"
+    SYNTHETIC = "synthetic"
+    MINED = "mined"
+
+
+class CalibrationMethod(StrEnum):
+    """How scores come to [0, 1]."""
+
+    PERCENTILE = "percentile"
+    Z_SCORE = "z_score"
+    RANK = "rank"
+
+
+class CandidateChoice(StrEnum):
+    """Which of the fused candidates are scored: the first, or some at equal steps of score."""
+
+    TOP = "top"
+    SPREAD = "spread"
 
 
 @dataclass(frozen=True)
@@ -48,18 +81,18 @@ class PrepConfig:
     candidate_depth: int
     range_min: int
     range_max: int | None
-    sampling_strategy: str
+    sampling_strategy: CandidateChoice
     num_candidates: int | None
     rank_limit: int | None
     teachers: Mapping[str, Mapping[str, Any]]
-    calibration: str
+    calibration: CalibrationMethod
     require_own_first: bool
     min_top_score_percentile: float | None
     list_size: int
     absolute_margin: float | None
     relative_margin: float | None
     max_score: float | None
-    list_source: str
+    list_source: LabelOrigin
     graded: Mapping[str, Mapping[str, Any]]
     dev_fraction: float
     shard_size: int
@@ -94,9 +127,9 @@ class PrepConfig:
                 f"config.prep.list_size={self.list_size}: candidate_depth and num_candidates leave "
                 f"a query {most} candidates"
             )
-        self._check_choice("sampling_strategy", SAMPLING)
-        self._check_choice("calibration", CALIBRATIONS)
-        self._check_choice("list_source", LIST_SOURCES)
+        self._choose("sampling_strategy", CandidateChoice)
+        self._choose("calibration", CalibrationMethod)
+        self._choose("list_source", LabelOrigin)
         for key in ("num_candidates", "max_source_passages", "max_queries"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -108,21 +141,22 @@ class PrepConfig:
             )
         for key in ("retrievers", "teachers"):
             self._check_named(key)
-        if self.graded or self.list_source == GRADED:
+        if self.graded or self.list_source == LabelOrigin.GRADED:
             self._check_named("graded")
             for name, section in self.graded.items():
-                if section["kind"] not in GRADED_KINDS:
+                if section["kind"] not in list(EntryKind):
                     raise UserError(
                         f"config.prep.graded.{name}.kind={section['kind']!r}: wanted "
-                        f"{' or '.join(GRADED_KINDS)}"
+                        f"{' or '.join(EntryKind)}"
                     )
-        query_sources(self.queries)
+        query_origins(self.queries)
 
-    def _check_choice(self, key: str, known: tuple[str, ...]) -> None:
-        if getattr(self, key) not in known:
-            raise UserError(
-                f"config.prep.{key}={getattr(self, key)!r}: wanted {' or '.join(known)}"
-            )
+    def _choose(self, key: str, choices: type[StrEnum]) -> None:
+        """Make the value of a key, a word in a config, one of its choices."""
+        value = getattr(self, key)
+        if value not in list(choices):
+            raise UserError(f"config.prep.{key}={value!r}: wanted {' or '.join(choices)}")
+        object.__setattr__(self, key, choices(value))
 
     def _check_named(self, key: str) -> None:
         sections = getattr(self, key)
@@ -162,12 +196,12 @@ LLM_TYPES = (
 )
 
 
-def graded_kinds(prep: PrepConfig) -> set[str]:
-    """The kinds of sources that give entries to graded lists; none where a teacher makes lists."""
-    if prep.list_source != GRADED:
+def graded_kinds(prep: PrepConfig) -> set[EntryKind]:
+    """The kinds of entries of graded lists; none where a teacher makes lists."""
+    if prep.list_source != LabelOrigin.GRADED:
         return set()
     return {
-        section["kind"]
+        EntryKind(section["kind"])
         for section in prep.graded.values()
         if section.get("num") != 0 and section.get("levels") not in ((), [])
     }
@@ -175,31 +209,32 @@ def graded_kinds(prep: PrepConfig) -> set[str]:
 
 def has_documents(prep: PrepConfig) -> bool:
     """Whether passages that a language model writes join those of the corpus."""
-    return SYNTHETIC in graded_kinds(prep)
+    return EntryKind.SYNTHETIC in graded_kinds(prep)
 
 
 def types_of(prep: PrepConfig) -> tuple[str, ...]:
-    """The query types that `config.prep` asks for; all of its source where it names none."""
+    """The query types that `config.prep` asks for; all that there are where it names none."""
     if prep.query_types is not None:
         return tuple(prep.query_types)
-    return LLM_TYPES if LLM in query_sources(prep.queries) else EXTRACTIVE_TYPES
+    from_llm = QueryOrigin.LLM in query_origins(prep.queries)
+    return LLM_TYPES if from_llm else EXTRACTIVE_TYPES
 
 
-def query_sources(queries: str) -> tuple[str, ...]:
+def query_origins(queries: str) -> tuple[QueryOrigin, ...]:
     """Where queries come from: the parts of `config.prep.queries`.
 
     Raises:
       UserError: one is unknown, or there is none.
     """
     parts = tuple(queries.split("+"))
-    if not set(parts) <= set(QUERY_SOURCES):
+    if not set(parts) <= set(QueryOrigin):
         raise UserError(
-            f"config.prep.queries={queries!r}: known are {', '.join(QUERY_SOURCES)}, and several "
+            f"config.prep.queries={queries!r}: known are {', '.join(QueryOrigin)}, and several "
             "of them joined by +"
         )
-    if {EXTRACTIVE, LLM} <= set(parts):
+    if {QueryOrigin.EXTRACTIVE, QueryOrigin.LLM} <= set(parts):
         raise UserError(
             f"config.prep.queries={queries!r}: extractive and llm have query types of the same "
             "names; take one of them"
         )
-    return parts
+    return tuple(QueryOrigin(part) for part in parts)

@@ -17,7 +17,7 @@ from ldx.common.sections import check_seed
 from ldx.models.student import check_model_section
 from ldx.records.schema import check_template
 
-VERSION = 5
+STAGES_VERSION = 5
 """Raised when the same config and inputs give other outputs than before."""
 
 
@@ -92,7 +92,7 @@ def open_workspace(config: ConfigDict, workdir: Path, engine: Engine | None = No
 def config_fingerprint(workspace: Workspace, keys: tuple[str, ...]) -> str:
     """A hash of the values of config keys, and of the version of the stages."""
     values = {key: _config_value(workspace.config, key) for key in keys}
-    return fingerprint(json.dumps([values, VERSION], sort_keys=True, default=str))
+    return fingerprint(json.dumps([values, STAGES_VERSION], sort_keys=True, default=str))
 
 
 def stage_counts(workspace: Workspace, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:

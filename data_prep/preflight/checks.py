@@ -12,12 +12,11 @@ from data_prep.lists.entry_rules import EntryRule, SyntheticRule, entry_rules
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import (
-    HUMAN,
     HYBRID,
-    LLM,
     PrepConfig,
+    QueryOrigin,
     has_documents,
-    query_sources,
+    query_origins,
     types_of,
 )
 from data_prep.pipeline.workspace import Workspace
@@ -48,7 +47,7 @@ def check_config(workspace: Workspace) -> None:
     workspace_retrievers(workspace)
     for name, section in prep.teachers.items():
         _check_teacher(prep, name, section)
-    if LLM in query_sources(prep.queries):
+    if QueryOrigin.LLM in query_origins(prep.queries):
         load_prompts(types_of(prep))
     rules = entry_rules(prep.graded)
     if has_documents(prep):
@@ -92,7 +91,7 @@ def check_collection(workspace: Workspace) -> None:
         return  # the collection is made by the first stage, which also says that there is none
     splits = {"eval.split": config.eval.split, "prep.human_dev_split": prep.human_dev_split}
     without = "; add it, or leave these judgments out"
-    if HUMAN in query_sources(prep.queries):
+    if QueryOrigin.HUMAN in query_origins(prep.queries):
         splits = {"prep.human_split": prep.human_split} | splits
         without = "; add it"
         try:
@@ -162,5 +161,5 @@ def check_vllm(workspace: Workspace) -> None:
 
 def _stages_that_ask(prep: PrepConfig) -> set[str]:
     """The stages that ask the language model."""
-    stages = {"generate_queries"} if LLM in query_sources(prep.queries) else set()
+    stages = {"generate_queries"} if QueryOrigin.LLM in query_origins(prep.queries) else set()
     return stages | ({"generate_documents"} if has_documents(prep) else set())

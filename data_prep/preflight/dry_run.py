@@ -19,9 +19,9 @@ from data_prep.corpora.collection import collection_inputs
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.documents.written import DocumentTask, num_tokens
 from data_prep.llm import make_llm
-from data_prep.llm.base import Request
+from data_prep.llm.base import CHARS_PER_TOKEN, Request
 from data_prep.pipeline.order import stages_of
-from data_prep.pipeline.settings import EXTRACTIVE, HUMAN, HYBRID, LLM, query_sources, types_of
+from data_prep.pipeline.settings import HYBRID, QueryOrigin, query_origins, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.preflight.costs import Cost
 from data_prep.preflight.survey import Survey, survey_corpus
@@ -41,7 +41,6 @@ from ldx.retrieval.encoder import Kind
 
 SAMPLE_PROMPTS = 16  # of all types together
 SAMPLE_PAIRS = 64
-CHARS_PER_TOKEN = 4.0  # of English, where no tokenizer tells
 SAMPLE_QUERY = "what is known about this"
 SAMPLE_QUERY_WORDS = 8
 
@@ -54,20 +53,20 @@ def estimate(workspace: Workspace) -> list[Cost]:
     costs = [Cost("corpus", "passages", survey.num_passages, 0, float("nan"))]
     most = prep.max_source_passages
     held_out = min(prep.num_held_out, survey.num_passages // 20)
-    num_sources = survey.num_passages - held_out
-    num_sources = num_sources if most is None else min(most, num_sources)
+    num_with_queries = survey.num_passages - held_out
+    num_with_queries = num_with_queries if most is None else min(most, num_with_queries)
     num_queries = 0
-    sources = query_sources(prep.queries)
-    if HUMAN in sources:
+    origins = query_origins(prep.queries)
+    if QueryOrigin.HUMAN in origins:
         qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, prep.human_split))
         num_queries += len(qrels)
         costs.append(Cost("generate_queries", "human queries", len(qrels), 0, 0.0))
-    if EXTRACTIVE in sources:
-        number = num_sources * len(types_of(prep))
+    if QueryOrigin.EXTRACTIVE in origins:
+        number = num_with_queries * len(types_of(prep))
         num_queries += number
         costs.append(Cost("generate_queries", "extractive queries", number, 0, float("nan")))
-    if LLM in sources:
-        prompts = _prompt_costs(workspace, survey, num_sources)
+    if QueryOrigin.LLM in origins:
+        prompts = _prompt_costs(workspace, survey, num_with_queries)
         num_queries += sum(cost.number for cost in prompts)
         costs += prompts
     if prep.max_queries is not None:
@@ -118,7 +117,7 @@ def _timing(measure: Callable[[], float]) -> _Timing:
         return _Timing(float("nan"), _first_line(error))
 
 
-def _prompt_costs(workspace: Workspace, survey: Survey, num_sources: int) -> list[Cost]:
+def _prompt_costs(workspace: Workspace, survey: Survey, num_with_queries: int) -> list[Cost]:
     """Prompts by type; all types share one measured rate."""
     config = workspace.config
     prompts = load_prompts(types_of(workspace.settings))
@@ -142,9 +141,9 @@ def _prompt_costs(workspace: Workspace, survey: Survey, num_sources: int) -> lis
         Cost(
             "generate_queries",
             f"prompts of {prompt.query_type}",
-            num_sources,
-            int(tokens[prompt.query_type] * num_sources),
-            timing.seconds * num_sources,
+            num_with_queries,
+            int(tokens[prompt.query_type] * num_with_queries),
+            timing.seconds * num_with_queries,
             timing.problem,
         )
         for prompt in prompts

@@ -22,7 +22,7 @@ from data_prep.engines.shards import (
     shard_key,
 )
 from data_prep.pipeline.draws import pick
-from data_prep.pipeline.settings import types_of
+from data_prep.pipeline.settings import EXTRACTIVE_TYPES, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
 from data_prep.retrieval.bm25 import Bm25
@@ -75,7 +75,7 @@ class Extractor:
         }
 
     def make(self, query_type: str, doc_id: str, text: str) -> tuple[str, str]:
-        """One query of a type in TYPES for a passage, and the sentence it was cut from.
+        """One query of a type in EXTRACTIVE_TYPES for a passage, and the sentence it was cut from.
 
         Keywords come from no single sentence. Where the passage has nothing to give, both are "".
         """
@@ -125,9 +125,6 @@ class Extractor:
     def _information(self, sentence: str) -> float:
         terms = _terms(sentence)
         return sum(self._rarity(w) for w in terms) / max(len(terms), 1)
-
-
-TYPES = ("sentence", "keywords", "title")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -209,7 +206,7 @@ def _head_phrase(sentence: str) -> str:
     return ""
 
 
-VERSION = 2
+EXTRACTIVE_VERSION = 2
 """Raised when the same passage gives another extractive answer than before."""
 
 
@@ -222,16 +219,15 @@ def extractive_queries(
       UserError: a type is unknown, or there is none.
     """
     config, types = workspace.config, types_of(workspace.settings)
-    unknown = [name for name in types if name not in TYPES]
+    unknown = [name for name in types if name not in EXTRACTIVE_TYPES]
     if unknown or not types:
-        raise UserError(
-            f"config.prep.query_types={types}: of extractive queries known are {', '.join(TYPES)}"
-        )
+        known = ", ".join(EXTRACTIVE_TYPES)
+        raise UserError(f"config.prep.query_types={types}: of extractive queries known are {known}")
     folder = ShardFolder(workspace.prep / "answers", ".jsonl")
     index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
     make_worker = functools.partial(_Extracting, index, config.seed)
     for query_type in types:
-        key = f"extractive {VERSION} {config.seed} {passages.key}"
+        key = f"extractive {EXTRACTIVE_VERSION} {config.seed} {passages.key}"
         shards = _shards(workspace, passages, rows, query_type, key, workspace.settings.shard_size)
         paths = folder.make(make_worker, shards, engine, description=query_type, unit="passages")
         for path in paths:

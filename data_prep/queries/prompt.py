@@ -1,6 +1,6 @@
 """Prompts that ask a language model for queries: TOML files, checked, and filled for a passage.
 
-The files in data_prep/prompts/ are the shipped ones. A user adds a query type or a language by
+A user adds a query type or a language by
 writing another file like them and naming its path.
 """
 
@@ -8,36 +8,31 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data_prep.llm.base import Sampling
 from data_prep.llm.prompt_files import (
+    COMMON_KEYS,
     FULL_TEXT,
-    LANGUAGE,
-    SAMPLING_KEYS,
-    TABLE,
-    TABLES,
-    TEXT,
+    SHIPPED,
     TEXTS,
     Key,
     fill,
-    find_prompt,
     frozen,
+    load_prompt_files,
     matching,
-    read_toml,
+    right_values,
     whole,
     wrong_keys,
     wrong_placeholders,
+    wrong_tables,
 )
 from data_prep.pipeline.draws import draw, pick
-from ldx.common.errors import UserError, listing
+from data_prep.pipeline.settings import QueryOrigin
+from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 
-FOLDER = Path(__file__).parents[1] / "prompts"
-
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_HUMAN = "human"  # the type of the queries that people wrote; generate_queries.HUMAN
 
 
 @dataclass(frozen=True)
@@ -138,7 +133,7 @@ def request_seed(seed: int, doc_id: str, query_type: str, attempt: int) -> int:
 
 def shipped_prompts() -> list[str]:
     """The names that `load_prompts` knows."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def load_prompts(names: Sequence[str]) -> list[Prompt]:
@@ -153,31 +148,13 @@ def load_prompts(names: Sequence[str]) -> list[Prompt]:
     """
     if not names:
         raise UserError(f"no prompt is named; shipped are {', '.join(shipped_prompts())}")
-    prompts, problems = [], []
-    for name in names:
-        path = find_prompt(name, FOLDER)
-        table = read_toml(path)
-        wrong = _problems(table)
-        problems += [f"{path}: {problem}" for problem in wrong]
-        if not wrong:
-            prompts.append(_build(table))
-    if problems:
-        raise UserError(f"prompts that cannot be used:\n{listing(problems, limit=50)}")
+    prompts = load_prompt_files(names, SHIPPED, _problems, _build)
     _refuse_repeated_types(names, prompts)
     return prompts
 
 
-_KEYS = {
-    "version": whole(1, is_needed=True),
-    "query_type": matching(_PLAIN, "a name of at most 64 letters, digits, _ and -"),
-    "language": LANGUAGE,
-    "few_shot": whole(0, is_needed=True),
-    "system": TEXT,
-    "template": FULL_TEXT,
-    "example_template": TEXT,
-    "sampling": TABLE,
-    "answer": TABLE,
-    "examples": TABLES,
+_KEYS = COMMON_KEYS | {
+    "query_type": matching(_PLAIN, "a name of at most 64 letters, digits, _ and -")
 }
 _ANSWER_KEYS = {
     "labels": TEXTS,
@@ -195,22 +172,16 @@ _EXAMPLE_KEYS = {"passage": FULL_TEXT, "query": FULL_TEXT}
 def _problems(table: Mapping[str, Any]) -> list[str]:
     """All that is wrong with a file."""
     problems = wrong_keys(table, _KEYS, "")
-    right = {k: v for k, v in table.items() if k in _KEYS and _KEYS[k].is_right(v)}
-    problems += wrong_keys(right.get("sampling", {}), SAMPLING_KEYS, "sampling.")
-    problems += wrong_keys(right.get("answer", {}), _ANSWER_KEYS, "answer.")
-    for number, example in enumerate(right.get("examples", []), 1):
-        problems += wrong_keys(example, _EXAMPLE_KEYS, f"examples[{number}].")
+    right = right_values(table, _KEYS)
+    problems += wrong_tables(right, {"answer": _ANSWER_KEYS, "examples": _EXAMPLE_KEYS})
     few_shot = right.get("few_shot", 0)
     if "template" in right:
         wanted = {"passage", "examples"} if few_shot else {"passage"}
         problems += wrong_placeholders(right, "template", wanted)
     if few_shot:
         problems += wrong_placeholders(right, "example_template", {"passage", "query"})
-    num_examples = len(right.get("examples", []))
-    if few_shot > num_examples:
-        problems.append(f"few_shot = {few_shot}, but there are {num_examples} [[examples]]")
-    if right.get("query_type") == _HUMAN:
-        problems.append(f'query_type = "{_HUMAN}": that is the type of queries written by people')
+    if right.get("query_type") == QueryOrigin.HUMAN:
+        problems.append('query_type = "human": that is the type of queries written by people')
     rules = right.get("answer", {})
     low, high = (rules.get(k, getattr(AnswerRules, k)) for k in ("min_words", "max_words"))
     if type(low) is int and type(high) is int and low > high:

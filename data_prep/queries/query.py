@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.engines.shards import read_json_lines
 from data_prep.pipeline.draws import split_of
-from data_prep.pipeline.settings import HUMAN
+from data_prep.pipeline.settings import QueryOrigin
 from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import atomic_write
 from ldx.records.schema import HUMAN_DEV
@@ -42,7 +42,7 @@ class Query:
     @property
     def is_human(self) -> bool:
         """Whether people wrote and judged it."""
-        return self.query_type in (HUMAN, HUMAN_DEV)
+        return self.query_type in (QueryOrigin.HUMAN, HUMAN_DEV)
 
     @property
     def judged(self) -> dict[int, int]:
@@ -105,15 +105,15 @@ class Collected:
     dropped: Counter[str]
 
 
-def write_queries(path: Path, queries: Iterable[Query]) -> None:
+def write_prepared_queries(path: Path, queries: Iterable[Query]) -> None:
     """Write queries.jsonl atomically."""
     with atomic_write(path) as file:
         for query in queries:
             file.write(json.dumps(asdict(query), ensure_ascii=False) + "\n")
 
 
-def read_queries(path: Path) -> list[Query]:
-    """Read what `write_queries` wrote."""
+def read_prepared_queries(path: Path) -> list[Query]:
+    """Read what `write_prepared_queries` wrote."""
     queries = []
     for values in read_json_lines(path):
         values["relevant"] = {int(row): grade for row, grade in values["relevant"].items()}
@@ -123,7 +123,7 @@ def read_queries(path: Path) -> list[Query]:
 
 def load_queries(workspace: Workspace) -> list[Query]:
     """What the stage generate_queries left."""
-    return read_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
+    return read_prepared_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
 
 
 def query_shards(workspace: Workspace) -> list[QueryShard]:

@@ -51,7 +51,7 @@ class QueryTask(LlmTask[str]):
     @property
     def total(self) -> int:
         """A query of each type for every passage that gets queries."""
-        return len(self.prompts) * int(self.passages.roles.source.sum())
+        return len(self.prompts) * int(self.passages.roles.gets_queries.sum())
 
     def key(self, group: str, number: int, attempt: int) -> str:
         """A hash of all that decides an answer."""

@@ -7,7 +7,6 @@ them.
 """
 
 import json
-import re
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from ldx.common.files import fingerprint, read_json, write_json
+from ldx.common.texts import only_words
 from ldx.data.sources import Source
 from ldx.eval.beir import Dataset
 from ldx.records.sets import PassageSet
@@ -125,8 +125,8 @@ def find_leakage(source: Source, dataset: Dataset, relevance_level: int) -> Leak
     doc_ids = _judged_rows(source, dataset, judged, listed)
     by_words: dict[str, list[str]] = {}
     for query_id, text in dataset.queries.items():
-        by_words.setdefault(words(text), []).append(query_id)
-    same = [by_words.get(words(text), []) for text in source.query_texts]
+        by_words.setdefault(only_words(text), []).append(query_id)
+    same = [by_words.get(only_words(text), []) for text in source.query_texts]
     lists_of_test = [
         (i, ids) for i, query in enumerate(table.query.tolist()) if (ids := same[query])
     ]
@@ -164,8 +164,3 @@ def _judged_rows(
             return places
     doc_ids = {row: passages[row].doc_id for row in listed.tolist()}
     return {row: doc_id for row, doc_id in doc_ids.items() if doc_id in judged}
-
-
-def words(text: str) -> str:
-    """Lower case, words only: what two queries are compared by."""
-    return " ".join(re.findall(r"\w+", text.lower()))

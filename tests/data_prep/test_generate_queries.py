@@ -1,4 +1,4 @@
-"""Tests of data_prep/generate_queries.py, query_sources.py and leaks.py."""
+"""Training queries: chosen, cut out, written, and those of people."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,11 +13,16 @@ from data_prep.engines.local import LocalEngine
 from data_prep.generate_queries import choose
 from data_prep.llm import asking
 from data_prep.llm.base import Answer
-from data_prep.pipeline.settings import query_sources as parse_sources
+from data_prep.pipeline.settings import query_origins
 from data_prep.pipeline.workspace import open_workspace
 from data_prep.queries.extractive import extractive_queries
 from data_prep.queries.human import human_queries
-from data_prep.queries.query import Query, cut_into_shards, read_queries, write_queries
+from data_prep.queries.query import (
+    Query,
+    cut_into_shards,
+    read_prepared_queries,
+    write_prepared_queries,
+)
 from data_prep.queries.written import llm_queries
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection, make_config, reopened, run_stages
@@ -192,14 +197,14 @@ def test_an_unknown_type_is_named(workspace):
 @pytest.mark.parametrize("queries", ["", "llm+", "people", "extractive+llm"])
 def test_bad_sources_of_queries(queries):
     with pytest.raises(UserError, match=r"config\.prep\.queries"):
-        parse_sources(queries)
+        query_origins(queries)
 
 
 def test_queries_are_cut_into_shards_of_one_type(tmp_path):
     some = [query("text", "title", f"t{i}") for i in range(5)]
     some += [query("text", "human", f"h{i}") for i in range(2)]
-    write_queries(tmp_path / "q.jsonl", some)
-    shards = cut_into_shards(read_queries(tmp_path / "q.jsonl"), 2)
+    write_prepared_queries(tmp_path / "q.jsonl", some)
+    shards = cut_into_shards(read_prepared_queries(tmp_path / "q.jsonl"), 2)
     assert [shard.name for shard in shards] == [
         "title-00000",
         "title-00001",

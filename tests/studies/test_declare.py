@@ -7,7 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.studies import common
+from configs.studies import common, query_types
+from data_prep.pipeline.settings import EXTRACTIVE_TYPES, LLM_TYPES
 from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.checks import check_config
 from ldx.common.errors import UserError
@@ -208,3 +209,9 @@ def test_a_corpus_of_fewer_lists_has_smaller_batches():
     )
     sizes = [resolve(cells[0].config, num_lists).data.batch_size for num_lists in (20_000, 2_000)]
     assert sizes == [2528, 256]
+
+
+def test_the_query_types_of_the_study_are_those_of_data_prep():
+    """Configs import nothing of data_prep, so they name the types themselves."""
+    assert query_types.WRITTEN_TYPES == LLM_TYPES
+    assert query_types.CUT_OUT_TYPES == EXTRACTIVE_TYPES

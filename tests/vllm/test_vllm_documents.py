@@ -10,7 +10,7 @@ from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
 from data_prep.llm import asking
 from data_prep.pipeline.workspace import open_workspace
-from data_prep.queries.query import QUERIES_NAME, Query, load_queries, write_queries
+from data_prep.queries.query import QUERIES_NAME, Query, load_queries, write_prepared_queries
 from ldx.common.errors import UserError
 from tests.vllm.models import CORPUS, make_llama
 
@@ -58,7 +58,7 @@ def workspace(tmp_path):
         Query(f"q{i}", "human", f"which solver {i} is {word}", -1, "", {0: 1}, "d0")
         for i, word in enumerate(f"{a} {b}" for a in CORPUS[0].split() for b in ("fast", "thin"))
     ]
-    write_queries(workspace.prep / QUERIES_NAME, queries)
+    write_prepared_queries(workspace.prep / QUERIES_NAME, queries)
     return workspace
 
 

@@ -16,16 +16,15 @@ from hypothesis import given, settings
 
 from data_prep.corpora import near_duplicates
 from data_prep.corpora.near_duplicates import (
-    CONTAINED,
-    EQUAL,
-    KEPT,
-    TOO_SHORT,
     NearDuplicates,
+    Reason,
+    comparable,
     find_near_duplicates,
-    normalize,
 )
 from ldx.common.errors import UserError
 from ldx.eval import beir
+
+KEPT, TOO_SHORT, EQUAL, CONTAINED = Reason
 
 
 def find(texts: list[str], folder: Path, **options: Any) -> NearDuplicates:
@@ -52,12 +51,12 @@ def find(texts: list[str], folder: Path, **options: Any) -> NearDuplicates:
     ],
 )
 def test_normalize(text: str, wanted: str) -> None:
-    assert normalize(text) == wanted
+    assert comparable(text) == wanted
 
 
 def test_digits_can_be_kept() -> None:
-    assert normalize("On 3.5.1999, ٣ of x²", keep_digits=True) == "on 351999 ٣ of x2"
-    assert normalize("On 3.5.1999, ٣ of x²") == "on of x"
+    assert comparable("On 3.5.1999, ٣ of x²", keep_digits=True) == "on 351999 ٣ of x2"
+    assert comparable("On 3.5.1999, ٣ of x²") == "on of x"
 
 
 def formula(text: str) -> str:
@@ -75,12 +74,12 @@ LATIN = st.text(
 
 @given(LATIN)
 def test_normalize_equals_the_formula_on_latin_text(text: str) -> None:
-    assert normalize(text) == formula(text)
+    assert comparable(text) == formula(text)
 
 
 @given(st.text(max_size=60))
 def test_a_normalized_text_stays_as_it_is(text: str) -> None:
-    once = normalize(text)
+    once = comparable(text)
     assert not re.search(r"[\n\0]|\s\s|^\s|\s$", once)
     assert not any(c.isdecimal() for c in once)
     once.encode()
@@ -91,7 +90,7 @@ def test_a_normalized_text_stays_as_it_is(text: str) -> None:
 
 def definition(texts: list[str], window: int, min_chars: int) -> np.ndarray:
     """Which rows are dropped, by the words of the module's head."""
-    keys = [normalize(text) for text in texts]
+    keys = [comparable(text) for text in texts]
     rows = [row for row, key in enumerate(keys) if len(key) >= min_chars and key not in keys[:row]]
     dropped = np.ones(len(texts), bool)
     dropped[rows] = False
@@ -119,7 +118,7 @@ def test_equals_the_definition(
     folder = tmp_path_factory.getbasetemp() / "equals_the_definition"
     found = find(texts, folder, window=window, min_chars=min_chars, memory_bytes=memory_bytes)
     np.testing.assert_array_equal(found.dropped, definition(texts, window, min_chars))
-    keys = [normalize(text) for text in texts]
+    keys = [comparable(text) for text in texts]
     for row, (reason, container) in enumerate(zip(found.reasons, found.containers, strict=True)):
         assert (reason == TOO_SHORT) == (len(keys[row]) < min_chars)
         assert (container >= 0) == (reason in (EQUAL, CONTAINED))
@@ -137,7 +136,7 @@ def test_with_a_wide_window_no_text_begins_or_ends_another(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "wide_window"
     found = find(texts, folder, window=100, min_chars=1)
-    kept = [normalize(texts[row]) for row in np.flatnonzero(found.reasons == KEPT)]
+    kept = [comparable(texts[row]) for row in np.flatnonzero(found.reasons == KEPT)]
     assert len(set(kept)) == len(kept)
     for a in kept:
         assert not any(a != b and (b.startswith(a) or b.endswith(a)) for b in kept)
@@ -160,7 +159,14 @@ def test_a_chain_leads_to_the_text_that_stays(tmp_path: Path) -> None:
         "wing 12",
     ]
     found = find(texts, tmp_path)
-    assert found.reasons.tolist() == [CONTAINED, CONTAINED, KEPT, CONTAINED, CONTAINED, TOO_SHORT]
+    assert found.reasons.tolist() == [
+        CONTAINED,
+        CONTAINED,
+        KEPT,
+        CONTAINED,
+        CONTAINED,
+        TOO_SHORT,
+    ]
     assert found.containers.tolist() == [2, 2, -1, 2, 2, -1]
 
 
@@ -211,7 +217,13 @@ def test_short_texts_are_counted_in_characters(tmp_path: Path) -> None:
         "日本語日本語日本語日",
     ]
     reasons = find(texts, tmp_path).reasons.tolist()
-    assert reasons == [TOO_SHORT, KEPT, TOO_SHORT, TOO_SHORT, KEPT]
+    assert reasons == [
+        TOO_SHORT,
+        KEPT,
+        TOO_SHORT,
+        TOO_SHORT,
+        KEPT,
+    ]
     assert find(texts, tmp_path, min_chars=0).reasons.tolist()[0] == KEPT
 
 
@@ -287,7 +299,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_real_collections(data_dir: Path, tmp_path: Path, name: str) -> None:
     texts = beir.read_corpus(data_dir / name).texts
     found = find(texts, tmp_path)
-    keys = [normalize(text) for text in texts]
+    keys = [comparable(text) for text in texts]
     kept = np.flatnonzero(~found.dropped)
     assert len({keys[row] for row in kept}) == len(kept)
     for row in np.flatnonzero(found.containers >= 0):

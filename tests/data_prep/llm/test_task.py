@@ -17,7 +17,7 @@ from data_prep.queries.written import QueryTask
 def query_task():
     prompt = Prompt("title", 1, "en", 0, "A title for:\n{passage}")
     texts = ["Wings lift.", "Drag slows."]
-    roles = SimpleNamespace(source=np.ones(2, bool))
+    roles = SimpleNamespace(gets_queries=np.ones(2, bool))
     passage_set = [SimpleNamespace(doc_id=f"d{i}") for i in range(2)]
     passages = SimpleNamespace(texts=texts, roles=roles)
     return QueryTask({"title": prompt}, 3, "the model", passages, passage_set, [0, 1])

@@ -37,7 +37,7 @@ def test_settings_are_the_checked_section(config, tmp_path):
 
 def test_fingerprints_of_configs_stay_what_they_are(config, tmp_path, monkeypatch):
     """Finished work is kept under them: values from before settings were kept checked."""
-    monkeypatch.setattr(module, "VERSION", 5)
+    monkeypatch.setattr(module, "STAGES_VERSION", 5)
     workspace = open_workspace(config, tmp_path)
     assert config_fingerprint(workspace, score.STAGE.keys) == "27d7ebc584943f5da754876fd415fdb7"
     keys = ("prep.packages", "prep.query_types", "prep.teachers")

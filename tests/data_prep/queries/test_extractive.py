@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from data_prep.queries.extractive import TYPES, Extractor, remove_sentence, split_sentences
+from data_prep.pipeline.settings import EXTRACTIVE_TYPES
+from data_prep.queries.extractive import Extractor, remove_sentence, split_sentences
 from data_prep.retrieval.bm25 import Bm25
 
 PASSAGE = """The banded matrix is stored in diagonal ordered form, upper diagonals first.
@@ -52,7 +53,7 @@ def extractor(tmp_path_factory):
     return Extractor(index.rarity, seed=0)
 
 
-@pytest.mark.parametrize("query_type", TYPES)
+@pytest.mark.parametrize("query_type", EXTRACTIVE_TYPES)
 def test_queries_come_from_the_passage(extractor, query_type):
     text, excerpt = extractor.make(query_type, "solve", PASSAGE)
     assert text
@@ -76,7 +77,7 @@ def test_titles_have_no_empty_words_around(extractor):
 
 @pytest.mark.parametrize("text", ["", ">>> x = 1\n2", "Short.", "a : int\nb : int"])
 def test_a_passage_without_prose_gives_nothing(extractor, text):
-    assert all(extractor.make(name, "x", text) == ("", "") for name in TYPES)
+    assert all(extractor.make(name, "x", text) == ("", "") for name in EXTRACTIVE_TYPES)
 
 
 MANY_TITLES = """

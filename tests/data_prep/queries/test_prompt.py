@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from data_prep.llm.base import Sampling
-from data_prep.queries.prompt import FOLDER, load_prompts, request_seed, shipped_prompts
+from data_prep.llm.prompt_files import SHIPPED
+from data_prep.queries.prompt import load_prompts, request_seed, shipped_prompts
 from ldx.common.errors import UserError
 
 TYPES = ["claim", "keywords", "question", "title", "web_search_few_shot", "web_search_zero_shot"]
@@ -309,4 +310,4 @@ def test_a_type_is_asked_once(write):
 def test_shipped_files_lie_beside_the_module():
     import data_prep
 
-    assert FOLDER.parent.samefile(data_prep.__path__[0])
+    assert SHIPPED.parent.samefile(data_prep.__path__[0])
