@@ -164,7 +164,7 @@ def test_near_duplicates_are_nobodys_candidates(tiny_bert, tmp_path):
     roles = load_passages(workspace).roles
     assert roles.duplicate[60:].all()
     assert not roles.duplicate[0]
-    assert not (roles.source & roles.excluded).any()
+    assert not (roles.gets_queries & roles.excluded).any()
     queries = load_queries(workspace)
     assert not any(roles.duplicate[query.row] for query in queries)
     for path in candidate_paths(workspace).values():

@@ -251,7 +251,7 @@ def test_written_passages_in_the_records(workspace):
     assert [passages[row] for row in range(60, len(passages))] == [d.passage for d in found]
     for path in candidate_paths(workspace).values():
         assert Candidates.load(path).rows.max() < 60
-    assert len(load_passages(workspace).roles.source) == 60
+    assert len(load_passages(workspace).roles.gets_queries) == 60
     manifest = Manifest.read(workspace.records)
     assert manifest.num_passages - manifest.num_synthetic_passages == 60
     assert manifest.prompts["documents"]["model"] == MODEL
