@@ -1,9 +1,19 @@
 """What tests of several modules use."""
 
 import contextlib
+import io
+import logging
+import sys
 from collections.abc import Iterator
+from subprocess import CompletedProcess
+from types import ModuleType
+from unittest import mock
 
+import absl.logging
 import jax
+from absl import flags
+
+from ldx.common import cli
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -22,3 +32,29 @@ def count_compilations(compiled: list[str]) -> Iterator[None]:
         yield
     finally:
         is_on = False
+
+
+def call_command(module: ModuleType, *arguments: str) -> CompletedProcess:
+    """What `python -m MODULE ARGUMENTS` ends with, without the seconds that a process needs.
+
+    For commands that end before they do anything; the output has no log lines.
+    """
+    codes: list[int] = []
+    out, err = io.StringIO(), io.StringIO()
+    defined, root = set(flags.FLAGS), logging.getLogger()
+    handlers, verbosity = root.handlers[:], absl.logging.get_verbosity()
+    command = [module.__file__ or "", *arguments]
+    try:
+        with (
+            mock.patch.object(sys, "argv", command),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            module.define_flags()
+            cli.run(module.main, leave=codes.append)
+    finally:
+        for name in set(flags.FLAGS) - defined:
+            delattr(flags.FLAGS, name)
+        root.handlers[:] = handlers
+        absl.logging.set_verbosity(verbosity)
+    return CompletedProcess(command, codes[0], out.getvalue(), err.getvalue())

@@ -15,9 +15,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import ldx.train
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, records_fingerprint, write_lists
 from tests import toy
+from tests.helpers import call_command
 
 CONFIG = """
 from configs import base
@@ -61,6 +63,11 @@ def command(config: Path, workdir: Path, *flags: str) -> list[str]:
 
 def train(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(config, workdir, *flags), capture_output=True, text=True)
+
+
+def refused(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    """The end of a run of wrong settings, in this process."""
+    return call_command(ldx.train, f"--config={config}", f"--workdir={workdir}", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +220,7 @@ def triple_scores(records: Path) -> None:
 def test_bad_records(config, tmp_path, damage, message):
     records = toy.make_records(tmp_path / "records")
     damage(records)
-    result = train(config, tmp_path / "run", f"--config.data.records={records}")
+    result = refused(config, tmp_path / "run", f"--config.data.records={records}")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -240,7 +247,7 @@ def test_bad_records(config, tmp_path, damage, message):
     ],
 )
 def test_bad_settings(config, tmp_path, flag, message):
-    result = train(config, tmp_path / "run", flag)
+    result = refused(config, tmp_path / "run", flag)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr

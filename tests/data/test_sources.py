@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ldx.train
 from data_prep.retrieval.bm25 import Bm25
 from ldx.eval.beir import read_corpus
 from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage, passage_text
 from ldx.records.sets import records_fingerprint, write_lists, write_passages
+from tests.helpers import call_command
 
 CONFIG = """
 from configs import base
@@ -177,8 +179,8 @@ def test_eight_devices_give_the_same_losses(config, undisturbed, tmp_path):
     ],
 )
 def test_bad_sources_are_named(config, tmp_path, flag, message):
-    process = start(config, tmp_path / "run", flag)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
-    assert message in output
-    assert "Traceback" not in output
+    workdir = tmp_path / "run"
+    result = call_command(ldx.train, f"--config={config}", f"--workdir={workdir}", flag)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
