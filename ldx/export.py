@@ -15,7 +15,7 @@ from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError, WorseModelError
 from ldx.common.files import read_json
 from ldx.data.sources import source_configs
-from ldx.eval.report import RESULTS_NAME, read_results
+from ldx.eval.report import read_results
 from ldx.models.card import model_card
 from ldx.models.save import check_student_folder, save_student
 from ldx.models.student import load_student
@@ -127,7 +127,6 @@ def _run_facts(
     workdir: Path, config: Mapping[str, Any], verdict: Verdict, manifests: Sequence[Manifest]
 ) -> dict[str, Any]:
     """What the model card tells of the run."""
-    results = workdir / RESULTS_NAME
     # People's dev queries have no loss, so where each source has some no loss was of these queries.
     has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
     flattered = config["train"]["select_by"] == "ndcg" or not has_others
@@ -135,7 +134,7 @@ def _run_facts(
         "base": config["model"]["path"],
         "losses": config["loss"],
         "config": config,
-        "results": read_results(results) if results.is_file() else {},
+        "results": read_results(workdir),
         "verdict": f"{verdict.text}."
         + (" The step was chosen on the same queries." if flattered else ""),
     }

@@ -148,14 +148,17 @@ def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
     }
 
 
-def read_results(path: str | Path) -> dict[str, Facts]:
-    """Read results.json of a finished run: facts by system.
+def read_results(workdir: Path) -> dict[str, Facts]:
+    """Read results.json of a finished run: facts by system; none where nobody judged.
 
     Older runs have NAME_interval, the two ends of an interval, in place of NAME_low and NAME_high.
 
     Raises:
-      UserError: the file is missing, or holds something else.
+      UserError: the file holds something else.
     """
+    path = workdir / RESULTS_NAME
+    if not path.is_file():
+        return {}
     stored = read_json(path)
     if not isinstance(stored, dict) or not all(isinstance(x, dict) for x in stored.values()):
         raise UserError(f"{path}: not the results of a run of ldx.train; wanted facts by system")

@@ -1,19 +1,18 @@
-"""What a finished run came to, for Python users; the same stands in the files of its workdir."""
+"""The result of a finished run, for Python users; the files of its workdir hold the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ldx.common.files import read_json
+from ldx.eval.report import Facts, read_results
 from ldx.report.common import PAGE_NAME, REPORT_FOLDER
-from ldx.report.final import REPORT_NAME, RESULTS_NAME
+from ldx.report.final import REPORT_NAME
 from ldx.training.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run came to.
+    """The result of a finished run.
 
     Attributes:
       workdir: the run's folder.
@@ -25,7 +24,7 @@ class RunResult:
 
     workdir: Path
     verdict: Verdict
-    results: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, Facts]
     text: str
 
     @property
@@ -45,6 +44,5 @@ class RunResult:
 
 def read_result(workdir: Path, verdict: Verdict) -> RunResult:
     """The result of a run whose report is made."""
-    path = workdir / RESULTS_NAME
     text = (workdir / REPORT_NAME).read_text(encoding="utf-8")
-    return RunResult(workdir, verdict, read_json(path) if path.is_file() else {}, text)
+    return RunResult(workdir, verdict, read_results(workdir), text)

@@ -84,14 +84,15 @@ def test_both_files_name_their_numbers_alike() -> None:
 
 
 def test_results_of_older_runs_are_read(tmp_path: Path) -> None:
+    assert read_results(tmp_path) == {}
     path = tmp_path / "results.json"
     older = {"nDCG@10": 0.5, "nDCG@10_difference_interval": [0.1, 0.2], "p_value": 0.01}
     path.write_text(json.dumps({"trained": older}))
     expected = {"nDCG@10_difference_low": 0.1, "nDCG@10_difference_high": 0.2}
-    assert read_results(path) == {"trained": {"nDCG@10": 0.5, **expected, "p_value": 0.01}}
+    assert read_results(tmp_path) == {"trained": {"nDCG@10": 0.5, **expected, "p_value": 0.01}}
     path.write_text("[]")
     with pytest.raises(UserError, match="not the results"):
-        read_results(path)
+        read_results(tmp_path)
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
