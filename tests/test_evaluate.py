@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ldx.evaluate
 from ldx.eval.beir import Corpus, load_dataset, write_dataset
 from ldx.eval.metrics import METRICS, read_run, score_run
+from tests.helpers import call_command
 from tests.toy import make_collection
 
 TEXTS = ["banded linear solver", "mean of an array", "random sample", "drag of the wing"]
@@ -109,7 +111,7 @@ def test_mistakes_end_with_2_and_leave_nothing(
     output, run = tmp_path / "out", tmp_path / "run.trec"
     run.write_text("x Q0 d1 1 0.5 tag\n")
     given = [a.format(run=run) for a in arguments]
-    result = evaluate(f"--dataset={dataset}", f"--output={output}", *given)
+    result = call_command(ldx.evaluate, f"--dataset={dataset}", f"--output={output}", *given)
     assert result.returncode == 2, result.stderr
     assert problem in result.stderr
     assert "Traceback" not in result.stderr

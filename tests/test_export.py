@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+import ldx.export
 from configs import base
 from ldx.export import _run_facts
 from ldx.models.student import load_student
@@ -22,6 +23,7 @@ from ldx.training.dev_values import DevValues, write_dev_values
 from ldx.training.model import declared_template
 from ldx.training.verdict import judge
 from tests import toy
+from tests.helpers import call_command
 
 CHOSEN = " The step was chosen on the same queries."
 BETTER = "Better than the base model: dev nDCG@10 0.5000 -> 0.8000"
@@ -61,6 +63,11 @@ def export(workdir: Path, output: Path, *more: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def refused(workdir: Path, output: Path, *more: str) -> subprocess.CompletedProcess:
+    """The end of an export that is refused, in this process."""
+    return call_command(ldx.export, f"--workdir={workdir}", f"--output={output}", *more)
+
+
 def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = export(workdir, output)
@@ -88,7 +95,7 @@ def test_nothing_was_evaluated_after_training(
     shutil.rmtree(early / "checkpoints")
     state = init_state(load_student(tiny_bert).params, optax.sgd(0.1))
     Checkpoints(early).save(state, Progress(step=0, evaluated_step=0, best_step=0))
-    result = export(early, tmp_path / "out", "--force")
+    result = refused(early, tmp_path / "out", "--force")
     assert result.returncode == 2
     assert "has not been evaluated yet" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -138,7 +145,7 @@ def test_a_step_that_the_same_queries_chose(
 
 def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    result = export(workdir, tmp_path)
+    result = refused(workdir, tmp_path)
     assert result.returncode == 2
     assert "is no export of ldx" in result.stderr
     assert "Traceback" not in result.stderr

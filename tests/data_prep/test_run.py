@@ -1,6 +1,7 @@
 """The command data_prep.run: kills, stops, mistakes, the dry run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from data_prep.pipeline.workspace import open_workspace
 from data_prep.preflight.costs import costs_table
 from data_prep.preflight.dry_run import estimate
-from data_prep.run import STAGES
+from data_prep.run import STAGES, prepare
+from ldx.common.errors import UserError
 from ldx.records.manifest import Manifest
 from tests.data_prep.toy import make_collection, make_config
 
@@ -46,12 +48,8 @@ def get_config():
     return config
 """
     (tmp_path / "config.py").write_text(text)
-    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'work'}"]
-    command = [sys.executable, "-m", "data_prep.run", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(UserError, match=re.escape(message)):
+        prepare(str(tmp_path / "config.py"), tmp_path / "work")
 
 
 @pytest.fixture
@@ -86,15 +84,18 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
     return out, err
 
 
-def test_a_python_that_is_not_there(command):
-    start, _ = command
-    process = start(python={"mine": "/nowhere/python"})
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "prep.python.mine='/nowhere/python'" in err
-    process = start(python={"mines": sys.executable})
-    _, err = process.communicate(timeout=60)
-    assert "prep.python.mines: there is no such stage" in err
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ({"mine": "/nowhere/python"}, "prep.python.mine='/nowhere/python'"),
+        ({"mines": sys.executable}, "prep.python.mines: there is no such stage"),
+    ],
+)
+def test_a_python_that_is_not_there(collection, tiny_bert, tmp_path, python, message):
+    config = make_config(collection, tiny_bert).unlock()
+    config.prep.python.update(python)
+    with pytest.raises(UserError, match=re.escape(message)):
+        prepare(config, tmp_path / "work")
 
 
 def test_the_command_goes_on_after_a_kill_and_stages_may_have_their_own_python(command, tmp_path):

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import ldx.study
 from configs import base
 from configs.studies import common
 from ldx.common.errors import UserError
 from ldx.studies.jobs import auto_max_parallel, last_lines
 from ldx.studies.run import Commands, copy_baselines, run_study
 from tests import toy
+from tests.helpers import call_command
 
 PROGRAM = str(Path(__file__).with_name("study_program.py"))
 COMMANDS = Commands(
@@ -357,10 +359,9 @@ def test_last_lines(tmp_path):
         ),
     ],
 )
-def test_mistakes_on_the_command_line(flags, message):
-    environment = {k: v for k, v in os.environ.items() if k != "LDX_DATA_DIR"}
-    command = [sys.executable, "-m", "ldx.study", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_mistakes_on_the_command_line(flags, message, monkeypatch):
+    monkeypatch.delenv("LDX_DATA_DIR", raising=False)
+    result = call_command(ldx.study, *flags)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
