@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.corpora.collection import judged_queries, qrels_files
+from data_prep.corpora.collection import collection_files, judged_queries
 from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.lists.calibration import METHODS, Rank
 from data_prep.lists.results import TAUGHT_FILES
@@ -101,9 +101,7 @@ def _path(workspace: Workspace, name: Baseline) -> Path:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    root = workspace.dataset
-    paths = {p.name: p for kind in ("corpus", "queries") for p in root.glob(f"{kind}.jsonl*")}
-    paths |= qrels_files(root)
+    paths = collection_files(workspace.dataset)
     paths["scores"] = needed(workspace.prep / SCORES_NAME, "score")
     if len(workspace.settings.teachers) > 1:
         paths["calibration"] = TAUGHT_FILES.result_path(workspace)

@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpora import api_docs
-from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs, qrels_files
+from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs
 from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.corpora.hub_judgments import fetch_judgments
 from data_prep.corpora.near_duplicates import NearDuplicates, find_near_duplicates
 from data_prep.corpora.passages import PASSAGES_PER_FILE, ROLES_NAME, choose_roles
-from data_prep.corpora.readers import hub_name, read_passages
 from data_prep.engines.shards import check_rejects
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace
 from ldx.common.files import atomic_write, write_json
 from ldx.common.progress import progress_bar
 from ldx.eval import beir
+from ldx.eval.passages import hub_name, read_passages
+from ldx.eval.rows import BadRow, find_json_lines
 from ldx.records.schema import Passage
 from ldx.records.sets import PassageSet, PassageTexts, write_passages
-from ldx.records.tfds_layout import record_files
+from ldx.records.tfds_layout import has_set, record_files
 
 
 def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
@@ -49,9 +50,9 @@ class _Rejects:
         self.path, self.counts = path, RejectCounts()
         self._lines: list[dict[str, str]] = []
 
-    def __call__(self, where: str, reason: str, excerpt: str) -> None:
-        self.counts(where, reason, excerpt)
-        self._lines.append({"id": where, "reason": reason, "excerpt": excerpt})
+    def __call__(self, bad: BadRow) -> None:
+        self.counts(bad)
+        self._lines.append({"id": bad.where, "reason": bad.reason, "excerpt": bad.excerpt})
 
     def finish(self, num_passages: int, most: float) -> None:
         """Write them; raises UserError where they are too many."""
@@ -93,8 +94,9 @@ def _make_judgments(workspace: Workspace) -> None:
 
 def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
     """The good passages; at their end, an error where too many were bad."""
-    found = read_passages(str(workspace.dataset), reject=rejects)
-    bar = progress_bar(found, desc="passages", unit=" passages")
+    template = workspace.config.data.passage_template
+    placed = read_passages(workspace.dataset, reject=rejects, template=template)
+    bar = progress_bar(placed, desc="passages", unit=" passages")
     num_passages = 0
     for _, passage in bar:
         yield passage
@@ -107,9 +109,9 @@ def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
 def _check_judgments(workspace: Workspace) -> tuple[dict[str, str], dict[str, beir.Qrels]]:
     """Queries and judgments are read now: a broken file must not be found after hours of mining."""
     root = workspace.dataset
-    has_queries = any(root.glob("queries.jsonl*")) or "human" in workspace.settings.queries
+    has_queries = find_json_lines(root, "queries") or "human" in workspace.settings.queries
     queries = beir.read_queries(root) if has_queries else {}
-    return queries, {split: beir.read_qrels(path) for split, path in qrels_files(root).items()}
+    return queries, {split: beir.read_qrels(path) for split, path in beir.qrels_files(root).items()}
 
 
 def _near_duplicates(workspace: Workspace, texts: PassageTexts) -> NearDuplicates | None:
@@ -181,7 +183,7 @@ def _outputs(workspace: Workspace) -> list[Path]:
         paths.append(root / "corpus.jsonl")
     if workspace.settings.collection == API_DOCS:
         paths += [root / "queries.jsonl", root / "qrels" / "test.tsv"]
-    if (workspace.corpus_records / "passages").is_dir():
+    if has_set(workspace.corpus_records, "passages"):
         return paths + record_files(workspace.corpus_records, "passages")
     return [*paths, workspace.corpus_records / "passages" / "missing"]
 

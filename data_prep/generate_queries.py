@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from data_prep.corpora.collection import judged_queries, qrels_files
+from data_prep.corpora.collection import judged_queries
 from data_prep.corpora.leaks import TestQueries
 from data_prep.corpora.passages import load_passages, passages_inputs
 from data_prep.llm.base import llm_fingerprint
@@ -26,6 +26,7 @@ from data_prep.queries.query import QUERIES_NAME, Collected, Query, write_prepar
 from data_prep.queries.written import llm_queries, prompt_facts
 from ldx.common.errors import UserError
 from ldx.common.texts import only_words
+from ldx.eval.beir import qrels_files
 from ldx.records.schema import HUMAN_DEV
 
 MIN_QUERY_CHARS = 8

@@ -15,6 +15,7 @@ from absl import flags
 
 from ldx.common import cli
 from ldx.eval.beir import read_corpus
+from ldx.eval.passages import CORPUS_FORMS
 from ldx.retrieval.model import Hit, Index
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.training.model import load_model
@@ -26,7 +27,7 @@ MAX_WIDTH = 120
 def define_flags() -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("model", None, "Model folder, package:NAME==VERSION, hub name, or workdir")
-    flags.DEFINE_string("corpus", None, "Folder in BEIR layout, or a .jsonl or .jsonl.gz file")
+    flags.DEFINE_string("corpus", None, f"The passages: {CORPUS_FORMS}")
     flags.DEFINE_integer("k", 5, "Passages a query", lower_bound=1)
     flags.DEFINE_string("cache", None, "Folder for embeddings (default: ~/.cache/ldx)")
     flags.DEFINE_string(

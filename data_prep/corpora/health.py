@@ -19,6 +19,7 @@ from ldx.common.files import atomic_write
 from ldx.common.progress import progress_bar
 from ldx.common.texts import only_words
 from ldx.eval.beir import Qrels
+from ldx.eval.rows import BadRow
 from ldx.records.schema import Passage, passage_text
 
 QUANTILES = (5, 25, 50, 75, 95, 99)
@@ -39,11 +40,12 @@ class RejectCounts:
         self.counts: Counter[str] = Counter()
         self.first: list[dict[str, str]] = []
 
-    def __call__(self, where: str, reason: str, excerpt: str) -> None:
-        """Take a row that `data_prep.corpora.readers.read_passages` rejects."""
-        self.counts[reason.partition(":")[0]] += 1
+    def __call__(self, bad: BadRow) -> None:
+        """Take a row that `ldx.eval.passages.read_passages` rejects."""
+        self.counts[bad.flaw.value] += 1
         if len(self.first) < NUM_REJECTS:
-            self.first.append({"where": where, "reason": reason, "excerpt": excerpt})
+            shown = {"where": bad.where, "reason": bad.reason, "excerpt": bad.excerpt}
+            self.first.append(shown)
 
     def report(self) -> dict[str, Any]:
         """Their number, in all and by kind of reason, and the first ones."""

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.corpora.collection import BEIR, qrels_files
+from data_prep.corpora.collection import BEIR
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.lists.entry_rules import EntryRule, SyntheticRule, entry_rules
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
@@ -26,7 +26,8 @@ from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
-from ldx.eval.beir import QUERIES_LINE, find_qrels
+from ldx.eval.beir import QUERIES_LINE, find_qrels, qrels_files
+from ldx.eval.rows import find_json_lines
 from ldx.models.locate import check_model_path
 
 WORK_OF_STAGE = {
@@ -99,7 +100,7 @@ def check_collection(workspace: Workspace) -> None:
         except UserError as error:
             raise UserError(f"config.prep.queries={prep.queries!r}: {error}") from None
     read = {key: split for key, split in splits.items() if split in qrels_files(root)}
-    if read and not any(root.glob("queries.jsonl*")):
+    if read and find_json_lines(root, "queries") is None:
         keys = ", ".join(f"config.{key}={split!r}" for key, split in read.items())
         raise UserError(
             f"{root} has judgments of {keys}, but no queries.jsonl or queries.jsonl.gz "

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from data_prep.corpora.api_docs import collect
 from data_prep.corpora.collection import API_DOCS, BEIR
-from data_prep.corpora.readers import read_passages
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.workspace import Workspace
 from ldx.common.progress import progress_bar
+from ldx.eval.passages import read_passages
 from ldx.records.schema import Passage, passage_text
 
 SAMPLE_PASSAGES = 64
@@ -60,5 +60,7 @@ def _passages(workspace: Workspace) -> Iterator[Passage]:
     if settings.collection == API_DOCS:
         docs = collect(settings.packages, settings.max_passages).docstrings
         return (Passage(doc.name, "", doc.body) for doc in docs)
-    source = str(workspace.dataset) if settings.collection == BEIR else settings.collection
-    return (passage for _, passage in read_passages(source, reject=lambda *_: None))
+    location = workspace.dataset if settings.collection == BEIR else settings.collection
+    template = workspace.config.data.passage_template
+    placed = read_passages(location, reject=lambda bad: None, template=template)
+    return (passage for _, passage in placed)

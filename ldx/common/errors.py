@@ -16,8 +16,11 @@ class WorseModelError(UserError):
     exit_code = 3
 
 
-def listing(problems: list[str], limit: int = 10) -> str:
-    """The first `limit` problems, one a line, and the count of the others."""
+def listing(problems: list[str], limit: int = 10, *, total: int | None = None) -> str:
+    """The first `limit` problems, one a line, and the count of the others.
+
+    `total` says how many there are in all where `problems` is only the first of them.
+    """
     shown = "\n".join(f"  {problem}" for problem in problems[:limit])
-    hidden = len(problems) - limit
+    hidden = (len(problems) if total is None else total) - limit
     return shown + (f"\n  ... and {hidden} more" if hidden > 0 else "")

@@ -5,17 +5,18 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import logging
-
 from ldx.common.errors import UserError, listing
+
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class Lines:
     """The numbered lines of a UTF-8 file, and what is wrong with them.
 
-    Blank lines are skipped. A line that is not UTF-8, and a gzip file that breaks off, count as
-    bad lines; the reader adds its own by `bad`, and `finish` raises them all at once. A file that
-    cannot be opened is a UserError where the reading begins.
+    Blank lines are skipped, and so is a byte-order mark before the first line. A line that is not
+    UTF-8 or has a NUL in it, and a gzip file that breaks off, count as bad lines; the reader adds
+    its own by `bad`, and `finish` raises them all at once. A file that cannot be opened is a
+    UserError where the reading begins.
 
     Args:
       path: the file; gzip where its name ends in .gz.
@@ -24,7 +25,6 @@ class Lines:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.problems: list[str] = []
-        self._num_lines = 0
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         number = 0
@@ -37,8 +37,11 @@ class Lines:
                     except UnicodeDecodeError as error:
                         self.bad(number, f"not UTF-8 ({error.reason} at byte {error.start + 1})")
                         continue
-                    if line.strip():
-                        self._num_lines += 1
+                    if number == 1:
+                        line = line.removeprefix(BYTE_ORDER_MARK)
+                    if "\0" in line:
+                        self.bad(number, "a NUL character; is it a text file?")
+                    elif line.strip():
                         yield number, line
         except EOFError:
             self.bad(number + 1, "the gzip file is truncated; fetch or copy it again")
@@ -51,19 +54,17 @@ class Lines:
         """Note that a line is bad."""
         self.problems.append(f"{self.path}:{number}: {problem}")
 
-    def finish(self, wanted: str, *, max_bad: float = 0.0) -> None:
+    def finish(self, wanted: str) -> None:
         """Raise when lines were bad.
 
         Args:
           wanted: what a good line looks like.
-          max_bad: the share of bad lines up to which a warning is enough.
 
         Raises:
           UserError: names the first ten bad lines.
         """
-        if not self.problems:
-            return
-        told = f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
-        if len(self.problems) > max_bad * self._num_lines:
-            raise UserError(f"{told}wanted: {wanted}")
-        logging.warning("%sThey are left out", told)
+        if self.problems:
+            raise UserError(
+                f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
+                f"wanted: {wanted}"
+            )

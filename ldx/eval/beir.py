@@ -7,19 +7,27 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
-from ldx.common.errors import UserError
+from ldx.common.errors import UserError, listing
 from ldx.common.files import fingerprint
 from ldx.common.lines import Lines
+from ldx.eval.passages import WANTED, read_passages
+from ldx.eval.rows import (
+    QUERY_FIELDS,
+    BadRow,
+    Flaw,
+    Reject,
+    find_json_lines,
+    json_rows,
+    well_formed,
+)
 from ldx.records.schema import passage_text
 
 Qrels = dict[str, dict[str, int]]
 """Grades by query id and passage id; above 0 is relevant."""
 
-CORPUS_LINE = 'one JSON object a line, {"_id": "...", "title": "...", "text": "..."}'
 QUERIES_LINE = 'one JSON object a line, {"_id": "...", "text": "..."}'
 QRELS_LINE = (
     "query-id, corpus-id, grade between tabs after one header line (BEIR), or "
@@ -78,25 +86,32 @@ class Dataset:
     qrels: Qrels
 
 
-def read_corpus(path: str | Path, *, max_bad: float = 0.0) -> Corpus:
-    """Read a corpus: a folder in BEIR layout, or a .jsonl or .jsonl.gz file.
+def read_corpus(location: str | Path, *, max_bad: float = 0.0) -> Corpus:
+    """Read a corpus into memory.
 
     Args:
-      path: where it is.
-      max_bad: the share of bad lines up to which they are left out, with a warning.
+      location: where it is, as `read_passages` takes it.
+      max_bad: the share of bad rows up to which they are left out, with a warning.
 
     Raises:
-      UserError: the bad lines: malformed JSON, missing or mistyped fields, duplicate ids, ...
+      UserError: there is no such corpus, or it has bad rows, which are named.
     """
-    lines = Lines(find_file(path, "corpus"))
+    problems: list[str] = []
     corpus = Corpus([], [], [])
-    for doc_id, record in _records(lines):
-        corpus.doc_ids.append(doc_id)
-        corpus.titles.append(record.get("title") or "")
-        corpus.texts.append(record["text"])
-    lines.finish(CORPUS_LINE, max_bad=max_bad)
-    if not len(corpus):
-        raise UserError(f"{lines.path} is empty; wanted: {CORPUS_LINE}")
+    for _, passage in read_passages(location, reject=_noting(problems)):
+        corpus.doc_ids.append(passage.doc_id)
+        corpus.titles.append(passage.title)
+        corpus.texts.append(passage.text)
+    if len(problems) > max_bad * (len(corpus) + len(problems)):
+        limit = f", more than {max_bad:.3g} of all" if max_bad else ""
+        raise UserError(
+            f"{location} has {len(problems)} bad row(s){limit}:\n{listing(problems)}\n"
+            f"wanted: {WANTED}"
+        )
+    if problems:
+        logging.warning(
+            "%s: %d bad row(s) are left out:\n%s", location, len(problems), listing(problems)
+        )
     return corpus
 
 
@@ -104,14 +119,47 @@ def read_queries(path: str | Path) -> dict[str, str]:
     """Read the texts of queries by id: a folder in BEIR layout, or a .jsonl or .jsonl.gz file.
 
     Raises:
-      UserError: the bad lines, as for a corpus.
+      UserError: there is no such file, or it has bad rows, which are named.
     """
-    lines = Lines(find_file(path, "queries"))
-    queries = {query_id: record["text"] for query_id, record in _records(lines)}
-    lines.finish(QUERIES_LINE)
+    path = find_queries(path)
+    problems: list[str] = []
+    reject = _noting(problems)
+    queries: dict[str, str] = {}
+    for row in well_formed(json_rows(path, reject), QUERY_FIELDS, reject):
+        query_id = str(row.record["_id"])
+        if query_id in queries:
+            detail = f"{query_id!r} is the id of an earlier row"
+            reject(BadRow(row.where, Flaw.REPEATED_ID, detail, row.line))
+        queries[query_id] = row.record["text"]
+    if problems:
+        raise UserError(
+            f"{path} has {len(problems)} bad row(s):\n{listing(problems)}\nwanted: {QUERIES_LINE}"
+        )
     if not queries:
-        raise UserError(f"{lines.path} is empty; wanted: {QUERIES_LINE}")
+        raise UserError(f"{path} is empty; wanted: {QUERIES_LINE}")
     return queries
+
+
+def find_queries(path: str | Path) -> Path:
+    """The file queries.jsonl or queries.jsonl.gz of a folder, or the file `path` itself.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    queries = find_json_lines(path, "queries")
+    if queries is None:
+        raise UserError(f"{path} has no queries.jsonl or queries.jsonl.gz; is it in BEIR layout?")
+    return queries
+
+
+def _noting(problems: list[str]) -> Reject:
+    """Adds what is wrong with bad rows to a list."""
+    return lambda bad: problems.append(f"{bad.where}: {bad.reason}")
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -152,20 +200,28 @@ def read_qrels(path: str | Path) -> Qrels:
     return qrels
 
 
+def qrels_files(root: str | Path) -> dict[str, Path]:
+    """The files of judgments of a collection by split: qrels/SPLIT.tsv, or .tsv.gz."""
+    files: dict[str, Path] = {}
+    for path in sorted((Path(root) / "qrels").glob("*.tsv*")):
+        if path.name.endswith((".tsv", ".tsv.gz")):
+            files.setdefault(path.name.removesuffix(".gz").removesuffix(".tsv"), path)
+    return files
+
+
 def find_qrels(root: str | Path, split: str) -> Path:
-    """The file of a split.
+    """The file of the judgments of a split.
 
     Raises:
       UserError: there is none; names the splits there are.
     """
+    files = qrels_files(root)
+    if split in files:
+        return files[split]
     folder = Path(root) / "qrels"
-    for name in (f"{split}.tsv", f"{split}.tsv.gz"):
-        if (folder / name).is_file():
-            return folder / name
-    names = sorted({p.name.removesuffix(".gz").removesuffix(".tsv") for p in folder.glob("*.tsv*")})
     raise UserError(
-        f"{folder} has no split {split!r}; there are: {', '.join(names) or 'none'}"
-        + ("" if names else f"; wanted: {folder}/{split}.tsv, {QRELS_LINE}")
+        f"{folder} has no split {split!r}; there are: {', '.join(files) or 'none'}"
+        + ("" if files else f"; wanted: {folder}/{split}.tsv, {QRELS_LINE}")
     )
 
 
@@ -262,72 +318,6 @@ def corpus_fingerprint(corpus: Corpus) -> str:
 def _write_json_lines(path: Path, records: Iterator[dict[str, str]]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def find_file(path: str | Path, name: str) -> Path:
-    """The file NAME.jsonl or NAME.jsonl.gz of a folder, or the file `path` itself."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    candidates = [path / f"{name}.jsonl", path / f"{name}.jsonl.gz"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    raise UserError(f"{path} has no {name}.jsonl or {name}.jsonl.gz; is it in BEIR layout?")
-
-
-def _records(lines: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The id and the object of every good line; the others are noted as bad."""
-    first_line: dict[str, int] = {}
-    for number, line in lines:
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            lines.bad(number, f"not valid JSON ({error})")
-            continue
-        problem = field_problem(record, line)
-        if problem:
-            lines.bad(number, problem)
-            continue
-        record_id = str(record["_id"])
-        first = first_line.setdefault(record_id, number)
-        if first != number:
-            lines.bad(number, f"_id {record_id!r} is already on line {first}")
-            continue
-        yield record_id, record
-
-
-def field_problem(record: Any, line: str) -> str | None:
-    """What is wrong with a parsed line of corpus or queries."""
-    if not isinstance(record, dict):
-        return f"{type(record).__name__} instead of an object"
-    missing = [name for name in ("_id", "text") if name not in record]
-    if missing:
-        return f"no {' and no '.join(missing)}; it has {', '.join(map(repr, record)) or 'nothing'}"
-    record_id = record["_id"]
-    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
-        return f"_id is {record_id!r}, wanted a string"
-    for name in ("title", "text"):
-        value = record.get(name)
-        if not isinstance(value, str) and not (name == "title" and value is None):
-            return f"{name} is {type(value).__name__}, wanted a string"
-    if record_id == "" or any(c in str(record_id) for c in "\t\n\r"):
-        return f"_id {record_id!r} is empty or has a tab or a line break in it"
-    if ("\\ud" in line or "\\uD" in line) and not _is_text(
-        "".join([str(record_id), record.get("title") or "", record["text"]])
-    ):
-        return "a \\u escape that is no character (half of a surrogate pair)"
-    return None
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fields(line: str) -> list[str]:

@@ -19,12 +19,18 @@ from ldx.records.schema import PREPARE_COMMAND, Feature, tfds_features
 from ldx.records.tfrecord import TFRecordFile, TFRecordWriter
 
 VERSION = "1.0.0"
+INFO_NAME = "dataset_info.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def set_folder(root: str | Path, name: str) -> Path:
     """Where the record set `name` lies under `root`."""
     return Path(root) / name / VERSION
+
+
+def has_set(root: str | Path, name: str) -> bool:
+    """Whether the record set `name` was written under `root`, to its end."""
+    return (set_folder(root, name) / INFO_NAME).is_file()
 
 
 def _shard_name(name: str, split: str, shard: int, num_shards: int) -> str:
@@ -59,7 +65,7 @@ def write_set(
         ]
         info = {"fileFormat": "tfrecord", "name": name, "splits": infos, "version": VERSION}
         write_json(temporary / "features.json", tfds_features(features))
-        write_json(temporary / "dataset_info.json", info)
+        write_json(temporary / INFO_NAME, info)
         before_replacing()
         _replace_folder(temporary, folder)
     finally:
@@ -110,7 +116,7 @@ def read_shard_lengths(root: str | Path, name: str) -> dict[str, list[int]]:
     Raises:
       UserError: the set is missing, or its dataset_info.json is not ours.
     """
-    path = set_folder(root, name) / "dataset_info.json"
+    path = set_folder(root, name) / INFO_NAME
     if not path.is_file():
         raise UserError(
             f"{path}: no such file: the {name} are missing in the records folder {root}; "

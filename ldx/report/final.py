@@ -19,7 +19,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
 from ldx.common.types import Params
 from ldx.data.sources import SourceConfig, source_configs
-from ldx.eval.beir import Dataset, load_dataset
+from ldx.eval.beir import Dataset, load_dataset, qrels_files
 from ldx.eval.metrics import METRIC, Run, read_run, write_run
 from ldx.eval.report import (
     BASE,
@@ -44,7 +44,6 @@ from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
 TABLE_METRICS = (METRIC, "R@100")
-MAX_BAD_LINES = 0.01  # of a corpus; data_prep sets as many aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +168,13 @@ def judged_datasets(
                 f"config.{key}={root}: no such folder; wanted the collection, for the report at "
                 "the end (--config.eval.split= switches the report's judgments off)"
             )
-        if not any((root / "qrels").glob(f"{split}.*")):
+        if split not in qrels_files(root):
             logging.warning(
                 "no %s/qrels/%s.tsv: the report will have no human judgments of it", root, split
             )
             continue
         template = manifests[name].passage_template
-        dataset = load_dataset(root, split, max_bad=MAX_BAD_LINES)
+        dataset = load_dataset(root, split, max_bad=config["prep"]["max_rejects"])
         judged[name] = JudgedCollection(
             dataset, template, source.query_prompt, source.passage_prompt
         )

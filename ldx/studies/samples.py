@@ -16,13 +16,15 @@ from ldx.common.sections import build
 from ldx.eval.beir import (
     Corpus,
     Qrels,
-    find_file,
     find_qrels,
+    find_queries,
+    qrels_files,
     read_corpus,
     read_qrels,
     read_queries,
     write_dataset,
 )
+from ldx.eval.passages import corpus_files
 from ldx.studies.declare import Cell
 
 DATA_DIR = "LDX_DATA_DIR"
@@ -84,8 +86,7 @@ def find_root(root: str, roots: Mapping[str, str]) -> str:
 def collection_fingerprint(root: str | Path) -> str:
     """A digest of corpus, queries and judgments."""
     root = Path(root)
-    paths = [find_file(root, "corpus"), find_file(root, "queries")]
-    paths += sorted((root / "qrels").glob("*.tsv*"))
+    paths = [*corpus_files(root), find_queries(root), *qrels_files(root).values()]
     stats = [(path, path.stat()) for path in paths]
     return _fingerprint_of(tuple((path, s.st_size, s.st_mtime_ns) for path, s in stats))
 
@@ -185,8 +186,7 @@ def _write_sample(root: Path, split: str, sample: Sample, target: Path) -> None:
     fields = (corpus.doc_ids, corpus.titles, corpus.texts)
     smaller = Corpus(*([values[row] for row in rows] for values in fields))
     splits = {split: {query: qrels[query] for query in chosen}}
-    for path in sorted((root / "qrels").glob("*.tsv*")):
-        name = path.name.removesuffix(".gz").removesuffix(".tsv")
+    for name in qrels_files(root):
         others = {q: grades for q, grades in read_judgments(root, name).items() if q not in chosen}
         splits.setdefault(name, others)
     judged = {name: _only(grades, sampled) for name, grades in splits.items()}

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.near_duplicates --num=1000000 [--stage=find|read|health]
 
 - find: near-duplicates, by data_prep.corpora.near_duplicates;
-- read: a corpus.jsonl of the passages, by data_prep.corpora.readers;
+- read: a corpus.jsonl of the passages, by ldx.eval.passages;
 - health: the report of data_prep.corpora.health, of no test query, or of --test-queries of them.
 
 One stage a process, for the peak of memory is the process's. A passage is words of a Zipf
@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep.corpora.health import RejectCounts, health_report, render
 from data_prep.corpora.near_duplicates import find_near_duplicates
-from data_prep.corpora.readers import read_passages
+from ldx.eval.passages import read_passages
 from ldx.records.schema import Passage
 
 VOCABULARY = 50_000

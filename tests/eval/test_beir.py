@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from absl import logging as absl_logging
 
@@ -71,8 +73,8 @@ def test_gzip_gives_the_same(root: Path) -> None:
         ('{"_id": "", "text": ""}', "empty"),
         ('{"_id": "a\\tb", "text": ""}', "tab"),
         ('{"_id": "x", "text": "\\ud800"}', "surrogate"),
-        ('{"_id": "d1", "text": "again"}', "'d1' is already on line 1"),
-        ('{"_id": "3", "text": "again"}', "'3' is already on line 3"),
+        ('{"_id": "d1", "text": "again"}', "'d1' is the id of an earlier row"),
+        ('{"_id": "3", "text": "again"}', "'3' is the id of an earlier row"),
     ],
 )
 def test_a_bad_corpus_line_is_named(root: Path, line: str, problem: str) -> None:
@@ -93,7 +95,7 @@ def test_all_bad_lines_are_collected_and_ten_shown(root: Path) -> None:
     text = message(beir.read_corpus, root)
     assert "corpus.jsonl:10: " in text
     assert "corpus.jsonl:11: " not in text
-    assert "13 bad line(s)" in text
+    assert "bad row(s): 13" in text
     assert "3 more" in text
 
 
@@ -101,7 +103,7 @@ def test_invalid_utf8_is_named(root: Path) -> None:
     path = root / "queries.jsonl"
     path.write_bytes(path.read_bytes() + b'{"_id": "q3", "text": "\xff"}\n')
     text = message(beir.read_queries, root)
-    assert f"{path}:3: not UTF-8" in text
+    assert f"{path}:3: unreadable: not UTF-8" in text
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.98])
@@ -127,7 +129,7 @@ def test_missing_and_empty_files(root: Path) -> None:
     assert "no such file" in message(beir.read_corpus, root / "nowhere")
     assert "no such folder" in message(beir.load_dataset, root / "nowhere", "test")
     (root / "corpus.jsonl").write_text("\n")
-    assert "is empty" in message(beir.read_corpus, root)
+    assert "has no passage" in message(beir.read_corpus, root)
     (root / "corpus.jsonl").unlink()
     assert "has no corpus.jsonl" in message(beir.read_corpus, root)
 
@@ -171,6 +173,56 @@ def test_trec_qrels_and_a_missing_header(root: Path) -> None:
     assert beir.read_qrels(path) == {"q1": {"d1": 2}, "q2": {"d2": 1}}
     path.write_text(HEADER)
     assert "no judgments" in message(beir.read_qrels, path)
+
+
+def test_a_split_is_a_tsv_file_gzip_or_not(root: Path) -> None:
+    folder = root / "qrels"
+    for name in ("dev.tsv.gz", "test.tsv.gz", "test.tsv.bak", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    assert beir.qrels_files(root) == {
+        "dev": folder / "dev.tsv.gz",
+        "test": folder / "test.tsv",
+    }
+    assert beir.find_qrels(root, "test") == folder / "test.tsv"
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_a_byte_order_mark_is_no_part_of_a_file(root: Path, name: str) -> None:
+    plain = beir.load_dataset(root, "test")
+    path = root / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert beir.load_dataset(root, "test") == plain
+
+
+def test_a_byte_order_mark_before_qrels_without_a_header(root: Path) -> None:
+    path = root / "qrels" / "test.tsv"
+    for text in ("q1\td1\t2\n", "q1 0 d1 2\n"):
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        assert beir.read_qrels(path) == {"q1": {"d1": 2}}
+
+
+def test_a_nul_in_qrels_is_named(root: Path) -> None:
+    path = root / "qrels" / "test.tsv"
+    path.write_text("q1\td1\0\t2\n")
+    assert f"{path}:1: a NUL character" in message(beir.read_qrels, path)
+
+
+def test_queries_have_other_names_of_fields_too(root: Path) -> None:
+    path = root / "queries.jsonl"
+    records = [{"id": 1, "query": "lift"}, {"query_id": "b", "text": "drag", "title": 3}]
+    path.write_text(json_lines(records))
+    assert beir.read_queries(root) == {"1": "lift", "b": "drag"}
+    path.write_text(json_lines([*QUERIES, *QUERIES]))
+    assert f"{path}:3: repeated id: 'q1'" in message(beir.read_queries, root)
+
+
+def test_a_corpus_in_parquet_has_judgments_too(root: Path) -> None:
+    plain = beir.load_dataset(root, "test")
+    (root / "corpus.jsonl").unlink()
+    corpus = plain.corpus
+    columns = {"id": corpus.doc_ids, "title": corpus.titles, "contents": corpus.texts}
+    pyarrow.parquet.write_table(pyarrow.table(columns), root / "part-0.parquet")
+    assert beir.load_dataset(root, "test") == plain
 
 
 class Warnings:

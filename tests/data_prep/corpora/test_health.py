@@ -8,8 +8,9 @@ import pytest
 
 from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.corpora.near_duplicates import find_near_duplicates
-from data_prep.corpora.readers import read_passages
 from ldx.eval import beir
+from ldx.eval.passages import read_passages
+from ldx.eval.rows import BadRow, Flaw
 from ldx.records.schema import Passage
 
 TEXTS = [
@@ -29,8 +30,8 @@ PASSAGES = [Passage(f"d{i}", "T" * (i % 2), text) for i, text in enumerate(TEXTS
 def report(tmp_path: Path) -> dict:
     rejects = RejectCounts()
     for line in range(12):
-        rejects(f"c.jsonl:{line}", "bad field: no text", "{}")
-    rejects("c.jsonl:99", "empty text: nothing", "{}")
+        rejects(BadRow(f"c.jsonl:{line}", Flaw.BAD_FIELD, "no text", "{}"))
+    rejects(BadRow("c.jsonl:99", Flaw.EMPTY_TEXT, "nothing", "{}"))
     return health_report(
         PASSAGES,
         max_chars=1000,

@@ -7,17 +7,16 @@ import tracemalloc
 import types
 from pathlib import Path
 
-import hypothesis.strategies as st
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
 
-from data_prep.corpora import readers
-from data_prep.corpora.readers import SeenIds, read_passages, source_fingerprint
 from ldx.common.errors import UserError
-from ldx.eval import beir
+from ldx.eval import beir, rows
+from ldx.eval import passages as corpus_passages
+from ldx.eval.passages import location_fingerprint, read_passages
+from ldx.eval.rows import BadRow, Flaw
 from ldx.records.schema import Passage
 
 PASSAGES = [
@@ -38,14 +37,16 @@ class Rejected:
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
 
-    def __call__(self, where: str, reason: str, excerpt: str) -> None:
-        self.rows.append((where, reason, excerpt))
+    def __call__(self, bad: BadRow) -> None:
+        self.rows.append((bad.where, bad.reason, bad.excerpt))
 
 
-def read(source: str | Path) -> tuple[list[str], list[Passage], Rejected]:
+def read(
+    source: str | Path, template: str | None = None
+) -> tuple[list[str], list[Passage], Rejected]:
     rejected = Rejected()
-    found = list(read_passages(str(source), reject=rejected))
-    return [where for where, _ in found], [passage for _, passage in found], rejected
+    placed = list(read_passages(source, reject=rejected, template=template))
+    return [where for where, _ in placed], [passage for _, passage in placed], rejected
 
 
 def message(source: str | Path) -> str:
@@ -103,12 +104,15 @@ def test_real_collections(data_dir: Path, name: str) -> None:
     empty = [
         doc for doc, text in zip(corpus.doc_ids, corpus.texts, strict=True) if not text.strip()
     ]
-    where, passages, rejected = read(data_dir / name)
+    assert read(data_dir / name)[1] == [
+        Passage(*fields) for fields in zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
+    ]
+    where, passages, rejected = read(data_dir / name, template="{text}")
     assert [p.doc_id for p in passages] == [doc for doc in corpus.doc_ids if doc not in empty]
     kept = dict(zip(corpus.doc_ids, zip(corpus.titles, corpus.texts, strict=True), strict=True))
     assert all(kept[p.doc_id] == (p.title, p.text) for p in passages)
     assert [reason.partition(":")[0] for _, reason, _ in rejected.rows] == [
-        readers.EMPTY_TEXT for _ in empty
+        Flaw.EMPTY_TEXT for _ in empty
     ]
     assert where[0] == f"{data_dir / name / 'corpus.jsonl.gz'}:1"
 
@@ -137,26 +141,31 @@ def test_the_first_of_several_names_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "kind", "detail"),
     [
-        ('{"_id": "x", "text": ', readers.NOT_JSON, "Expecting value"),
-        ("[1, 2]", readers.BAD_FIELD, "list instead of an object"),
-        ('{"text": "a"}', readers.BAD_FIELD, "no _id; it has 'text'"),
-        ('{"_id": "x", "title": "a"}', readers.BAD_FIELD, "no text"),
-        ('{"_id": "x", "text": 3}', readers.BAD_FIELD, "text is int"),
-        ('{"id": "x", "body": null}', readers.BAD_FIELD, "text is NoneType"),
-        ('{"_id": "x", "title": [], "text": "a"}', readers.BAD_FIELD, "title is list"),
-        ('{"_id": 1.5, "text": "a"}', readers.BAD_FIELD, "_id is 1.5"),
-        ('{"_id": "", "text": "a"}', readers.BAD_FIELD, "empty"),
-        ('{"_id": "a\\tb", "text": "a"}', readers.BAD_FIELD, "tab"),
-        ('{"_id": "a\\nb", "text": "a"}', readers.BAD_FIELD, "line break"),
-        ('{"_id": "x", "text": "\\ud800"}', readers.BAD_FIELD, "surrogate"),
-        ('{"_id": "x", "title": "\\uDC00", "text": "a"}', readers.BAD_FIELD, "surrogate"),
-        ('{"_id": "x", "text": ""}', readers.EMPTY_TEXT, ""),
-        ('{"_id": "x", "title": "only", "text": " \\n "}', readers.EMPTY_TEXT, ""),
-        ('{"_id": "d1", "text": "again"}', readers.REPEATED_ID, "'d1'"),
-        ('{"_id": 3, "text": "again"}', readers.REPEATED_ID, "'3'"),
-        ("9" * 5000, readers.NOT_JSON, "digits"),
-        ("[" * 100_000, readers.NOT_JSON, "recursion"),
-        (b'{"_id": "x", "text": "\xff"}', readers.UNREADABLE, "not UTF-8"),
+        ('{"_id": "x", "text": ', Flaw.NOT_JSON, "Expecting value"),
+        ("[1, 2]", Flaw.BAD_FIELD, "list instead of an object"),
+        ('{"text": "a"}', Flaw.BAD_FIELD, "no _id; it has 'text'"),
+        ('{"_id": "x", "title": "a"}', Flaw.BAD_FIELD, "no text"),
+        ('{"_id": "x", "text": 3}', Flaw.BAD_FIELD, "text is int"),
+        ('{"id": "x", "body": null}', Flaw.BAD_FIELD, "text is NoneType"),
+        ('{"_id": "x", "title": [], "text": "a"}', Flaw.BAD_FIELD, "title is list"),
+        ('{"_id": 1.5, "text": "a"}', Flaw.BAD_FIELD, "_id is 1.5"),
+        ('{"_id": "", "text": "a"}', Flaw.BAD_FIELD, "empty"),
+        ('{"_id": "a\\tb", "text": "a"}', Flaw.BAD_FIELD, "tab"),
+        ('{"_id": "a\\nb", "text": "a"}', Flaw.BAD_FIELD, "line break"),
+        ('{"_id": "x", "text": "\\ud800"}', Flaw.BAD_FIELD, "surrogate"),
+        ('{"_id": "x", "title": "\\uDC00", "text": "a"}', Flaw.BAD_FIELD, "surrogate"),
+        ('{"_id": "x", "text": ""}', Flaw.EMPTY_TEXT, ""),
+        ('{"_id": "x", "title": "only", "text": " \\n "}', Flaw.EMPTY_TEXT, ""),
+        ('{"_id": "d1", "text": "again"}', Flaw.REPEATED_ID, "'d1'"),
+        ('{"_id": 3, "text": "again"}', Flaw.REPEATED_ID, "'3'"),
+        ('{"_id": "x ", "text": "a"}', Flaw.BAD_FIELD, "'x ' has a blank at an end"),
+        ('{"_id": "\\u3000x", "text": "a"}', Flaw.BAD_FIELD, "has a blank at an end"),
+        ('{"_id": "a\\u0000b", "text": "a"}', Flaw.BAD_FIELD, "NUL"),
+        ('{"_id": "x", "text": "a", "n": ' + "9" * 5000 + "}", Flaw.NOT_JSON, "digits"),
+        ('{"_id": "x\0", "text": "a"}', Flaw.UNREADABLE, "NUL"),
+        ("9" * 5000, Flaw.NOT_JSON, "digits"),
+        ("[" * 100_000, Flaw.NOT_JSON, "recursion"),
+        (b'{"_id": "x", "text": "\xff"}', Flaw.UNREADABLE, "not UTF-8"),
     ],
 )
 def test_a_bad_line_is_rejected_and_reading_goes_on(
@@ -166,7 +175,7 @@ def test_a_bad_line_is_rejected_and_reading_goes_on(
     data = line.encode() if isinstance(line, str) else line
     last = b'{"_id": "last", "text": "the end"}\n'
     path.write_bytes(json_lines(RECORDS) + b"\n" + data + b"\n" + last)
-    where, passages, rejected = read(path)
+    where, passages, rejected = read(path, template="{text}")
     assert passages == [*PASSAGES, Passage("last", "", "the end")]
     assert where[-1] == f"{path}:6"
     [(bad_where, reason, excerpt)] = rejected.rows
@@ -175,6 +184,63 @@ def test_a_bad_line_is_rejected_and_reading_goes_on(
     assert detail in reason
     assert len(excerpt) <= 200
     excerpt.encode()
+
+
+def test_a_title_alone_is_a_passage_where_the_template_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(
+        json_lines([RECORDS[0], {"_id": "x", "title": "only"}, {"_id": "y", "text": " "}])
+        + b'{"_id": "z", "title": "only", "text": ""}\n'
+    )
+    only_title, nothing = Passage("z", "only", ""), Passage("y", "", " ")
+    assert read(path)[1] == [PASSAGES[0], nothing, only_title]
+    _, passages, rejected = read(path, template="{title} {text}")
+    assert passages == [PASSAGES[0], only_title]
+    assert "empty text: the template '{title} {text}' leaves nothing of 'y'" in rejected.rows[1][1]
+    assert read(path, template="{text}")[1] == [PASSAGES[0]]
+
+
+def test_an_id_may_have_all_else_in_it(tmp_path: Path) -> None:
+    inner = [
+        " ",
+        "\xa0",
+        "\u2028",
+        "\x85",
+        "\x0b",
+        "\x1c",
+        "/../",
+        "#",
+        "<b>",
+        ',"',
+        "😀",
+        "e\u0301",
+    ]
+    ids = [f"a{each}b" for each in inner]
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(json_lines([{"_id": doc_id, "text": "a"} for doc_id in ids]))
+    assert [passage.doc_id for passage in read(path)[1]] == ids
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_who_wants_no_bad_rows_is_told_the_same(tmp_path: Path, ending: str) -> None:
+    """`read_corpus` accepts what `read_passages` accepts, and names what it rejects."""
+    path = tmp_path / f"c.{ending}"
+    records = [*RECORDS, RECORDS[0], {"_id": " x", "title": "", "text": "a"}]
+    if ending == "parquet":
+        write_parquet(path, columns_of(records))
+    else:
+        data = json_lines(records)
+        path.write_bytes(gzip.compress(data) if ending == "jsonl.gz" else data)
+    _, passages, rejected = read(path)
+    assert passages == PASSAGES
+    with pytest.raises(UserError) as caught:
+        beir.read_corpus(path)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [
+        f"{where}: {reason}" for where, reason, _ in rejected.rows
+    ]
+    with pytest.raises(UserError, match=r"2 bad row\(s\), more than 0.39 of all"):
+        beir.read_corpus(path, max_bad=0.39)
+    assert beir.read_corpus(path, max_bad=0.4).doc_ids == ["d1", "d2", "3"]
 
 
 def test_a_truncated_gzip_keeps_what_came_before(tmp_path: Path) -> None:
@@ -235,6 +301,14 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     assert "no column _id or id or doc_id, and none named text or body or contents" in message(path)
 
 
+def test_without_pyarrow_the_message_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "c.parquet", columns_of(RECORDS))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "to read Parquet, `pip install pyarrow`" in message(path)
+
+
 def test_sources_that_cannot_be(tmp_path: Path) -> None:
     assert "has no corpus.jsonl, no corpus.jsonl.gz and no .parquet" in message(tmp_path)
     assert "no such file or folder" in message(tmp_path / "nowhere")
@@ -250,18 +324,22 @@ def test_sources_that_cannot_be(tmp_path: Path) -> None:
 def test_nothing_good_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n")
-    assert "has no passage\nwanted: an id" in message(path)
+    assert "has no passage\nwanted: a JSON object" in message(path)
     path.write_text('{"key": "x"}\n' * 9)
     text = message(path)
     assert f"{path}:1: bad field: no _id and no text; it has 'key'" in text
-    assert f"{path}:3: " in text
-    assert f"{path}:4: " not in text
+    assert f"{path}:9: " in text
+    path.write_text("{\n" * 13)
+    text = message(path)
+    assert f"{path}:10: not valid JSON" in text
+    assert "bad row(s): 13" in text
+    assert "... and 3 more" in text
 
 
 def test_repeated_ids_are_found_across_batches_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "PASSAGES_AT_ONCE", 4)
+    monkeypatch.setattr(corpus_passages, "PASSAGES_AT_ONCE", 4)
     rng = np.random.default_rng(0)
     ids = [str(i) for i in rng.integers(0, 60, 100)]
     for number in range(4):
@@ -277,40 +355,17 @@ def test_repeated_ids_are_found_across_batches_and_files(
     assert {reason.partition(":")[0] for _, reason, _ in rejected.rows} == {"repeated id"}
 
 
-@given(st.lists(st.lists(st.text("ab\0é", max_size=3), max_size=8), max_size=12))
-def test_seen_ids_equal_a_set(batches: list[list[str]]) -> None:
-    seen, wanted = SeenIds(), set()
-    seen.LEAST_CAP = 4
-    for ids in batches:
-        answer = []
-        for one in ids:
-            answer.append(one not in wanted)
-            wanted.add(one)
-        assert seen.add(ids).tolist() == answer
-    assert len(seen) == len(wanted)
-
-
-def test_seen_ids_take_16_bytes_each_in_few_arrays() -> None:
-    seen = SeenIds()
-    seen.LEAST_CAP = 2000
-    for start in range(0, 40_000, 100):
-        assert seen.add([f"doc{i}" for i in range(start, start + 100)]).all()
-    assert sum(level.nbytes for level in seen._levels) == 16 * 40_000
-    assert len(seen._levels) < 40
-    assert not seen.add([f"doc{i}" for i in range(0, 40_000, 7)]).any()
-
-
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_the_corpus_is_never_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr(readers, "CHARS_AT_ONCE", 100_000)
+    monkeypatch.setattr(corpus_passages, "CHARS_AT_ONCE", 100_000)
     records = [{"_id": str(i), "text": f"{i} " + "wing " * 400} for i in range(5000)]  # 10 MB
     path = tmp_path / f"corpus.{ending}"
     if ending == "jsonl":
         path.write_bytes(json_lines(records))
     else:
-        monkeypatch.setattr(readers, "PARQUET_ROWS_AT_ONCE", 64)
+        monkeypatch.setattr(rows, "PARQUET_ROWS_AT_ONCE", 64)
         write_parquet(path, columns_of(records))
     del records
     list(zip(range(3), read_passages(str(path), reject=Rejected()), strict=False))  # imports
@@ -325,23 +380,23 @@ def test_the_corpus_is_never_in_memory(
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_lines(RECORDS))
-    first = source_fingerprint(str(path))
+    first = location_fingerprint(str(path))
     (tmp_path / "corpus.jsonl").write_bytes(path.read_bytes())
-    assert source_fingerprint(str(tmp_path)) == first
+    assert location_fingerprint(str(tmp_path)) == first
     path.write_bytes(json_lines(RECORDS[:2]))
-    assert source_fingerprint(str(path)) != first
+    assert location_fingerprint(str(path)) != first
     folder = tmp_path / "folder"
     folder.mkdir()
     write_parquet(folder / "a.parquet", columns_of(RECORDS))
-    one = source_fingerprint(str(folder))
+    one = location_fingerprint(str(folder))
     write_parquet(folder / "b.parquet", columns_of(RECORDS))
-    assert source_fingerprint(str(folder)) != one
+    assert location_fingerprint(str(folder)) != one
     names = ["BeIR/fiqa", "BeIR/fiqa@main", "BeIR/fiqa@1", "BeIR/scifact@1"]
-    hub = [source_fingerprint(name) for name in names]
+    hub = [location_fingerprint(name) for name in names]
     assert hub[0] == hub[1]
     assert len(set(hub)) == 3
     with pytest.raises(UserError, match="no such file"):
-        source_fingerprint(str(tmp_path / "nowhere.jsonl"))
+        location_fingerprint(str(tmp_path / "nowhere.jsonl"))
 
 
 # ---- The hub: a stub stands for the library `datasets`, for there is no network here.

@@ -1,0 +1,207 @@
+"""Passages of a corpus of any kind, one after the other: BEIR, JSONL, Parquet, or the hub.
+
+The corpus is never in memory as a whole: what grows with it are 16 bytes a passage, by which
+repeated ids are known.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ldx.common.errors import UserError, listing
+from ldx.common.files import fingerprint
+from ldx.eval.rows import (
+    EXCERPT_CHARS,
+    PASSAGE_FIELDS,
+    BadRow,
+    Flaw,
+    Reject,
+    Row,
+    find_json_lines,
+    hub_rows,
+    json_rows,
+    parquet_rows,
+    well_formed,
+)
+from ldx.eval.seen_ids import SeenIds
+from ldx.records.schema import Passage, passage_text
+
+WANTED = (
+    "a JSON object a line, or a row of Parquet, with an id (_id, id or doc_id), a text (text, body "
+    "or contents), and a title if there is one"
+)
+"""What a good row of a corpus has; `PASSAGE_FIELDS` in words."""
+
+PASSAGES_AT_ONCE = 8192  # passages whose ids are looked up together
+CHARS_AT_ONCE = 16_000_000  # at most, of those passages
+NUM_SHOWN = 10  # bad rows in a message
+
+_HUB = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+CORPUS_FORMS = (
+    f"a folder (BEIR, or .parquet files), a file ({', '.join(_SUFFIXES)}), or org/name@REVISION on "
+    "the Hugging Face hub"
+)
+"""What `read_passages` takes, in words."""
+
+
+class PlacedPassage(NamedTuple):
+    """A passage and where it stands: the file and the line or row."""
+
+    where: str
+    passage: Passage
+
+
+class HubName(NamedTuple):
+    """A dataset on the Hugging Face hub."""
+
+    name: str
+    revision: str
+
+
+def read_passages(
+    location: str | Path, *, reject: Reject, template: str | None = None
+) -> Iterator[PlacedPassage]:
+    """The passages of a corpus in their order, each with where it stands.
+
+    Of rows with the same id the first good one counts (`SeenIds`).
+
+    Args:
+      location: a folder with corpus.jsonl or corpus.jsonl.gz (BEIR); a .jsonl, .jsonl.gz or
+        .parquet file; a folder of .parquet files, read in the order of their names; or a dataset
+        on the Hugging Face hub, "org/name" or "org/name@REVISION". `PASSAGE_FIELDS` tells the
+        names of fields and columns.
+      reject: called for every bad row: malformed JSON, a field that is missing or of a wrong type,
+        half of a surrogate pair, an id that is empty, repeated, has a blank at an end or has a
+        tab, a line break or a NUL in it, and where a file breaks off.
+      template: joins title and text; passages of which it leaves nothing are rejected too. None
+        rejects none of them: an evaluated corpus has them.
+
+    Raises:
+      UserError: there is no such corpus, it lacks a column, or it has not one good passage.
+    """
+    hub = hub_name(location)
+    files = [] if hub else corpus_files(location)  # now, not at the first passage
+
+    def rows(reject: Reject) -> Iterator[Row]:
+        if hub:
+            yield from hub_rows(*hub)
+        for path in files:
+            yield from (parquet_rows if path.suffix == ".parquet" else json_rows)(path, reject)
+
+    return _good_passages(location, rows, reject, template)
+
+
+def location_fingerprint(location: str | Path) -> str:
+    """A fingerprint of what `read_passages` reads: file contents, or name and revision on the hub.
+
+    A hub name without a revision stands for `main`, whose content may change unnoticed.
+
+    Raises:
+      UserError: there is no such corpus.
+    """
+    hub = hub_name(location)
+    return fingerprint("hub", *hub) if hub else fingerprint(*corpus_files(location))
+
+
+def hub_name(location: str | Path) -> HubName | None:
+    """Name and revision of a dataset on the hub; None where the corpus is local."""
+    if Path(location).expanduser().exists():
+        return None
+    match = _HUB.fullmatch(str(location))
+    if match is None or str(location).endswith(_SUFFIXES):
+        return None
+    return HubName(match["name"], match["revision"] or "main")
+
+
+def corpus_files(location: str | Path) -> list[Path]:
+    """The files of a corpus on this machine, in the order in which they are read.
+
+    Raises:
+      UserError: there is no corpus.
+    """
+    path = Path(location).expanduser()
+    if path.is_dir():
+        if json_lines := find_json_lines(path, "corpus"):
+            return [json_lines]
+        files = [p for p in sorted(path.glob("*.parquet")) if p.name[0] not in "._"]
+        if not files:
+            raise UserError(f"{path} has no corpus.jsonl, no corpus.jsonl.gz and no .parquet file")
+        return files
+    if not path.is_file():
+        raise UserError(f"{location}: no such file or folder; wanted {CORPUS_FORMS}")
+    if not path.name.endswith(_SUFFIXES):
+        raise UserError(f"{path}: the name must end in {', '.join(_SUFFIXES)}")
+    return [path]
+
+
+def _good_passages(
+    location: str | Path,
+    rows: Callable[[Reject], Iterator[Row]],
+    reject: Reject,
+    template: str | None,
+) -> Iterator[PlacedPassage]:
+    """Drop what is bad; all of it being bad is an error."""
+    num_good = num_bad = 0
+    problems: list[str] = []
+
+    def note(bad: BadRow) -> None:
+        nonlocal num_bad
+        num_bad += 1
+        if len(problems) < NUM_SHOWN:
+            problems.append(f"{bad.where}: {bad.reason}")
+        reject(bad)
+
+    passages = _with_text(_passages(rows(note), note), template, note)
+    for placed in _without_repeated(passages, note):
+        num_good += 1
+        yield placed
+    if not num_good:
+        shown = f"; bad row(s): {num_bad}\n{listing(problems, total=num_bad)}" if problems else ""
+        raise UserError(f"{location} has no passage{shown}\nwanted: {WANTED}")
+
+
+def _passages(rows: Iterable[Row], reject: Reject) -> Iterator[PlacedPassage]:
+    for where, record, _ in well_formed(rows, PASSAGE_FIELDS, reject):
+        title = record.get("title") or ""
+        yield PlacedPassage(where, Passage(str(record["_id"]), title, record["text"]))
+
+
+def _with_text(
+    passages: Iterable[PlacedPassage], template: str | None, reject: Reject
+) -> Iterator[PlacedPassage]:
+    for placed in passages:
+        where, passage = placed
+        if template is None or passage_text(passage.title, passage.text, template):
+            yield placed
+        else:
+            detail = f"the template {template!r} leaves nothing of {passage.doc_id!r}"
+            reject(BadRow(where, Flaw.EMPTY_TEXT, detail, passage.title[:EXCERPT_CHARS]))
+
+
+def _without_repeated(passages: Iterable[PlacedPassage], reject: Reject) -> Iterator[PlacedPassage]:
+    seen = SeenIds()
+    for some in _batches(passages):
+        are_new = seen.add([placed.passage.doc_id for placed in some])
+        for placed, is_new in zip(some, are_new, strict=True):
+            if is_new:
+                yield placed
+            else:
+                where, passage = placed
+                detail = f"{passage.doc_id!r} is the id of an earlier row"
+                reject(BadRow(where, Flaw.REPEATED_ID, detail, passage.text[:EXCERPT_CHARS]))
+
+
+def _batches(passages: Iterable[PlacedPassage]) -> Iterator[list[PlacedPassage]]:
+    some: list[PlacedPassage] = []
+    num_chars = 0
+    for placed in passages:
+        some.append(placed)
+        num_chars += len(placed.passage.text)
+        if len(some) == PASSAGES_AT_ONCE or num_chars >= CHARS_AT_ONCE:
+            yield some
+            some, num_chars = [], 0
+    if some:
+        yield some
