@@ -20,7 +20,7 @@ from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.retrieval.search import search
 
 AnyCorpus: TypeAlias = str | Path | Corpus | Mapping[str, str] | Sequence[str]
-"""A folder in BEIR layout, a .jsonl file, texts by doc_id, or texts whose ids are their numbers."""
+"""A corpus as `read_passages` takes it, texts by doc_id, or texts whose ids are their numbers."""
 
 
 @dataclass(frozen=True)

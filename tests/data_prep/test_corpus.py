@@ -7,14 +7,13 @@ import pyarrow.parquet
 import pytest
 
 from data_prep import corpus
-from data_prep.pipeline.workspace import Workspace
 from ldx.common.errors import UserError
 from ldx.data.sources import source_configs
 from ldx.eval import beir
 from ldx.records.manifest import Manifest
 from ldx.records.sets import PassageSet
 from ldx.report.final import judged_datasets
-from tests.data_prep.toy import make_collection, make_config
+from tests.data_prep.toy import make_collection, make_config, run_stages
 
 
 @pytest.fixture
@@ -25,9 +24,7 @@ def root(tmp_path):
 def run_stage(root, tiny_bert, workdir, **prep):
     config = make_config(root, tiny_bert)
     config.prep.update(prep)
-    workspace = Workspace(config, workdir)
-    corpus.STAGE.run(workspace)
-    return workspace
+    return run_stages(config, workdir, ["corpus"])
 
 
 def edit(root, change):
@@ -50,7 +47,7 @@ def test_titles_without_a_text_are_passages(root, tiny_bert, tmp_path):
     config = make_config(root, tiny_bert)
     config.data.passage_template = "{text}"
     with pytest.raises(UserError, match=r"12 of 60 records .* empty text \(12\)"):
-        corpus.STAGE.run(Workspace(config, tmp_path / "body"))
+        run_stages(config, tmp_path / "body", ["corpus"])
 
 
 def test_a_collection_in_parquet_with_other_names(root, tiny_bert, tmp_path):
