@@ -1,4 +1,4 @@
-"""What losses share: scores of lists, masks, precision, and how losses of lists are reduced.
+"""What losses share: scores of lists, masks, weights, precision, and reductions.
 
 Shapes as in `ldx.losses`.
 """

@@ -174,8 +174,8 @@ def _polar_of_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array,
         (left, a), (right, b) = jnp.linalg.qr(a), jnp.linalg.qr(b)
     u, s, vh = jnp.linalg.svd(_matmul(a, b.T), full_matrices=False)
     # U and V of a singular value of zero are arbitrary, and so would be their part of the gradient.
-    kept = s > s.max(initial=0) * max(a.shape[0], b.shape[0]) * jnp.finfo(s.dtype).eps
-    u, v = jnp.where(kept[None], u, 0), jnp.where(kept[None], vh.T, 0)
+    is_nonzero = s > s.max(initial=0) * max(a.shape[0], b.shape[0]) * jnp.finfo(s.dtype).eps
+    u, v = jnp.where(is_nonzero[None], u, 0), jnp.where(is_nonzero[None], vh.T, 0)
     if left is not None and right is not None:
         u, v = _matmul(left, u), _matmul(right, v)
     return jnp.sum(s), u, v
@@ -189,10 +189,10 @@ def _nuclear_norm_forward(
 
 
 def _nuclear_norm_backward(
-    kept: tuple[jax.Array, jax.Array, jax.Array, jax.Array], gradient: jax.Array
+    residuals: tuple[jax.Array, jax.Array, jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The derivative of the norm of M = a b^T by M is U V^T."""
-    a, b, u, v = kept
+    a, b, u, v = residuals
     return gradient * _matmul(u, _matmul(v.T, b)), gradient * _matmul(v, _matmul(u.T, a))
 
 

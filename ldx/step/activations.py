@@ -37,11 +37,11 @@ def embed_and_keep(
     return embeddings, Activations(arrays, treedef, param_of_leaf, len(token_ids))
 
 
-def pull_back(params: Params, kept: Activations, gradient: jax.Array) -> Params:
-    """The gradient of the parameters, of the gradient [B, D] of one device's embeddings."""
-    flat, arrays = jax.tree.leaves(params), iter(kept.arrays)
-    leaves = [next(arrays)[0] if p is None else flat[p] for p in kept.param_of_leaf]
-    (result,) = jax.tree.unflatten(kept.treedef, leaves)(gradient)
+def pull_back(params: Params, activations: Activations, gradient: jax.Array) -> Params:
+    """The gradient of the parameters from the gradient [B, D] of one device's embeddings."""
+    flat, arrays = jax.tree.leaves(params), iter(activations.arrays)
+    leaves = [next(arrays)[0] if p is None else flat[p] for p in activations.param_of_leaf]
+    (result,) = jax.tree.unflatten(activations.treedef, leaves)(gradient)
     return result
 
 
@@ -49,5 +49,5 @@ def kept_bytes(embed: EmbedFn, params: Params, shape: tuple[int, int]) -> int:
     """Bytes of the activations of a micro-batch (rows, length) on one device."""
     local = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     tokens = jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, bool)
-    _, kept = jax.eval_shape(lambda p, *x: embed_and_keep(embed, p, *x), local, *tokens)
-    return sum(x.size * x.dtype.itemsize for x in kept.arrays)
+    _, activations = jax.eval_shape(lambda p, *x: embed_and_keep(embed, p, *x), local, *tokens)
+    return sum(x.size * x.dtype.itemsize for x in activations.arrays)

@@ -1,4 +1,4 @@
-"""Lists that the losses can learn from: checked before anything is compiled."""
+"""The check that the losses can learn from the lists, before anything is compiled."""
 
 import numpy as np
 
@@ -14,17 +14,21 @@ class ListCheck:
     def __init__(self, objective: Objective):
         self._objective = objective
 
-    def __call__(self, where: str, table: ListTable) -> None:
-        """Check the lists of a split; raises UserError."""
+    def __call__(self, split: str, table: ListTable) -> None:
+        """Check the lists of a split, such as "toy train".
+
+        Raises:
+          UserError: lists that a loss cannot learn from.
+        """
         if not len(table):
             return
-        self._check_sizes(where, table)
-        self._check_positives(where, table)
-        problems = self._targets_missing(where, table)
+        self._check_sizes(split, table)
+        self._check_positives(split, table)
+        problems = self._targets_missing(split, table)
         if self._objective.unit_score_losses:
             low, high = table.teacher_scores.min(axis=1), table.teacher_scores.max(axis=1)
             problems += [
-                f"{where} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
+                f"{split} list {table.list_ids[i]!r}: teacher scores from {low[i]:g} to {high[i]:g}"
                 for i in np.flatnonzero((low < 0) | (high > 1))
             ]
         if problems:
@@ -33,7 +37,7 @@ class ListCheck:
                 f"labels (LOSS.targets){self._range()}\n{listing(problems)}"
             )
 
-    def _check_sizes(self, where: str, table: ListTable) -> None:
+    def _check_sizes(self, split: str, table: ListTable) -> None:
         """Refuse lists of one entry for losses that compare entries."""
         learners = self._objective.comparing_losses
         if not learners or table.list_size > 1:
@@ -44,33 +48,33 @@ class ListCheck:
             if (when := loss.learns_from_one_entry)
         ]
         raise UserError(
-            f"{where} lists have one entry (config.data.list_size=1 cuts them to that), of "
+            f"{split} lists have one entry (config.data.list_size=1 cuts them to that), of "
             f"which {' and '.join(learners)} can learn nothing; {' and '.join(able)} can"
         )
 
-    def _check_positives(self, where: str, table: ListTable) -> None:
+    def _check_positives(self, split: str, table: ListTable) -> None:
         """Refuse lists of which none has a loss."""
         for term in self._objective.terms:
             level = term.settings.get("relevance_level")
             has_loss = term.loss.has_loss(table.labels, table.where, term.settings)
             if level is not None and not has_loss.any():
                 raise UserError(
-                    f"config.loss.{term.name}.relevance_level={level}: no {where} list has a "
+                    f"config.loss.{term.name}.relevance_level={level}: no {split} list has a "
                     f"positive, as the greatest label is {table.labels.max()}; lower it"
                 )
 
-    def _targets_missing(self, where: str, table: ListTable) -> list[str]:
+    def _targets_missing(self, split: str, table: ListTable) -> list[str]:
         """What is said of lists without the targets of a loss."""
         problems = []
         if learners := self._objective.learn_from("teacher_scores"):
             problems += [
-                f"{where} list {table.list_ids[i]!r}: no teacher scores, but "
+                f"{split} list {table.list_ids[i]!r}: no teacher scores, but "
                 f"{' and '.join(learners)} would learn from them"
                 for i in np.flatnonzero(~table.has_scores)
             ]
         if learners := self._objective.learn_from("labels"):
             problems += [
-                f"{where} list {table.list_ids[i]!r}: no label, but {' and '.join(learners)} would "
+                f"{split} list {table.list_ids[i]!r}: no label, but {' and '.join(learners)} would "
                 "learn from them"
                 for i in np.flatnonzero((table.labels < 0).all(axis=1))
             ]

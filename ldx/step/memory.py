@@ -1,4 +1,4 @@
-"""How much a device holds, and what that means for the size of a micro-batch."""
+"""The memory of a device, and how large a micro-batch may be for it."""
 
 import math
 import os
@@ -11,21 +11,19 @@ from ldx.parallel.processes import least
 from ldx.step.activations import kept_bytes
 
 MICROBATCH_SHARE = 0.4
-"""Of the memory that the state leaves, for one micro-batch's backward pass."""
+"""The share of the memory that the state leaves for one micro-batch's backward pass."""
 ACTIVATION_SHARE = {"cpu": 0.125}
-"""Likewise for what is kept of the first pass; 0.25 on accelerators."""
+"""The share for what is kept of the first pass; 0.25 on accelerators."""
 TEMPORARY_FACTOR = 1.5
 """What a backward pass needs beyond the activations it is given, as a factor of those."""
-
-
 STATE_FACTOR = 6
-"""What parameters take, their moments and the sums of gradients under way, in parameters."""
+"""The size of parameters, their moments and the sums of gradients, in sizes of the parameters."""
 
 
 def device_memory() -> int:
-    """Bytes of one device's memory, the least of all processes; on CPU its share of a machine's.
+    """Bytes of one device's memory; on CPU its share of the machine's.
 
-    The least, so that all processes cut the work alike.
+    Of several processes it is the least, so that all cut the work alike.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats()
@@ -49,11 +47,11 @@ def auto_microbatch_tokens(embed: Any, params: Any, max_length: int) -> int:
       params: its parameters, for their shapes.
       max_length: tokens of the longest text.
     """
-    wanted = default_microbatch_tokens(jax.default_backend())
+    enough = default_microbatch_tokens(jax.default_backend())
     per_token = TEMPORARY_FACTOR * kept_bytes(embed, params, (2, max_length)) / (2 * max_length)
     fitting = MICROBATCH_SHARE * _room(params) / per_token
-    if fitting >= wanted:
-        return wanted
+    if fitting >= enough:
+        return enough
     return max(max_length, 2 ** int(math.log2(max(fitting, 1))))
 
 

@@ -20,15 +20,15 @@ from ldx.models.pooling import normalize
 
 @dataclasses.dataclass(frozen=True)
 class Matryoshka:
-    """The losses also of the embeddings' first dimensions; the section `config.loss.matryoshka`.
+    """The section `config.loss.matryoshka`: losses of the embeddings' first dimensions.
 
-    The sum over d of weight_d times the losses of the first d dimensions. Source: Kusupati et al.
-    (arXiv 2205.13147); sentence-transformers' MatryoshkaLoss is the same where the student's
-    embeddings have unit norm (it normalises in any case).
+    What is minimised is the sum over d of weight_d times the losses of the first d dimensions.
+    Source: Kusupati et al. (arXiv 2205.13147); sentence-transformers' MatryoshkaLoss is the same
+    where the student's embeddings have unit norm (it normalises in any case).
 
     Attributes:
-      dims: how many dimensions; the student's own size is one of them if it is to be trained.
-      weights: of each of `dims`; None: 1.
+      dims: the numbers of dimensions; the student's own size is one of them if it is to be trained.
+      weights: the weight of each of `dims`; None: 1.
     """
 
     dims: tuple[int, ...] | None = None

@@ -27,14 +27,14 @@ def auto_learning_rate(batch_size: int) -> float:
 
 
 def auto_warmup_steps(steps_per_epoch: int, num_steps: int) -> int:
-    """CADET's max(10, half an epoch), but at most a fifth of a short run."""
+    """Steps of warm-up: CADET's max(10, half an epoch), but at most a fifth of a short run."""
     return min(max(10, steps_per_epoch // 2), max(1, num_steps // 5))
 
 
 def warmup_linear(
     learning_rate: float, warmup_steps: int, num_steps: int, final_factor: float
 ) -> Callable[..., jnp.ndarray]:
-    """From 0 to `learning_rate` in `warmup_steps`, then down in a line, never under the floor.
+    """A schedule from 0 to `learning_rate` in `warmup_steps`, then down in a line to a floor.
 
     CADET's schedule: the factor after warm-up w is max(final_factor, 1 - (t - w) / (T - w)).
     """
@@ -72,7 +72,7 @@ class OptimConfig:
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> Callable[..., jnp.ndarray]:
-    """Step -> learning rate."""
+    """The learning rate as a function of the step."""
     final_factor = 1.0 if config.schedule == "constant" else config.final_factor
     return warmup_linear(config.learning_rate, config.warmup_steps, num_steps, final_factor)
 

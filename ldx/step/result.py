@@ -14,7 +14,7 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """What a step tells, still on the device; reading it waits for the step."""
+    """The numbers of a step, still on the device; reading them waits until the step is done."""
 
     values: dict[str, jax.Array]
     plan: BatchPlan
@@ -37,7 +37,7 @@ class StepResult:
 
 
 def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> str:
-    """Which lists a loss that is not finite comes from."""
+    """The message about a loss that is not finite, with the lists that it comes from."""
     bad_row = ~np.isfinite(embeddings).all(axis=1)
     lists, num_lists = plan.lists, len(plan.list_ids)
     bad_query = bad_row[plan.query_position[:num_lists]]
@@ -45,12 +45,12 @@ def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> st
         lists.teacher_scores
     )
     bad = bad_query | (bad_entry & lists.where).any(axis=1)[:num_lists]
-    named = [name for name, is_bad in zip(plan.list_ids, bad, strict=True) if is_bad]
+    list_ids = [name for name, is_bad in zip(plan.list_ids, bad, strict=True) if is_bad]
     values = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
     head = f"the loss is not finite ({values}); training stopped before this step's update.\n"
-    if named:
-        what = "Lists with embeddings or scores that are not finite:"
+    if list_ids:
+        title = "Lists with embeddings or scores that are not finite:"
     else:
-        named, what = plan.list_ids, "All embeddings and scores are finite; the step's lists:"
+        list_ids, title = plan.list_ids, "All embeddings and scores are finite; the step's lists:"
     advice = "Try a lower --config.optim.learning_rate or higher temperatures, or drop these lists."
-    return f"{head}{what}\n{listing(named)}\n{advice}"
+    return f"{head}{title}\n{listing(list_ids)}\n{advice}"

@@ -99,7 +99,7 @@ class TrainStep:
             return jax.jit(make, out_shardings=shardings)(params)
 
     def compile(self, state: TrainState, shapes: Shapes, size: BatchSize) -> None:
-        """Compile every program that a batch of these shapes and sizes can need."""
+        """Compile every program that a batch of these shapes and this size can need."""
         rows, whole = split_rows(self._mesh), replicated(self._mesh)
         with jax.set_mesh(self._mesh):
             params, (buffer, gradients) = self._gather_params(state), self._zeros(state.params)
@@ -128,7 +128,7 @@ class TrainStep:
         compile_together(programs)
 
     def _keeps_all(self, params: Params, shapes: Shapes, size: BatchSize) -> bool:
-        """Whether the activations of any batch fit, so that nothing is ever computed again."""
+        """Whether the activations of any batch fit, so that nothing is ever computed twice."""
         if not self._activation_bytes:
             return False
         of_row = max(self._bytes(params, shape) / shape[0] for shape in shapes.all)
@@ -146,7 +146,7 @@ class TrainStep:
           check: called between micro-batches; what it raises abandons the step.
 
         Returns:
-          The state after, and what the step tells (`StepResult.metrics`).
+          The state after, and the numbers of the step (`StepResult.metrics`).
         """
         assert self._update is not None, "call init first"
         with jax.set_mesh(self._mesh):
@@ -163,7 +163,7 @@ class TrainStep:
     def _embed(
         self, params: Params, plan: BatchPlan, buffer: jax.Array, check: Callable[[], None]
     ) -> tuple[jax.Array, list[Activations | None]]:
-        """All embeddings of the batch, and of the micro-batches that fit what is kept of them."""
+        """All embeddings of the batch, and the activations of micro-batches as far as they fit."""
         kept: list[Activations | None] = []
         under_way: deque[jax.Array] = deque()
         room = self._activation_bytes
@@ -282,12 +282,12 @@ class TrainStep:
         params: Params,
         gradients: Params,
         buffer_gradient: jax.Array,
-        kept: Activations,
+        activations: Activations,
         start: jax.Array,
     ) -> tuple[Params, jax.Array]:
-        """The same from what the first pass kept."""
-        part = jax.lax.dynamic_slice_in_dim(buffer_gradient, start, kept.num_rows)
-        return _add(gradients, pull_back(params, kept, part)), start[None]
+        """Add one micro-batch's gradient, from the activations that the first pass kept."""
+        part = jax.lax.dynamic_slice_in_dim(buffer_gradient, start, activations.num_rows)
+        return _add(gradients, pull_back(params, activations, part)), start[None]
 
     def _apply_gradients(
         self, state: TrainState, gradients: Params, losses: dict[str, jax.Array]
@@ -308,7 +308,7 @@ def _place(buffer: jax.Array, embeddings: jax.Array, start: jax.Array) -> jax.Ar
 
 
 def _add(total: Params, gradient: Params) -> Params:
-    """A device's sum [1, ...] and a gradient."""
+    """A device's sum [1, ...] plus a gradient."""
     return jax.tree.map(lambda t, g: t + g[None], total, gradient)
 
 

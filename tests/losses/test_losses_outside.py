@@ -71,11 +71,11 @@ def test_equals_rax(name):
     ours, theirs = RAX[name]
     scores, targets = random_scores()
     ours = functools.partial(ours, temperature=0.5)
-    found = jax.jit(jax.value_and_grad(ours))(scores, targets)
+    ours_and_gradient = jax.jit(jax.value_and_grad(ours))(scores, targets)
     theirs_of_scores = jax.value_and_grad(lambda s: theirs(s / 0.5, targets))
     value, gradient = jax.jit(theirs_of_scores)(jnp.asarray(scores))
-    np.testing.assert_allclose(found[0], value, **CLOSE)
-    np.testing.assert_allclose(found[1], gradient, **CLOSE)
+    np.testing.assert_allclose(ours_and_gradient[0], value, **CLOSE)
+    np.testing.assert_allclose(ours_and_gradient[1], gradient, **CLOSE)
 
 
 @pytest.mark.parametrize("name", RAX)
@@ -101,13 +101,14 @@ def test_weights_are_raxs(name, width):
     ours, theirs = RAX[name]
     scores, targets = random_scores()
     weights = np.random.default_rng(2).uniform(size=(6, width)).astype("f")
-    found = jax.jit(jax.value_and_grad(functools.partial(ours, weights=weights)))(scores, targets)
+    weighted = functools.partial(ours, weights=weights)
+    value, gradient = jax.jit(jax.value_and_grad(weighted))(scores, targets)
     whole = np.broadcast_to(weights, scores.shape)
     expected = jax.jit(jax.value_and_grad(functools.partial(theirs, weights=whole)))(
         scores, targets
     )
-    np.testing.assert_allclose(found[0], expected[0], **CLOSE)
-    np.testing.assert_allclose(found[1], expected[1], **CLOSE)
+    np.testing.assert_allclose(value, expected[0], **CLOSE)
+    np.testing.assert_allclose(gradient, expected[1], **CLOSE)
 
 
 @pytest.mark.parametrize("width", [5, 1])
@@ -115,10 +116,10 @@ def test_weights_of_listwise_kl_are_raxs(width):
     """The divergence is rax's softmax loss less what the student has no part in."""
     scores, targets = random_scores()
     weights = np.random.default_rng(2).uniform(size=(6, width)).astype("f")
-    found = jax.grad(listwise_kl)(scores, targets, weights=weights)
+    gradient = jax.grad(listwise_kl)(scores, targets, weights=weights)
     whole = np.broadcast_to(weights, scores.shape)
     expected = jax.grad(rax.softmax_loss)(scores, jax.nn.softmax(targets), weights=whole)
-    np.testing.assert_allclose(found, expected, **CLOSE)
+    np.testing.assert_allclose(gradient, expected, **CLOSE)
 
 
 def test_weights_of_info_nce_are_raxs():
