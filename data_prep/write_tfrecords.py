@@ -25,7 +25,7 @@ from data_prep.retrieval.candidates import ORDER_NAME, load_order
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.records.manifest import Manifest
-from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, PEOPLE, ListRecord
+from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, Judge, ListRecord
 from ldx.records.sets import (
     ListSet,
     PassageSet,
@@ -156,7 +156,7 @@ def _judges(workspace: Workspace) -> dict[str, list[str]]:
     """Who judged for the queries that people wrote, by type."""
     is_graded = workspace.settings.list_source == LabelOrigin.GRADED
     return {
-        name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [PEOPLE]
+        name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [Judge.PEOPLE]
         for name in list_files(workspace).paths(workspace)
         if name in HUMAN_TYPES
     }

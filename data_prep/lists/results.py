@@ -15,13 +15,13 @@ from data_prep.pipeline.workspace import Workspace, needed
 from data_prep.queries.query import query_shards
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
-from ldx.records.schema import HUMAN_DEV, LANGUAGE_MODEL, PEOPLE, RETRIEVERS
+from ldx.records.schema import HUMAN_DEV, Judge
 
 LABEL = "label "  # begins the names of counts by label
 _JUDGES = {
-    EntryKind.JUDGED: PEOPLE,
-    EntryKind.SYNTHETIC: LANGUAGE_MODEL,
-    EntryKind.MINED: RETRIEVERS,
+    EntryKind.JUDGED: Judge.PEOPLE,
+    EntryKind.SYNTHETIC: Judge.LANGUAGE_MODEL,
+    EntryKind.MINED: Judge.RETRIEVERS,
 }
 
 

@@ -5,6 +5,7 @@ Shapes: a micro-batch is `rows` texts, each padded to `length` tokens.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,15 +29,22 @@ def default_num_lengths(platform: str) -> int:
     return 6 if platform == "cpu" else 12
 
 
+class Shape(NamedTuple):
+    """The shape of a micro-batch: how many texts it has, and the tokens each is padded to."""
+
+    rows: int
+    length: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The fixed set of micro-batch shapes (rows, length), shortest length first.
+    """The fixed set of micro-batch shapes, shortest length first.
 
     `tails` are further shapes of the shortest length, with fewer rows, fewest first.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    tails: tuple[tuple[int, int], ...] = ()
+    shapes: tuple[Shape, ...]
+    tails: tuple[Shape, ...] = ()
 
     @classmethod
     def make(
@@ -67,19 +75,19 @@ class Shapes:
         rows = [max(1, microbatch_tokens // length) for length in lengths]
         tails = sorted({rows[0] // factor for factor in TAIL_FACTORS})
         return cls(
-            tuple((n * num_devices, length) for n, length in zip(rows, lengths, strict=True)),
-            tuple((n * num_devices, lengths[0]) for n in tails if n >= MIN_ROWS),
+            tuple(Shape(n * num_devices, length) for n, length in zip(rows, lengths, strict=True)),
+            tuple(Shape(n * num_devices, lengths[0]) for n in tails if n >= MIN_ROWS),
         )
 
     @property
-    def all(self) -> tuple[tuple[int, int], ...]:
+    def all(self) -> tuple[Shape, ...]:
         """Every shape a micro-batch can have."""
         return self.tails + self.shapes
 
     @property
     def max_rows(self) -> int:
         """Rows of the largest micro-batch."""
-        return max(rows for rows, _ in self.shapes)
+        return max(shape.rows for shape in self.shapes)
 
 
 def even_lengths(max_length: int) -> list[int]:
@@ -143,13 +151,13 @@ def cut_microbatches(lengths: np.ndarray, shapes: Shapes) -> list[MicroBatch]:
       shapes: the shapes allowed.
     """
     order = np.argsort(-lengths, kind="stable")
-    edges = np.array([length for _, length in shapes.shapes])
+    edges = np.array([shape.length for shape in shapes.shapes])
     microbatches, start = [], 0
     while start < len(order):
         rows, length = shapes.shapes[int(np.searchsorted(edges, lengths[order[start]]))]
         left = len(order) - start
         if length == edges[0]:
-            rows = next((n for n, _ in shapes.tails if n >= left), rows)
+            rows = next((tail.rows for tail in shapes.tails if tail.rows >= left), rows)
         microbatches.append(MicroBatch(order[start : start + rows], rows, length))
         start += rows
     return microbatches

@@ -5,7 +5,7 @@ Shapes: N lists of a split, Q lists (queries) of a batch, L list entries, P dist
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ class ListTable:
     """All lists of a split in memory, 12 bytes an entry; texts are only pointed to.
 
     Attributes:
-      list_ids: of every list.
+      list_ids: the ids of the lists.
       query: int32 [N], the number of its text among the distinct `queries` it was read with.
       rows: int32 [N, L], passages by row; 0 at padding.
       sizes: int32 [N], the entries that are real.
@@ -74,34 +74,36 @@ class ListTable:
           description: shown beside a progress bar; "" shows none.
         """
         num_lists = len(records)
-        read = []
+        read: list[_ListColumns] = []
         with progress_bar(
             total=num_lists, desc=description, unit=" lists", delay=2.0, disable=not description
         ) as bar:
             for number in range(num_lists):
                 record = records[number]
                 if only(record):
-                    read.append(_columns(record, queries, list_size))
+                    number_of_text = queries.setdefault(record.query, len(queries))
+                    read.append(_ListColumns.of(record, number_of_text, list_size))
                 bar.update()
-        longest = max((len(each[3]) for each in read), default=1)
+        longest = max((len(each.rows) for each in read), default=1)
         shape = (len(read), longest)
         types: dict[str, int] = {}
+        codes = [types.setdefault(each.query_type, len(types)) for each in read]
         table = cls(
-            list_ids=[each[0] for each in read],
-            query=np.array([each[1] for each in read], np.int32),
+            list_ids=[each.list_id for each in read],
+            query=np.array([each.query for each in read], np.int32),
             rows=np.zeros(shape, np.int32),
-            sizes=np.array([len(each[3]) for each in read], np.int32),
+            sizes=np.array([len(each.rows) for each in read], np.int32),
             teacher_scores=np.zeros(shape, np.float32),
-            has_scores=np.array([len(each[4]) > 0 for each in read], bool),
+            has_scores=np.array([len(each.teacher_scores) > 0 for each in read], bool),
             labels=np.full(shape, -1, np.int32),
-            query_type=np.array([types.setdefault(x[2], len(types)) for x in read], np.int32),
+            query_type=np.array(codes, np.int32),
             query_types=list(types),
-            order_key=np.array([each[6] for each in read], np.int64),
+            order_key=np.array([each.order_key for each in read], np.int64),
         )
-        for i, (_, _, _, rows, scores, labels, _) in enumerate(read):
-            table.rows[i, : len(rows)] = rows
-            table.teacher_scores[i, : len(scores)] = scores
-            table.labels[i, : len(labels)] = labels
+        for i, each in enumerate(read):
+            table.rows[i, : len(each.rows)] = each.rows
+            table.teacher_scores[i, : len(each.teacher_scores)] = each.teacher_scores
+            table.labels[i, : len(each.labels)] = each.labels
         return table
 
     def __len__(self) -> int:
@@ -119,16 +121,29 @@ class ListTable:
         return np.arange(self.list_size)[None] < self.sizes[:, None]
 
 
-def _columns(record: ListRecord, queries: dict[str, int], size: int | None) -> tuple[Any, ...]:
-    return (
-        record.list_id,
-        queries.setdefault(record.query, len(queries)),
-        record.query_type,
-        record.rows[:size].astype(np.int32),
-        record.teacher_scores[:size],
-        record.labels[:size],
-        record.order_key,
-    )
+class _ListColumns(NamedTuple):
+    """What a `ListTable` holds of a list: its fields, cut, and the number of its query's text."""
+
+    list_id: str
+    query: int
+    query_type: str
+    rows: np.ndarray
+    teacher_scores: np.ndarray
+    labels: np.ndarray
+    order_key: int
+
+    @classmethod
+    def of(cls, record: ListRecord, query: int, size: int | None) -> "_ListColumns":
+        """Those of a record, whose query's text has the number `query`."""
+        return cls(
+            record.list_id,
+            query,
+            record.query_type,
+            record.rows[:size].astype(np.int32),
+            record.teacher_scores[:size],
+            record.labels[:size],
+            record.order_key,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ crosses an epoch. So a run goes on from any step with nothing but the step's num
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -85,10 +85,21 @@ def shuffle_blocks(order_key: np.ndarray, block_size: int, rng: np.random.Genera
     return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))] or [order])
 
 
-def take_turns(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(source, its batch) of every step of an epoch, given the batches each source has."""
-    longest = max(sizes, default=0)
-    return [(s, batch) for batch in range(longest) for s, size in enumerate(sizes) if batch < size]
+class Turn(NamedTuple):
+    """A step of an epoch: the number of the source, and that of its batch."""
+
+    source: int
+    batch: int
+
+
+def take_turns(batch_counts: Sequence[int]) -> list[Turn]:
+    """The turns of an epoch, given how many batches each source has."""
+    return [
+        Turn(source, batch)
+        for batch in range(max(batch_counts, default=0))
+        for source, number in enumerate(batch_counts)
+        if batch < number
+    ]
 
 
 class Batches:

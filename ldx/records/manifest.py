@@ -15,11 +15,10 @@ from ldx.records.schema import (
     FORMAT_VERSION,
     HUMAN_DEV,
     HUMAN_TYPES,
-    JUDGES,
     PASSAGE_SPLIT,
-    PEOPLE,
     PREPARE_COMMAND,
-    UNTOLD,
+    UNKNOWN_JUDGE,
+    Judge,
 )
 
 MANIFEST_NAME = "manifest.json"
@@ -35,8 +34,8 @@ class Manifest:
       num_lists: lists by split and query type, as `write_lists` returns it.
       num_synthetic_passages: how many of the passages, the last ones, a language model wrote; the
         others are the collection.
-      judges: who said what is relevant, of `JUDGES`, by the type of queries that people wrote;
-        queries of other types are synthetic. None: the records do not tell.
+      judges: who said what is relevant (values of `Judge`), by the type of queries that people
+        wrote; queries of other types are synthetic. None: the records do not say.
       fingerprints: of `passages` and `lists` (`records_fingerprint`).
       passage_template: how title and text were joined for the teachers and are for training.
       max_chars: where that text was cut; None for nowhere.
@@ -83,12 +82,12 @@ class Manifest:
         may have written what graded lists hold.
         """
         if query_type == HUMAN_DEV:
-            return [PEOPLE]
+            return [Judge.PEOPLE]
         if self.judges is not None:
             return self.judges.get(query_type, [])
         if query_type not in HUMAN_TYPES:
             return []
-        return [UNTOLD if "grade" in self.yields else PEOPLE]
+        return [UNKNOWN_JUDGE if "grade" in self.yields else Judge.PEOPLE]
 
     @classmethod
     def read(cls, records_dir: str | Path) -> "Manifest":
@@ -182,8 +181,8 @@ def _nested_problems(values: dict[str, Any]) -> list[str]:
         if not isinstance(types, dict) or not all(type(n) is int for n in types.values()):
             problems.append(f"num_lists.{split} is {types!r}, not counts by query type")
     for query_type, judges in (values.get("judges") or {}).items():
-        if not isinstance(judges, list) or not judges or not set(map(str, judges)) <= set(JUDGES):
-            problems.append(f"judges.{query_type} is {judges!r}; known are {', '.join(JUDGES)}")
+        if not isinstance(judges, list) or not judges or not set(map(str, judges)) <= set(Judge):
+            problems.append(f"judges.{query_type} is {judges!r}; known are {', '.join(Judge)}")
     for name in ("passages", "lists"):
         if not isinstance(values["fingerprints"].get(name), str):
             problems.append(f"fingerprints.{name} is missing")

@@ -3,6 +3,7 @@
 A list holds rows of the passage set and scores, never texts. L entries of a list, T teachers.
 """
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,18 @@ be of hundreds of passages; dev nDCG is theirs."""
 HUMAN_TYPES = ("human", HUMAN_DEV)
 """The types of queries that people wrote."""
 
-PEOPLE, LANGUAGE_MODEL, RETRIEVERS = JUDGES = ("people", "a language model", "retrievers")
-"""Who may have said what is relevant to a query that people wrote."""
 
-UNTOLD = "a source that the records do not name"
-"""The judge of graded lists of records that do not tell (`Manifest.judges`)."""
+class Judge(enum.StrEnum):
+    """Who said what is relevant to a query that people wrote; the values stand in manifests."""
+
+    PEOPLE = "people"
+    LANGUAGE_MODEL = "a language model"
+    RETRIEVERS = "retrievers"
+
+
+UNKNOWN_JUDGE = "a source that the records do not name"
+"""The judge of graded lists in records whose manifest has no `judges`."""
+
 
 PASSAGE_SPLIT = "corpus"
 """The one split of the passage set. TensorFlow Datasets reads it as `all`, its word for every
