@@ -139,22 +139,22 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     texts = PassageTexts(
         passage_set, template=config.data.passage_template, max_chars=config.data.max_chars
     )
-    found = _near_duplicates(workspace, texts)
+    duplicates = _near_duplicates(workspace, texts)
     roles = choose_roles(
         passage_set,
-        found,
+        duplicates,
         num_held_out=prep.num_held_out,
         max_source_passages=prep.max_source_passages,
         seed=config.seed,
     )
-    test = qrels.get(config.eval.split, {})
+    test_qrels = qrels.get(config.eval.split, {})
     report = health_report(
         (passage_set[row] for row in range(num_passages)),
         template=config.data.passage_template,
         max_chars=config.data.max_chars,
         rejects=rejects.counts,
-        near_duplicates=found,
-        test_queries=[text for query_id, text in queries.items() if query_id in test],
+        near_duplicates=duplicates,
+        test_queries=[text for query_id, text in queries.items() if query_id in test_qrels],
         train_queries=[t for q, t in queries.items() if q in qrels.get(prep.human_split, {})],
         qrels=qrels,
     )

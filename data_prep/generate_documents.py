@@ -25,7 +25,7 @@ from ldx.records.schema import HUMAN_DEV
 
 
 def queries_with_documents(queries: list[Query]) -> list[Query]:
-    """Those that passages are written for: all that are trained on."""
+    """The queries that passages are written for: all that are trained on."""
     return [query for query in queries if query.query_type != HUMAN_DEV]
 
 
@@ -56,7 +56,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _prompt_facts(workspace: Workspace) -> dict[str, Any]:
-    """What the manifest tells: the model, and of the prompt its version, hash and sampling."""
+    """Facts for the manifest: the model, and the prompt's version, hash and sampling."""
     prep = workspace.settings
     prompt = load_document_prompt(prep.document_prompt)
     return {
@@ -73,8 +73,8 @@ def _prompt_facts(workspace: Workspace) -> dict[str, Any]:
 def _dry_run(workspace: Workspace) -> str:
     queries = queries_with_documents(load_queries(workspace))
     prompt = load_document_prompt(workspace.settings.document_prompt)
-    asked = [(query.query_id, query.text) for query in queries]
-    tokens = num_tokens(prompt, asked, workspace.config.seed) if asked else 0.0
+    ids_and_texts = [(query.query_id, query.text) for query in queries]
+    tokens = num_tokens(prompt, ids_and_texts, workspace.config.seed) if ids_and_texts else 0.0
     levels = ", ".join(str(level.level) for level in prompt.levels)
     return (
         f"{len(queries):,} queries, one prompt each for passages of levels {levels}: at most "

@@ -41,7 +41,7 @@ def choose(queries: Iterable[Query], test_queries: TestQueries) -> Collected:
     Of equal texts, of whatever type, the first stays. What another was judged relevant for is
     relevant for it too, and the passage that another was made from is not among its negatives.
     """
-    kept: dict[str, Query] = {}
+    chosen: dict[str, Query] = {}
     dropped: Counter[str] = Counter()
     for query in queries:
         key = only_words(query.text)
@@ -54,13 +54,13 @@ def choose(queries: Iterable[Query], test_queries: TestQueries) -> Collected:
         elif test_queries.leaks_into(query.text):
             dropped["holds a test query"] += 1
         else:
-            text = " ".join(query.text.casefold().split()).rstrip(".?!")
-            first = kept.setdefault(text, query)
+            key_text = " ".join(query.text.casefold().split()).rstrip(".?!")
+            first = chosen.setdefault(key_text, query)
             if first is not query:
                 same = first.row == query.row and query.row >= 0
                 dropped[EQUAL_SAME_PASSAGE if same else EQUAL_OTHER_PASSAGE] += 1
-                kept[text] = _merged(first, query)
-    return Collected(list(kept.values()), dropped)
+                chosen[key_text] = _merged(first, query)
+    return Collected(list(chosen.values()), dropped)
 
 
 def _merged(first: Query, other: Query) -> Query:
@@ -142,11 +142,15 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     for query in queries:
         by_type.setdefault(query.query_type, []).append(query)
     write_prepared_queries(workspace.prep / QUERIES_NAME, itertools.chain(*by_type.values()))
-    counts = {name: len(some) for name, some in by_type.items()}
-    told: dict[str, Any] = {"queries": len(queries), **counts, "dropped": dict(made.dropped)}
+    counts = {name: len(of_type) for name, of_type in by_type.items()}
+    report: dict[str, Any] = {
+        "queries": len(queries),
+        **counts,
+        "dropped": dict(made.dropped),
+    }
     if QueryOrigin.LLM in query_origins(workspace.settings.queries):
-        told["prompts"] = prompt_facts(workspace)
-    return told
+        report["prompts"] = prompt_facts(workspace)
+    return report
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:

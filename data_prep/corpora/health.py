@@ -171,13 +171,13 @@ class _Duplicates:
         return {"dropped": sum(reasons.values()), **reasons, "examples": examples}
 
 
-def _example_pairs(found: NearDuplicates) -> list[tuple[int, int]]:
+def _example_pairs(duplicates: NearDuplicates) -> list[tuple[int, int]]:
     """Rows that are dropped and those that hold them, from all of the corpus."""
     pairs: list[tuple[int, int]] = []
     for reason in (Reason.EQUAL, Reason.CONTAINED):
-        rows = np.flatnonzero(found.reasons == reason)
+        rows = np.flatnonzero(duplicates.reasons == reason)
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), NUM_EXAMPLES), dtype=int)]
-        pairs += [(int(row), int(found.containers[row])) for row in rows]
+        pairs += [(int(row), int(duplicates.containers[row])) for row in rows]
     return pairs
 
 
@@ -189,10 +189,10 @@ class _Overlap:
         self._test_queries = TestQueries(test_queries)
         self._holding: list[str] = []
         self._equal: list[str] = []
-        wanted = {only_words(text) for text in test_queries}
+        test_words = {only_words(text) for text in test_queries}
         for text in train_queries:
             self._num_train += 1
-            if only_words(text) in wanted:
+            if only_words(text) in test_words:
                 self._equal.append(text)
 
     def add(self, row: int, doc_id: str, text: str) -> None:
@@ -306,12 +306,14 @@ def _such_as(names: Sequence[str]) -> str:
     return f", such as {', '.join(names)}" if names else ""
 
 
-def _duplicate_lines(found: Mapping[str, Any] | None, num: int) -> list[tuple[str, str]]:
-    if found is None:
+def _duplicate_lines(
+    duplicates: Mapping[str, Any] | None, num_passages: int
+) -> list[tuple[str, str]]:
+    if duplicates is None:
         return [("near-duplicates", "not looked for")]
-    counts = ", ".join(f"{found[r.text]:,} {r.text}" for r in Reason if r != Reason.KEPT)
-    lines = [("near-duplicates", f"{_share(found['dropped'], num)}: {counts}")]
-    for example in found["examples"]:
+    counts = ", ".join(f"{duplicates[r.text]:,} {r.text}" for r in Reason if r != Reason.KEPT)
+    lines = [("near-duplicates", f"{_share(duplicates['dropped'], num_passages)}: {counts}")]
+    for example in duplicates["examples"]:
         ids = [example[which]["doc_id"] for which in ("dropped", "kept")]
         verb = " equals " if example["reason"] == "equal" else " is in "
         text = " ".join(example["dropped"]["text"].split())[:SHOWN_CHARS]
@@ -319,11 +321,13 @@ def _duplicate_lines(found: Mapping[str, Any] | None, num: int) -> list[tuple[st
     return lines
 
 
-def _overlap_lines(overlap: Mapping[str, Any], num: int) -> list[tuple[str, str]]:
+def _overlap_lines(overlap: Mapping[str, Any], num_passages: int) -> list[tuple[str, str]]:
     if not overlap["test_queries"]:
         return []
     holding, equal = overlap["passages_with_one"], overlap["train_queries_equal_to_one"]
-    line = f"{_share(holding, num)} passages hold one of {overlap['test_queries']:,} verbatim"
+    line = (
+        f"{_share(holding, num_passages)} passages hold one of {overlap['test_queries']:,} verbatim"
+    )
     lines = [("test queries", line + _such_as(overlap["passage_examples"]))]
     if overlap["train_queries"]:
         line = f"{equal:,} of {overlap['train_queries']:,} training queries equal one"

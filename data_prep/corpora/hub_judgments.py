@@ -26,8 +26,8 @@ def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str,
     except ImportError:
         raise UserError(f"{name}: to read it from the hub, `pip install datasets`") from None
     try:
-        found = datasets.load_dataset(name, "queries", split="queries", revision=revision)
-        queries = {str(row["_id"]): row["text"] for row in found}
+        records = datasets.load_dataset(name, "queries", split="queries", revision=revision)
+        queries = {str(row["_id"]): row["text"] for row in records}
         qrels: dict[str, Qrels] = {}
         for split in datasets.get_dataset_split_names(f"{name}-qrels"):
             qrels[split] = {}

@@ -26,7 +26,9 @@ class TestQueries:
         text = only_words(text)
         words = text.split()
         starts = zip(*(words[i:] for i in range(LEAK_WORDS)), strict=False)
-        found = self._by_start.keys() & set(starts)
+        shared_starts = self._by_start.keys() & set(starts)
         return text in self._texts or any(
-            test in f" {text} " for start in found for test in self._by_start[start]
+            test_query in f" {text} "
+            for start in shared_starts
+            for test_query in self._by_start[start]
         )

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.corpora.near_duplicates import NearDuplicates
-from data_prep.engines.shards import (
-    Payload,
-)
+from data_prep.engines.shards import Payload
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.errors import UserError
@@ -110,12 +108,12 @@ def passages_inputs(workspace: Workspace) -> dict[str, str]:
     }
 
 
-def doc_ids_where(records: Path, wanted: Container[str]) -> Iterator[tuple[int, str]]:
-    """Row and doc_id of the passages that are wanted; goes over the whole set."""
+def doc_ids_where(records: Path, doc_ids: Container[str]) -> Iterator[tuple[int, str]]:
+    """The rows of passages by their doc_ids, with each its doc_id; reads the whole set."""
     passage_set = PassageSet(records)
     for row in range(len(passage_set)):
         doc_id = passage_set[row].doc_id
-        if doc_id in wanted:
+        if doc_id in doc_ids:
             yield row, doc_id
 
 
@@ -125,7 +123,7 @@ PASSAGES_PER_FILE = 500_000
 
 def choose_roles(
     passage_set: PassageSet,
-    found: NearDuplicates | None,
+    duplicates: NearDuplicates | None,
     *,
     num_held_out: int,
     max_source_passages: int | None,
@@ -137,18 +135,19 @@ def choose_roles(
     """
     num_passages = len(passage_set)
     duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
-    if found is not None:
-        duplicate, container = found.dropped, found.containers
-    held, order = np.zeros(num_passages), np.zeros(num_passages)
+    if duplicates is not None:
+        duplicate, container = duplicates.dropped, duplicates.containers
+    held_draws, query_draws = np.zeros(num_passages), np.zeros(num_passages)
     rows = range(num_passages)
     for row in progress_bar(rows, desc="roles", unit=" passages"):
         doc_id = passage_set[row].doc_id
-        held[row], order[row] = draw(seed, "held out", doc_id), draw(seed, "source", doc_id)
-    number = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
-    held_out = _lowest(held, np.ones(num_passages, bool), number)
+        held_draws[row] = draw(seed, "held out", doc_id)
+        query_draws[row] = draw(seed, "source", doc_id)
+    num_held = min(num_held_out, int(MAX_HELD_OUT_FRACTION * num_passages))
+    held_out = _lowest(held_draws, np.ones(num_passages, bool), num_held)
     eligible = ~held_out & ~duplicate
-    most = num_passages if max_source_passages is None else max_source_passages
-    return Roles(held_out, duplicate, container, _lowest(order, eligible, most))
+    max_rows = num_passages if max_source_passages is None else max_source_passages
+    return Roles(held_out, duplicate, container, _lowest(query_draws, eligible, max_rows))
 
 
 def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:

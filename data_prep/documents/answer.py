@@ -95,8 +95,8 @@ def _sections(text: str) -> list[tuple[int, str]]:
     """Level and passage of each heading; what stands before the first belongs to none."""
     sections: list[tuple[int, list[str]]] = []
     for line in text.splitlines():
-        if found := _HEADING.match(line):
-            sections.append((int(found[1]), [found["rest"] or ""]))
+        if heading := _HEADING.match(line):
+            sections.append((int(heading[1]), [heading["rest"] or ""]))
         elif sections:
             sections[-1][1].append(line)
     # A remark about the answer can only stand behind all of it.
@@ -119,9 +119,11 @@ def _reason(passage: str, rules: DocumentRules, query: str) -> str:
     """Why a passage is none; "" if it is one."""
     if is_refusal(passage, rules.refusals):
         return REFUSED
-    lower, asked = passage.casefold(), query.casefold()
-    known = (words.casefold() for words in rules.references)
-    if _TASK.search(passage) or any(words in lower and words not in asked for words in known):
+    lower, lower_query = passage.casefold(), query.casefold()
+    references = (words.casefold() for words in rules.references)
+    if _TASK.search(passage) or any(
+        words in lower and words not in lower_query for words in references
+    ):
         return SPEAKS_OF_TASK
     number = num_words(passage)
     if number < rules.min_words:

@@ -131,8 +131,8 @@ class DocumentPrompt:
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
-        asked = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
-        return fingerprint(json.dumps(asked, sort_keys=True))
+        fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
+        return fingerprint(json.dumps(fields, sort_keys=True))
 
     def _level(self, level: Level, seed: int, *names: str) -> str:
         def drawn(what: str, options: tuple[str, ...]) -> str:
@@ -203,9 +203,9 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
     }
     if few_shot:
         templates["example_template"] = _PLACEHOLDERS["example_template"]
-    for name, wanted in templates.items():
+    for name, placeholders in templates.items():
         if name in right or name == "example_template":
-            problems += wrong_placeholders(right, name, wanted)
+            problems += wrong_placeholders(right, name, placeholders)
     if problems:
         return problems
     levels = [each["level"] for each in table["levels"]]

@@ -96,15 +96,16 @@ class RayEngine:
 
         if self.workers:
             return self.workers
-        there = ray.cluster_resources()
-        room = int(there.get("CPU", 0) // self.cpus)
+        resources = ray.cluster_resources()
+        room = int(resources.get("CPU", 0) // self.cpus)
         if gpus:
-            room = min(room, int(there.get("GPU", 0) // gpus))
+            room = min(room, int(resources.get("GPU", 0) // gpus))
         if not room:
             raise UserError(
-                f"the Ray cluster has {there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} "
-                f"CPUs, no room for a worker with --ray_gpus={gpus:g} and --ray_cpus="
-                f"{self.cpus:g}; lower these, or give --ray_workers where it grows by itself"
+                f"the Ray cluster has {resources.get('GPU', 0):g} GPUs and "
+                f"{resources.get('CPU', 0):g} CPUs, no room for a worker with --ray_gpus="
+                f"{gpus:g} and --ray_cpus={self.cpus:g}; lower these, or give "
+                "--ray_workers where it grows by itself"
             )
         return room
 
@@ -229,10 +230,10 @@ class _Actors:
         if task is None:
             self._failed_starts += 1
             if self._failed_starts >= MAX_DEATHS:
-                told = f"Ray's workers do not start:\n{reason}\n{SAME_EVERYWHERE} {LOGS}"
+                message = f"Ray's workers do not start:\n{reason}\n{SAME_EVERYWHERE} {LOGS}"
                 if not self._any_is_ready():
-                    raise UserError(told) from error
-                logging.warning("%s\nThe work goes on with the others", told)
+                    raise UserError(message) from error
+                logging.warning("%s\nThe work goes on with the others", message)
                 self._kill(actor)
                 return
         else:

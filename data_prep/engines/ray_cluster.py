@@ -65,11 +65,11 @@ def start_ray(address: str) -> None:
         ) from error
 
     if not address and os.environ[ON_LOOPBACK] == "0":
-        found = ray.get_runtime_context().gcs_address
-        if not found.startswith("127."):
+        listens_on = ray.get_runtime_context().gcs_address
+        if not listens_on.startswith("127."):
             ray.shutdown()
             raise UserError(
-                f"Ray would listen on {found}, open to other machines: something imported it "
+                f"Ray would listen on {listens_on}, open to other machines: something imported it "
                 f"before it was told otherwise. Set {ON_LOOPBACK}=0 before the command starts"
             )
 

@@ -65,7 +65,7 @@ Worker = Callable[[Payload], Made]
 
 
 class Engine(Protocol):
-    """Where workers run: see `data_prep.engine`."""
+    """The place where workers run: this process, or a Ray cluster."""
 
     def run(
         self,
@@ -89,16 +89,16 @@ class ShardFolder:
         self.folder, self._suffix = folder, suffix
 
     def find(self, shards: Iterable[Shard]) -> dict[str, Path]:
-        """Those of the shards that are there and sound, by name."""
-        there: dict[str, list[Path]] = {}
+        """The paths of those shards that are there and sound, by name."""
+        candidates: dict[str, list[Path]] = {}
         for path in sorted(self.folder.glob(f"*-*-*{self._suffix}")):
-            there.setdefault(path.name.rpartition("-")[0], []).append(path)
-        found = {}
+            candidates.setdefault(path.name.rpartition("-")[0], []).append(path)
+        paths = {}
         for shard in shards:
-            for path in there.get(_stem(shard), []):
+            for path in candidates.get(_stem(shard), []):
                 if path.name == self._name(shard, _digest(path)):
-                    found[shard.name] = path
-        return found
+                    paths[shard.name] = path
+        return paths
 
     def is_sound(self, path: Path) -> bool:
         """Whether a file is a whole shard, whatever it was made from."""
@@ -125,8 +125,8 @@ class ShardFolder:
 
         Shards of the same name and another key stay until `remove_stale`.
         """
-        found = self.find(shards)
-        missing = [shard for shard in shards if shard.name not in found]
+        paths = self.find(shards)
+        missing = [shard for shard in shards if shard.name not in paths]
         total, left = (sum(s.num_units for s in some) for some in (shards, missing))
         if missing and left < total:
             logging.info("%s: %d of %d %s are done already", description, total - left, total, unit)
@@ -134,8 +134,8 @@ class ShardFolder:
         with progress_bar(
             total=total, initial=total - left, desc=description, unit=f" {unit}"
         ) as bar:
-            done = engine.run(make_worker, missing, num_workers=num_workers) if missing else ()
-            for shard, made in done:
+            results = engine.run(make_worker, missing, num_workers=num_workers) if missing else ()
+            for shard, made in results:
                 _refuse_failure(shard, made)
                 self.rejects_path(shard).unlink(missing_ok=True)
                 if made.rejects:
@@ -145,9 +145,9 @@ class ShardFolder:
                 path = self.folder / self._name(shard, _digest(made.content))
                 with atomic_write(path, "wb") as file:
                     file.write(made.content)
-                found[shard.name] = path
+                paths[shard.name] = path
                 bar.update(shard.num_units)
-        return [found[shard.name] for shard in shards]
+        return [paths[shard.name] for shard in shards]
 
     def rejects(self, shards: Iterable[Shard]) -> dict[Path, list[dict[str, str]]]:
         """The records that were set aside while these shards were made, by their file."""
@@ -156,8 +156,8 @@ class ShardFolder:
 
     def remove_stale(self, shards: Sequence[Shard]) -> int:
         """Remove what these shards do not name any more; how many files that were."""
-        wanted = {*self.find(shards).values(), *(self.rejects_path(shard) for shard in shards)}
-        stale = [path for path in self.folder.glob("*") if path not in wanted]
+        current = {*self.find(shards).values(), *(self.rejects_path(shard) for shard in shards)}
+        stale = [path for path in self.folder.glob("*") if path not in current]
         for path in stale:
             path.unlink()
         return len(stale)
@@ -219,7 +219,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def check_rejects(
     stage: str, rejects: Mapping[Path, Sequence[Mapping[str, str]]], total: int, most: float
 ) -> None:
-    """Say how many records were set aside, and refuse to go on with too many.
+    """Tell how many records were set aside, and refuse to go on with too many.
 
     Args:
       stage: told to the user.
@@ -235,12 +235,12 @@ def check_rejects(
         return
     reasons = Counter(record["reason"] for records in rejects.values() for record in records)
     common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    told = f"{stage}: {number} of {total} records were set aside in {next(iter(rejects))}"
-    told += f" and {len(rejects) - 1} more such files: " if len(rejects) > 1 else ": "
+    message = f"{stage}: {number} of {total} records were set aside in {next(iter(rejects))}"
+    message += f" and {len(rejects) - 1} more such files: " if len(rejects) > 1 else ": "
     if number > most * total:
         raise UserError(
-            f"{told}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
+            f"{message}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
             "more, or mend the cause and remove the files beside these whose names begin alike: "
             "they are made again"
         )
-    logging.warning("%s%s", told, common)
+    logging.warning("%s%s", message, common)

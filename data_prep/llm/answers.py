@@ -44,11 +44,11 @@ def visible(answer: str) -> str:
     text = _SPECIAL_TOKEN.sub("\n", text)
     # Joiners belong to words in Persian, Hindi and others; the rest of Cf turns text around. Lone
     # surrogates and U+FFFD are halves of characters that the end of the answer cut in two.
-    kept = [
+    characters = [
         c
         for c in text
         if c.isspace()
         or c in "\u200c\u200d"
         or (c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
     ]
-    return unicodedata.normalize("NFC", "".join(kept))
+    return unicodedata.normalize("NFC", "".join(characters))

@@ -141,11 +141,11 @@ class Asker(Generic[T]):
             group: {number: task.key(group, number, attempt) for number in numbers}
             for group, numbers in left.items()
         }
-        found: dict[str, dict[str, Any]] = {}
+        line_of: dict[str, dict[str, Any]] = {}
         shards: list[Shard] = []
         for group, of_group in keys.items():
-            found |= self._known(group, set(of_group.values()))
-            missing = {number: key for number, key in of_group.items() if key not in found}
+            line_of |= self._known(group, set(of_group.values()))
+            missing = {number: key for number, key in of_group.items() if key not in line_of}
             shards += self._shards(group, missing, attempt)
         paths = self._folder.make(
             self._make_worker,
@@ -155,9 +155,9 @@ class Asker(Generic[T]):
             description=f"{task.what}, again ({attempt})" if attempt else task.what,
             unit=task.what,
         )
-        found |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
+        line_of |= {line["asked"]: line for path in paths for line in read_json_lines(path)}
         lines = [
-            (group, number, found[key])
+            (group, number, line_of[key])
             for group, of_group in keys.items()
             for number, key in of_group.items()
         ]
@@ -166,8 +166,8 @@ class Asker(Generic[T]):
             for group, _, line in lines
             if line["error"]
         ]
-        most = self._prep.max_rejects
-        check_rejects(task.what, {self._folder.folder: rejects}, task.total, most)
+        max_rejects = self._prep.max_rejects
+        check_rejects(task.what, {self._folder.folder: rejects}, task.total, max_rejects)
         return lines
 
     def _shards(self, group: str, keys: Mapping[int, str], attempt: int) -> list[Shard]:
@@ -175,11 +175,11 @@ class Asker(Generic[T]):
         suffix = f"-again-{attempt}" if attempt else ""
         shards = []
         for start in range(0, len(numbers), size):
-            some = numbers[start : start + size]
-            asked = [keys[number] for number in some]
-            payload = functools.partial(_payload, self._task, group, some, attempt, asked)
+            of_shard = numbers[start : start + size]
+            asked_keys = [keys[number] for number in of_shard]
+            payload = functools.partial(_payload, self._task, group, of_shard, attempt, asked_keys)
             name = f"{group}-{start // size:05d}{suffix}"
-            shards.append(Shard(name, shard_key(*asked), len(some), payload))
+            shards.append(Shard(name, shard_key(*asked_keys), len(of_shard), payload))
         return shards
 
     def _known(self, group: str, keys: set[str]) -> dict[str, dict[str, Any]]:

@@ -197,9 +197,9 @@ def wrong_keys(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) ->
 def wrong_placeholders(table: Mapping[str, Any], key: str, wanted: Iterable[str]) -> list[str]:
     """What is wrong with a template: each of the placeholders must be there, and no other."""
     wanted = set(wanted)
-    found = set(_PLACEHOLDER.findall(table.get(key, "")))
-    problems = [f"{key} has no {{{name}}}" for name in sorted(wanted - found)]
-    for name in sorted(found - wanted):
+    present = set(_PLACEHOLDER.findall(table.get(key, "")))
+    problems = [f"{key} has no {{{name}}}" for name in sorted(wanted - present)]
+    for name in sorted(present - wanted):
         near = difflib.get_close_matches(name, wanted, n=1)
         known = " and ".join(f"{{{x}}}" for x in sorted(wanted))
         hint = f"did you mean {{{near[0]}}}?" if near else f"what is filled in here is {known}"

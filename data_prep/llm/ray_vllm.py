@@ -64,12 +64,12 @@ class RayGeneration:
           UserError: there is no such cluster or model, or vLLM does not start.
         """
         del make_worker, num_workers
-        wanted = list(shards)
-        if not wanted:
+        waiting = list(shards)
+        if not waiting:
             return
         start_ray(self.engine.address)
-        stage = self._stage(_prepare_machines(self.llm.model), len(wanted))
-        source = _Source(wanted, self.task.requests)
+        stage = self._stage(_prepare_machines(self.llm.model), len(waiting))
+        source = _Source(waiting, self.task.requests)
         with sigterm_as_ctrl_c(), source:
             for shard, payload, answers in self._answer(source, stage):
                 yield shard, self.task.made(payload, answers)
@@ -79,9 +79,9 @@ class RayGeneration:
 
         try:
             for row in stage(source.dataset()).iter_rows():
-                done = source.put(row)
-                if done is not None:
-                    yield done
+                answered = source.put(row)
+                if answered is not None:
+                    yield answered
         except RayError as error:
             if source.error is not None:
                 raise source.error from None
@@ -270,13 +270,13 @@ def _prepare_machines(model: str) -> str:
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU")
     }
-    found = {address: ray.get(result) for address, result in looks.items()}
-    wrong = [f"{address}: {mistake}" for address, (_, mistake) in found.items() if mistake]
-    if wrong:
-        raise UserError(f"machines that cannot run the model:\n{listing(wrong)}")
-    folders = {folder for folder, _ in found.values()}
+    results = {address: ray.get(result) for address, result in looks.items()}
+    mistakes = [f"{address}: {mistake}" for address, (_, mistake) in results.items() if mistake]
+    if mistakes:
+        raise UserError(f"machines that cannot run the model:\n{listing(mistakes)}")
+    folders = {folder for folder, _ in results.values()}
     if len(folders) > 1:
-        lines = [f"{address}: {folder}" for address, (folder, _) in found.items()]
+        lines = [f"{address}: {folder}" for address, (folder, _) in results.items()]
         raise UserError(
             f"{model} is not in the same folder on all machines:\n{listing(lines)}\nSet HF_HOME "
             "alike on all, or copy the model into a folder that all have, and name that"

@@ -22,9 +22,10 @@ def human_queries(workspace: Workspace, roles: Roles, split: str, query_type: st
     qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, split))
     texts = beir.read_queries(workspace.dataset)
     judged = {doc_id for grades in qrels.values() for doc_id in grades}
-    found = doc_ids_where(workspace.corpus_records, judged)
+    judged_passages = doc_ids_where(workspace.corpus_records, judged)
     held_by = {
-        doc_id: int(roles.container[row]) if roles.duplicate[row] else row for row, doc_id in found
+        doc_id: int(roles.container[row]) if roles.duplicate[row] else row
+        for row, doc_id in judged_passages
     }
     row_of = {d: row for d, row in held_by.items() if row >= 0 and not roles.held_out[row]}
     queries, dropped = [], Counter[str]()
@@ -42,8 +43,8 @@ def human_queries(workspace: Workspace, roles: Roles, split: str, query_type: st
             dropped[f"{query_type}: no relevant passage"] += 1
             continue
         best = max(relevant.values())
-        first = min(row for row, grade in relevant.items() if grade == best)
-        group = next(d for d in grades if row_of.get(d) == first)
+        best_row = min(row for row, grade in relevant.items() if grade == best)
+        group = next(d for d in grades if row_of.get(d) == best_row)
         queries.append(
             Query(
                 query_id,

@@ -113,8 +113,8 @@ class Prompt:
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
-        asked = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
-        return fingerprint(json.dumps(asked, sort_keys=True))
+        fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
+        return fingerprint(json.dumps(fields, sort_keys=True))
 
     def _drawn(self, doc_id: str, seed: int) -> list[Example]:
         """`few_shot` examples without repetition."""
@@ -176,8 +176,8 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
     problems += wrong_tables(right, {"answer": _ANSWER_KEYS, "examples": _EXAMPLE_KEYS})
     few_shot = right.get("few_shot", 0)
     if "template" in right:
-        wanted = {"passage", "examples"} if few_shot else {"passage"}
-        problems += wrong_placeholders(right, "template", wanted)
+        placeholders = {"passage", "examples"} if few_shot else {"passage"}
+        problems += wrong_placeholders(right, "template", placeholders)
     if few_shot:
         problems += wrong_placeholders(right, "example_template", {"passage", "query"})
     if right.get("query_type") == QueryOrigin.HUMAN:

@@ -137,7 +137,7 @@ def shards_of_type(workspace: Workspace, query_type: str) -> list[QueryShard]:
 
 
 def scored_shards(parts: Sequence[QueryShard]) -> list[QueryShard]:
-    """Those that teachers score: all but people's dev queries, which teach nothing."""
+    """The shards that teachers score: all but people's dev queries, which teach nothing."""
     return [part for part in parts if part.query_type != HUMAN_DEV]
 
 

@@ -110,7 +110,7 @@ def llm_queries(
 
 
 def prompt_facts(workspace: Workspace) -> dict[str, Any]:
-    """What the manifest tells of prompts: the model, and of each its version, hash and sampling."""
+    """Facts for the manifest: the model, and each prompt's version, hash and sampling."""
     prep = workspace.settings
     prompts = load_prompts(types_of(prep))
     return {
