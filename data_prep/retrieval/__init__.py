@@ -1,1 +1,1 @@
-"""Candidates: BM25, dense retrievers and runs; their fusion; candidates on disk."""
+"""Retrieval of candidates: BM25, dense retrievers and run files, their fusion, and its results."""

@@ -1,7 +1,7 @@
 """BM25 of corpora that do not fit in memory: an index in memory-mapped files, built in chunks.
 
-FOLDER/KEY/{terms.npy, starts.npy, rows.npy, weights.npy, meta.json}. Words are known by 64-bit
-hashes, so that no vocabulary is held. N passages, T distinct words, M words of passages.
+The files of an index are FOLDER/KEY/{terms.npy, starts.npy, rows.npy, weights.npy, meta.json}.
+Words are stored as 64-bit hashes, so no vocabulary is held in memory. N is the number of passages.
 """
 
 import hashlib
@@ -21,15 +21,16 @@ from ldx.data.tokens import Texts
 
 K1 = 1.5
 B = 0.75
-TEXTS_PER_CHUNK = 50_000  # between two points from which a killed build goes on
+TEXTS_PER_CHUNK = 50_000  # a killed build goes on after its last whole chunk
 TEXTS_AT_ONCE = 2_000
 MAX_CACHED_HASHES = 500_000
-DENSE_SHARE = 8  # more matches than passages / 8 are summed in an array of all passages
+DENSE_SHARE = 8  # from passages / 8 matches on, scores are summed in an array of all passages
 
 
 def tokenize(texts: Sequence[str]) -> list[list[str]]:
     """Lower-case words of two letters or more, English stop-words left out."""
-    # It brings numba, where that is installed, beside which vLLM does not start on a CPU.
+    # Imported here because it brings numba, where that is installed, and vLLM does not start on a
+    # CPU beside numba.
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -41,22 +42,22 @@ class Matches:
     """The passages that share a word with a query.
 
     Attributes:
-      rows: int64 [m], ascending.
-      scores: float32 [m], over 0.
+      rows: int64 [m], the passages' rows, ascending.
+      scores: float32 [m], their scores, all over 0.
     """
 
     rows: np.ndarray
     scores: np.ndarray
 
     def scores_of(self, rows: np.ndarray) -> np.ndarray:
-        """The scores of some passages, float32; 0 for one that shares no word."""
+        """Scores float32 of the passages `rows`; 0 for one that shares no word with the query."""
         if not len(self.rows):
             return np.zeros(len(rows), np.float32)
         places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
         return np.where(self.rows[places] == rows, self.scores[places], np.float32(0))
 
     def moments(self, num_passages: int) -> tuple[float, float]:
-        """Mean and deviation of the scores of all N passages."""
+        """Mean and standard deviation of the scores of all N passages."""
         scores = self.scores.astype(np.float64)
         mean = scores.sum() / num_passages
         return mean, float(np.sqrt(max(0.0, (scores**2).sum() / num_passages - mean**2)))
@@ -125,15 +126,15 @@ class Bm25:
         return cls(target)
 
     def __getstate__(self) -> dict[str, Path]:
-        """The folder; the files are mapped again."""
+        """State to pickle: the folder, whose files are mapped again later."""
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Path]) -> None:
-        """Map the files again."""
+        """Map the files of a pickled index again."""
         self.__init__(state["folder"])  # type: ignore[misc]
 
     def rarity(self, word: str) -> float:
-        """The idf of a word, over 0; 0 for one that no passage has."""
+        """The idf of a word, which is over 0; 0 for a word that no passage has."""
         return sum(known.idf for known in self._known([word]))
 
     def match(self, query: str) -> Matches:
@@ -141,7 +142,7 @@ class Bm25:
         return self._sum(tokenize([query])[0])
 
     def match_all(self, queries: Sequence[str]) -> Iterator[Matches]:
-        """`match` for each of many queries."""
+        """Matches of many queries, one query after another, as `match` gives them."""
         return map(self._sum, tokenize(queries) if queries else [])
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -159,32 +160,32 @@ class Bm25:
         return scores
 
     def _sum(self, words: Iterable[str]) -> Matches:
-        known = self._known(words)
-        slices = [slice(*self._starts[each.number : each.number + 2]) for each in known]
+        known_words = self._known(words)
+        slices = [slice(*self._starts[word.number : word.number + 2]) for word in known_words]
         rows = [np.asarray(self._rows[part]) for part in slices]
         weights = [
-            self._weights[part] * np.float32(each.times)
-            for part, each in zip(slices, known, strict=True)
+            self._weights[part] * np.float32(word.times)
+            for part, word in zip(slices, known_words, strict=True)
         ]
         num_matches = sum(len(each) for each in rows)
         if num_matches * DENSE_SHARE > self.num_passages:
             sums = np.zeros(self.num_passages, np.float32)
             for each, values in zip(rows, weights, strict=True):
                 sums[each] += values  # a passage stands once among those of a word
-            found = np.flatnonzero(sums)
-            return Matches(found, sums[found])
+            matched = np.flatnonzero(sums)
+            return Matches(matched, sums[matched])
         if not num_matches:
             return Matches(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        found, places = np.unique(np.concatenate(rows), return_inverse=True)
-        sums = np.zeros(len(found), np.float32)
+        matched, places = np.unique(np.concatenate(rows), return_inverse=True)
+        sums = np.zeros(len(matched), np.float32)
         first = 0
         for values in weights:
             sums[places[first : first + len(values)]] += values
             first += len(values)
-        return Matches(found.astype(np.int64), sums)
+        return Matches(matched.astype(np.int64), sums)
 
     def _known(self, words: Iterable[str]) -> list[_KnownWord]:
-        """Each distinct word that the corpus has."""
+        """The distinct words among `words` that the corpus has."""
         counts: dict[str, int] = {}
         for word in words:
             counts[word] = counts.get(word, 0) + 1
@@ -204,7 +205,7 @@ class _WordHashes:
         self._cache: dict[str, int] = {}
 
     def __call__(self, words: Sequence[str]) -> np.ndarray:
-        """uint64 [number of words]."""
+        """Hashes of words, uint64 [number of words]."""
         if len(self._cache) > MAX_CACHED_HASHES:
             self._cache = {}
         cache = self._cache
@@ -244,7 +245,7 @@ def _build(target: Path, texts: Texts, description: str) -> None:
 
 
 def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) -> None:
-    """The words of some passages: by word, then by row, how often each stands where."""
+    """Write how often each word stands in each of some passages, by word and then by row."""
     lengths, words, rows = [], [], []
     for start in range(numbers.start, numbers.stop, TEXTS_AT_ONCE):
         some = range(start, min(start + TEXTS_AT_ONCE, numbers.stop))
@@ -273,7 +274,7 @@ def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) 
 
 
 def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
-    """Bring the words of all chunks together, and weigh them."""
+    """Join the chunks into one index, and compute the weight of each word in each passage."""
     terms, frequency = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     num_words = 0
     for path in chunks:
@@ -297,11 +298,11 @@ def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
             chunk_rows, counts = chunk["rows"], chunk["counts"].astype(np.float64)
             number = np.searchsorted(terms, chunk["terms"])
         offsets = np.arange(len(chunk_rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        where = np.repeat(filled[number], sizes) + offsets
+        targets = np.repeat(filled[number], sizes) + offsets
         norm = K1 * (1 - B + B * lengths / mean_length)
-        rows[where] = chunk_rows
+        rows[targets] = chunk_rows
         saturated = counts / (counts + norm[chunk_rows - first_row])
-        weights[where] = saturated * np.repeat(idf[number], sizes)
+        weights[targets] = saturated * np.repeat(idf[number], sizes)
         filled[number] += sizes
         first_row += len(lengths)
     for array in (rows, weights):

@@ -1,4 +1,4 @@
-"""Candidates of queries, as stages hand them on.
+"""Candidates of queries, and the files in which stages hand them on.
 
 Q queries, R retrievers, C candidates a query at most.
 """
@@ -19,12 +19,12 @@ ORDER_NAME = "order.npy"
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What the retrievers found for each query.
+    """The candidates that retrievers found for each query, with their scores.
 
     Attributes:
       rows: int32 [Q, C], best first by fused rank, then those added; -1 is padding.
-      fused_rank: int32 [Q, C], from 1; 0 where the passage was added, not found.
-      scores: float32 [Q, R, C], of every retriever, for all candidates.
+      fused_rank: int32 [Q, C], ranks from 1; 0 where the passage was added, not found.
+      scores: float32 [Q, R, C], every retriever's scores of all candidates.
       moments: float32 [Q, R, 2], mean and deviation of each retriever over the WHOLE corpus.
     """
 
@@ -34,32 +34,32 @@ class Candidates:
     moments: np.ndarray
 
     def __len__(self) -> int:
-        """Q."""
+        """The number of queries."""
         return len(self.rows)
 
     def take(self, numbers: np.ndarray) -> "Candidates":
-        """Those of some queries."""
+        """The candidates of some queries, by their places or by a mask."""
         return Candidates(*(values[numbers] for values in vars(self).values()))
 
     def found(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """What retrievers found for a query but `never`: rows, best first, and ranks, both [n]."""
+        """Rows found for a query but those in `never`, best first, and their ranks; both [n]."""
         rows, ranks = self.rows[query], self.fused_rank[query]
-        stays = (ranks > 0) & ~np.isin(rows, never)
-        return rows[stays], ranks[stays]
+        mask = (ranks > 0) & ~np.isin(rows, never)
+        return rows[mask], ranks[mask]
 
     def to_bytes(self) -> bytes:
-        """An .npz file."""
+        """The bytes of an .npz file that `load` reads."""
         return arrays_file(**vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "Candidates":
-        """Read a file that `to_bytes` made."""
+        """Read a file whose bytes `to_bytes` made."""
         with np.load(path) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files})
 
     @classmethod
     def concatenate(cls, parts: Sequence["Candidates"]) -> "Candidates":
-        """All queries of the parts, in order, padded to the widest."""
+        """The candidates of all parts in order, padded to the widest part."""
         width = max(part.rows.shape[1] for part in parts)
 
         def joined(name: str, fill: int) -> np.ndarray:
@@ -75,15 +75,15 @@ class Candidates:
 
 
 def candidate_paths(workspace: Workspace) -> dict[str, Path]:
-    """The candidates that were mined for each shard of queries, by its name."""
+    """The files of candidates that were mined, by the name of the shard of queries."""
     index = read_json(needed(workspace.prep / CANDIDATES_NAME, "mine"))
     return {name: workspace.prep / "candidates" / file for name, file in index["shards"].items()}
 
 
 def pad_last(array: np.ndarray, width: int, fill: float) -> np.ndarray:
     """An array whose last axis is filled up to `width`."""
-    missing = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
-    return np.pad(array, missing, constant_values=fill)
+    padding = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+    return np.pad(array, padding, constant_values=fill)
 
 
 def load_order(workspace: Workspace) -> np.ndarray:

@@ -13,11 +13,11 @@ from ldx.models.student import load_student
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Kind, get_encoder
 
-NEUTRAL_MODEL_KEYS = ("attention", "remat")
+NEUTRAL_MODEL_KEYS = ("attention", "remat")  # how embeddings are computed, not which they are
 
 
 def model_fingerprint(model: Mapping[str, Any]) -> str:
-    """What a model's files and settings hash to; not how its work is done."""
+    """A hash of a model's files and settings, without those that only say how it computes."""
     model = {key: value for key, value in model.items() if key not in NEUTRAL_MODEL_KEYS}
     folder = resolve_model_path(model["path"])
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".txt", ".safetensors"})
@@ -25,12 +25,12 @@ def model_fingerprint(model: Mapping[str, Any]) -> str:
 
 
 class DenseModel:
-    """Embeds texts with a student of ldx.
+    """A model that embeds texts as a student of ldx does.
 
     Args:
-      name: of the retriever, for its folder and for messages.
+      name: the retriever's name, for the folder of its embeddings and for messages.
       model: the keys of `config.model`.
-      microbatch_tokens: in work at once on a device, or "auto".
+      microbatch_tokens: how many tokens a device works on at once, or "auto".
     """
 
     def __init__(self, name: str, model: Mapping[str, Any], microbatch_tokens: int | str = "auto"):
@@ -47,7 +47,7 @@ class DenseModel:
         return self._encoder.encode(self._student.params, texts, kind=kind)
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
-        """The length of each text, without special tokens or prompt."""
+        """The number of tokens of each text, without special tokens or prompt."""
         return [len(ids) for ids in self._student.tokenizer.encode(list(texts))]
 
     def embed_to_file(
@@ -56,10 +56,11 @@ class DenseModel:
         """Embeddings float32 [num_texts, D], memory-mapped; made once, also across kills.
 
         Args:
-          folder: they are in FOLDER/embeddings/NAME/WHAT.npy.
-          what: they are of; what is there of another key or model is replaced.
+          folder: the file is FOLDER/embeddings/NAME/WHAT.npy; one of another key or model is
+            replaced.
+          what: a name for the texts, such as `passages`.
           texts: read only when they are embedded.
-          kind: of the texts.
+          kind: whether they are queries or passages.
           key: changes whenever any text does.
         """
         return encode_to_file(

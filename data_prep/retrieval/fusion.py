@@ -1,4 +1,4 @@
-"""How candidates are made: several retrievers, fused by reciprocal rank, and a choice of ranks.
+"""The making of candidates: rankings are fused by reciprocal rank, and some ranks are chosen.
 
 Q queries, N passages, R retrievers, C candidates a query at most.
 """
@@ -14,7 +14,7 @@ RECIPROCAL_RANK_K = 60
 
 
 def top_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-    """Those of `rows` with the k highest finite scores, best first, ties by row; both [n]."""
+    """The k of `rows` [n] with the highest finite `scores` [n], best first, ties by row."""
     if len(rows) > k:
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
@@ -27,9 +27,9 @@ def top_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
-    """Fuse rankings of rows: Σ 1 / (60 + rank), the first `depth`, ties by row.
+    """The first `depth` rows of several rankings, fused by Σ 1 / (60 + rank), ties by row.
 
-    Cormack, Clarke, Büttcher (SIGIR 2009).
+    This is reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009).
     """
     rows = np.unique(np.concatenate(rankings))
     score = np.zeros(len(rows))
@@ -41,7 +41,7 @@ def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the fused candidates a teacher scores; see prep.* in configs/base.py."""
+    """Which of the fused candidates a teacher scores; configs/base.py explains its settings."""
 
     depth: int
     range_min: int = 0
@@ -52,9 +52,9 @@ class Selection:
     def choose(self, z_scores: np.ndarray) -> np.ndarray:
         """Places of the fused candidates that stay, ascending.
 
-        The first `range_min` go, and those from `range_max` on. Of the rest stay `num_candidates`:
-        the first ("top"), or those nearest to so many scores at equal steps from the highest to the
-        lowest ("spread").
+        The first `range_min` are left out, and those from `range_max` on. Of the rest
+        `num_candidates` stay: the first ones ("top"), or those nearest to as many scores at equal
+        steps from the highest to the lowest ("spread").
 
         Args:
           z_scores: [n], the mean of the retrievers' z-scores, by fused rank.
@@ -74,7 +74,7 @@ class Selection:
 
 
 def z_scores(scores: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Each retriever's scores by its mean and deviation over the corpus; 0 where none varies.
+    """z-scores by each retriever's mean and deviation over the corpus; 0 where none varies.
 
     Args:
       scores: [..., R, C].
@@ -87,11 +87,11 @@ def z_scores(scores: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Retrieved:
-    """What one retriever says of one query.
+    """What one retriever finds for one query.
 
     Attributes:
       ranking: int64 [at most depth], rows best first.
-      score: float32 scores of any rows.
+      score: a function that gives the float32 scores of any rows.
       moments: mean and deviation of the scores over the whole corpus.
     """
 
@@ -106,22 +106,22 @@ def make_candidates(
     """Fuse what the retrievers found, choose from it, and add what must be there.
 
     Args:
-      retrieved: of each retriever, for each query; gone through once, query by query.
-      added: for each query the rows that are in its list whether found or not.
+      retrieved: what each retriever finds for every query; gone through once, query by query.
+      added: for each query the rows that are its candidates whether found or not.
       selection: which of the fused candidates stay; rows of `added` stay in any case.
     """
     num_queries, num_retrievers = len(added), len(retrieved)
     rows, ranks, scores = [], [], []
     moments = np.zeros((num_queries, num_retrievers, 2), np.float32)
     by_query = zip(*retrieved, strict=True)
-    for query, (must, of_query) in enumerate(zip(added, by_query, strict=True)):
-        fused = fuse([each.ranking for each in of_query], selection.depth)
-        fused_scores = np.stack([each.score(fused) for each in of_query])
-        moments[query] = exact = np.array([each.moments for each in of_query])
-        places = selection.choose(z_scores(fused_scores, exact).mean(axis=0))
-        places = np.union1d(places, np.flatnonzero(np.isin(fused, must)))
-        missing = np.setdiff1d(np.asarray(must, np.int64), fused)
-        missing_scores = np.stack([each.score(missing) for each in of_query])
+    for query, (added_rows, results) in enumerate(zip(added, by_query, strict=True)):
+        fused = fuse([each.ranking for each in results], selection.depth)
+        fused_scores = np.stack([each.score(fused) for each in results])
+        moments[query] = query_moments = np.array([each.moments for each in results])
+        places = selection.choose(z_scores(fused_scores, query_moments).mean(axis=0))
+        places = np.union1d(places, np.flatnonzero(np.isin(fused, added_rows)))
+        missing = np.setdiff1d(np.asarray(added_rows, np.int64), fused)
+        missing_scores = np.stack([each.score(missing) for each in results])
         rows.append(np.concatenate([fused[places], missing]))
         ranks.append(np.concatenate([places + 1, np.zeros(len(missing), np.int64)]))
         scores.append(np.concatenate([fused_scores[:, places], missing_scores], axis=1))

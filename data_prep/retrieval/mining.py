@@ -10,11 +10,11 @@ from data_prep.retrieval.retrievers import open_retrievers
 
 
 class Miner:
-    """Finds the candidates of one shard of queries after another.
+    """A worker that finds the candidates of one shard of queries after another.
 
     Args:
-      workspace: with its passages; the retrievers' indexes are made in it if they are missing.
-      sample_queries: texts, of which ScaNN's recall is measured.
+      workspace: holds the passages; the retrievers' indexes are made in it if they are missing.
+      sample_queries: texts by which ScaNN's recall is measured.
       selection: which of the fused candidates stay.
     """
 
@@ -26,7 +26,8 @@ class Miner:
     def __call__(self, payload: Payload) -> Made:
         """The candidates of the payload's `texts`, as an .npz file.
 
-        `query_ids` are theirs, and `needed_rows` are the rows that are candidates in any case.
+        The payload also has their `query_ids`, and in `needed_rows` the rows that are candidates
+        of each query in any case.
         """
         retrieved = [
             retriever.find(payload["texts"], payload["query_ids"])

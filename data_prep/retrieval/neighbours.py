@@ -1,8 +1,8 @@
 """An order of passages in which those that are near by their embeddings stand near each other.
 
 Passages are put into cells by k-means, those of a cell into smaller cells, and so on. Cells, and in
-the end passages, are lined up by cutting them in two again and again; of the two parts that one
-goes first which is nearer to what stands before them. N passages, D dimensions; n of a part.
+the end passages, are lined up by cutting them in two again and again; the part that is nearer to
+what stands before them goes first. N passages, n passages of a part, D dimensions.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_CELLS = 256  # that a part is divided into
-CELL = 16  # passages of a cell, where that makes no more cells
-SMALL = 64  # passages of a part that is lined up as it is
-LEAF = 3  # of these are not cut in two but sorted
+MAX_CELLS = 256  # a part is divided into at most so many
+CELL = 16  # passages of a cell on average, unless MAX_CELLS makes them more
+SMALL = 64  # a part of so few passages is lined up without dividing it into cells
+LEAF = 3  # so few passages are sorted, not cut in two
 KMEANS_STEPS = 8
-KMEANS_SAMPLE = 32  # passages a cell that k-means looks at
+KMEANS_SAMPLE = 32  # k-means looks at so many passages for each cell
 POWER_STEPS = 5
-LEAST_CUT_SHARE = 0.25  # of what is cut in two, on either side of the cut
-MOST_SHARE = 0.9  # of a part, in one cell; where it is more, they are copies of one passage
-NUM_MEAN_CANDIDATES = 20  # whose mean embedding stands for a query's list
+LEAST_CUT_SHARE = 0.25  # at least this share of passages is on either side of a cut
+MOST_SHARE = 0.9  # a cell with more of its part holds copies of one passage
+NUM_MEAN_CANDIDATES = 20  # the mean embedding of so many stands for a query's list
 ROWS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
@@ -28,7 +28,7 @@ class _Part:
     """Passages whose places are next to each other, not yet in order.
 
     Attributes:
-      rows: int64 [n].
+      rows: int64 [n], the passages' rows.
       after: float32 [D], the centre of the part that comes next; None at the end.
     """
 
@@ -36,13 +36,13 @@ class _Part:
     after: np.ndarray | None
 
 
-# BLAS may compute on numbers that lie behind a matrix, and 0 · ∞ there sets the flag.
+# BLAS may compute on numbers that lie behind a matrix in memory, where 0 · ∞ is no mistake.
 @np.errstate(invalid="ignore")
 def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
     """The place of every passage in an order in which neighbours stand near each other.
 
-    Equal input gives an equal order. Time grows as N · D · log N; memory is that of ROWS_AT_ONCE
-    embeddings and of a few numbers a passage.
+    Equal input gives an equal order. Time grows as N · D · log N; memory holds ROWS_AT_ONCE
+    embeddings and a few numbers for each passage.
 
     Args:
       embeddings: [N, D], finite, float16 or float32; they may be memory-mapped.
@@ -69,10 +69,10 @@ def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
 
 
 def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:
-    """The place of every query among those whose candidates are alike, int64 [Q].
+    """The place of every query in an order in which those of like candidates are near, int64 [Q].
 
-    Queries stand near each other (`neighbour_order`) by the mean embedding of their first
-    candidates. That saves more passages than to go by the first candidate alone.
+    Queries are ordered by the mean embedding of their first candidates (`neighbour_order`). Lists
+    that stand together then share more passages than in an order by the first candidate alone.
 
     Args:
       rows: candidates by passage, int [q, C] for each part of the queries, best first; -1 is
@@ -82,9 +82,9 @@ def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) ->
     means = np.zeros((sum(map(len, rows)), passage_embeddings.shape[1]), np.float32)
     by_query = (candidates for part in rows for candidates in part[:, :NUM_MEAN_CANDIDATES])
     for number, candidates in enumerate(by_query):
-        some = np.sort(candidates[candidates >= 0])
-        if len(some):
-            means[number] = passage_embeddings[some].mean(axis=0)
+        mined = np.sort(candidates[candidates >= 0])
+        if len(mined):
+            means[number] = passage_embeddings[mined].mean(axis=0)
     return neighbour_order(means)
 
 
@@ -93,7 +93,7 @@ def _read(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _evenly(array: np.ndarray, size: int) -> np.ndarray:
-    """`size` entries of an array at even steps."""
+    """Entries of an array at even steps, `size` of them."""
     return array[np.arange(size) * len(array) // size]
 
 
@@ -115,7 +115,7 @@ def _divide(embeddings: np.ndarray, part: _Part, before: np.ndarray | None) -> l
 
 
 def _k_means(vectors: np.ndarray, num_cells: int) -> np.ndarray:
-    """Centres of cells, float32 [num_cells, D]; `vectors` [n, D] at even steps are the first."""
+    """Centres of cells, float32 [num_cells, D]; they start as `vectors` [n, D] at even steps."""
     centres = _evenly(vectors, num_cells)
     for _ in range(KMEANS_STEPS):
         cell_of = _nearest(vectors, centres)
@@ -146,13 +146,13 @@ def _line_up(
         ahead = centre if part.after is None else part.after
         if direction @ (ahead - behind) < 0:
             direction = -direction
-        along = (members - members[0]) @ direction
-        order = np.argsort(along, kind="stable")
+        positions = (members - members[0]) @ direction
+        order = np.argsort(positions, kind="stable")
         if len(order) <= LEAF:
             ordered.append(part.rows[order])
             before = centre
             continue
-        cut = _cut(along[order])
+        cut = _cut(positions[order])
         first, second = np.sort(order[:cut]), np.sort(order[cut:])
         parts.append(_Part(part.rows[second], part.after))
         parts.append(_Part(part.rows[first], members[second].mean(axis=0)))
@@ -170,15 +170,15 @@ def _main_direction(vectors: np.ndarray) -> np.ndarray:
     return direction
 
 
-def _cut(along: np.ndarray) -> int:
-    """How many of the sorted positions [n], n > 1, go to the first of two clusters.
+def _cut(positions: np.ndarray) -> int:
+    """The number k of the sorted positions [n], n > 1, that go to the first of two clusters.
 
-    So many that the variance between the two, (Σ first)² / (k · (n − k)) of positions with mean 0,
-    is largest.
+    It makes the variance between the two, (Σ first)² / (k · (n − k)) of positions with mean 0,
+    largest.
     """
-    size = len(along)
+    size = len(positions)
     least = max(1, int(LEAST_CUT_SHARE * size))
     first = np.arange(least, size - least + 1)
-    centred = along.astype(np.float64) - along.mean(dtype=np.float64)
+    centred = positions.astype(np.float64) - positions.mean(dtype=np.float64)
     sums = np.cumsum(centred)[first - 1]
     return int(first[(sums**2 / (first * (size - first))).argmax()])

@@ -1,4 +1,4 @@
-"""Retrievers that candidates are mined with: BM25, and any dense model that ldx can train.
+"""Retrievers that mine candidates: BM25, any dense model that ldx can train, and run files.
 
 Q queries, N passages, D dimensions.
 """
@@ -34,38 +34,38 @@ class RetrieverKind(enum.StrEnum):
 
 
 class Retriever(Protocol):
-    """Finds passages for queries."""
+    """Anything that finds passages for queries."""
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterable[Retrieved]:
-        """What it says of each query, one after the other."""
+        """What is found for each query, one query after another."""
 
 
 class Bm25Retriever:
-    """BM25; passages that share no word with the query are not ranked."""
+    """BM25, which does not rank passages that share no word with the query."""
 
     def __init__(self, passages: Passages, folder: Path, depth: int):
         self._index = Bm25.open_or_build(folder / "bm25", passages.texts, key=passages.key)
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Retrieved]:
-        """What it says of each query; of one at a time, for a query may match every passage."""
+        """What is found for each query, one at a time, because a query may match every passage."""
         for matches in self._index.match_all(queries):
-            kept = ~self._excluded[matches.rows]
-            ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
+            searched = ~self._excluded[matches.rows]
+            ranking = top_rows(matches.rows[searched], matches.scores[searched], self._depth)
             moments = matches.moments(self._index.num_passages)
             yield Retrieved(ranking, matches.scores_of, moments)
 
 
 class DenseRetriever:
-    """A bi-encoder: exact search, or ScaNN's.
+    """A bi-encoder with exact search or ScaNN's.
 
     Args:
-      model: which embeds.
-      passages: those searched.
-      folder: where their embeddings are, or are made.
-      depth: passages found for a query.
-      index: as for `ldx.retrieval.search.Searcher`.
-      sample_queries: texts, of which ScaNN's recall is measured.
+      model: the bi-encoder.
+      passages: the passages to search.
+      folder: holds the passages' embeddings, which are made if they are missing.
+      depth: how many passages to find for a query.
+      index: the kind of search, as for `ldx.retrieval.search.Searcher`.
+      sample_queries: texts by which ScaNN's recall is measured.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class DenseRetriever:
         self._mean, self._second = second_moments(self._embeddings)
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
-        """What it says of each query."""
+        """What is found for each query."""
         embeddings = self._model.embed(queries, "query")
         rows = self._searcher.search(embeddings).rows
-        exact = embeddings.astype(np.float64)
-        means = exact @ self._mean
-        squares = np.einsum("qd,de,qe->q", exact, self._second, exact)
+        precise = embeddings.astype(np.float64)
+        means = precise @ self._mean
+        squares = np.einsum("qd,de,qe->q", precise, self._second, precise)
         deviations = np.sqrt(np.maximum(0.0, squares - means**2))
 
         def scorer(query: np.ndarray):  # type: ignore[no-untyped-def]
@@ -109,13 +109,13 @@ class DenseRetriever:
 
 
 class RunRetriever:
-    """A run of somebody's retriever, in a file.
+    """A run of any retriever, read from a file.
 
     Args:
-      path: of the file; see `data_prep.retrieval.run_table.read_run_table`.
-      records: where the passages are, for their doc_ids.
-      passages: those searched.
-      depth: passages found for a query.
+      path: the file, as `data_prep.retrieval.run_table.read_run_table` reads it.
+      records: the folder of the passages, for their doc_ids.
+      passages: the passages to search.
+      depth: how many passages to find for a query.
     """
 
     def __init__(self, path: str, records: Path, passages: Passages, depth: int):
@@ -125,23 +125,23 @@ class RunRetriever:
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
-        """What it says of each query; a passage that the run lacks scores 0."""
-        found = []
+        """What is found for each query; a passage that the run lacks scores 0."""
+        results = []
         for query_id in query_ids:
             places, scores = self._run.of_query(query_id)
             rows = self._rows[places]
             order = np.argsort(rows)[(np.sort(rows) < 0).sum() :]
             matches = Matches(rows[order], scores[order])
-            kept = ~self._excluded[matches.rows]
-            ranking = top_rows(matches.rows[kept], matches.scores[kept], self._depth)
-            found.append(Retrieved(ranking, matches.scores_of, (0.0, 0.0)))
-        return found
+            searched = ~self._excluded[matches.rows]
+            ranking = top_rows(matches.rows[searched], matches.scores[searched], self._depth)
+            results.append(Retrieved(ranking, matches.scores_of, (0.0, 0.0)))
+        return results
 
 
 def second_moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """E[x], float64 [D], and E[x xᵀ], float64 [D, D], over all passages.
 
-    From these come mean and variance over the corpus of any query's dot products: q · E[x], and
+    They give the mean and the variance of any query's dot products over the corpus: q · E[x], and
     qᵀ E[x xᵀ] q − (q · E[x])².
     """
     size = embeddings.shape[1]
@@ -158,15 +158,15 @@ class RetrieverSection:
     """A section of `config.prep.retrievers`.
 
     Attributes:
-      kind: of retriever.
-      settings: its other keys; of a dense retriever the keys of a whole `config.model`.
+      kind: the kind of retriever.
+      settings: its other keys; for a dense retriever all keys of `config.model`.
     """
 
     kind: RetrieverKind
     settings: dict[str, Any]
 
     def fingerprint(self) -> str:
-        """A hash of what decides its scores, or its name where its texts alone do."""
+        """A hash of the model or the file that scores; for BM25, which has neither, its kind."""
         if self.kind is RetrieverKind.DENSE:
             return model_fingerprint(self.settings)
         if self.kind is RetrieverKind.RUN:
@@ -179,11 +179,11 @@ def retriever_sections(
 ) -> dict[str, RetrieverSection]:
     """The checked sections of `config.prep.retrievers`, by name.
 
-    What the section of a dense retriever leaves out is the student's; of another model, pooling,
-    normalisation and prompts are as its folder declares.
+    What the section of a dense retriever leaves out is taken from the student's; but pooling,
+    normalisation and prompts of another model are those that its folder declares.
 
     Args:
-      retrievers: the sections.
+      retrievers: the sections of `config.prep.retrievers`.
       model: the section `config.model`.
 
     Raises:
@@ -221,7 +221,7 @@ def workspace_retrievers(workspace: Workspace) -> dict[str, RetrieverSection]:
 
 
 def dense_model(workspace: Workspace, name: str) -> DenseModel:
-    """The model of a dense retriever, loaded."""
+    """The loaded model of a dense retriever."""
     section = workspace_retrievers(workspace)[name]
     return DenseModel(name, section.settings, workspace.config.train.microbatch_tokens)
 
@@ -229,7 +229,7 @@ def dense_model(workspace: Workspace, name: str) -> DenseModel:
 def open_retrievers(
     workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
 ) -> dict[str, Retriever]:
-    """The retrievers of `config.prep.retrievers` by name; what they need is made if missing."""
+    """The retrievers of `config.prep.retrievers` by name; their indexes are made if missing."""
     settings, folder = workspace.settings, workspace.prep
     depth = settings.candidate_depth
     retrievers: dict[str, Retriever] = {}

@@ -1,4 +1,4 @@
-"""A file of scores by query and passage, such as a TREC run, in memory."""
+"""Scores by query and passage, read from a file such as a TREC run into memory."""
 
 import math
 from array import array
@@ -14,7 +14,7 @@ from ldx.common.lines import Lines
 
 @dataclass(frozen=True)
 class _Columns:
-    """How many columns a line has, and which of them are read."""
+    """The number of columns of a line, and the places of those that are read."""
 
     number: int
     query: int
@@ -24,7 +24,7 @@ class _Columns:
 
 COLUMNS = {
     6: _Columns(6, query=0, passage=2, score=4),  # a TREC run
-    4: _Columns(4, query=0, passage=1, score=3),  # of MS MARCO
+    4: _Columns(4, query=0, passage=1, score=3),  # a run of MS MARCO
     3: _Columns(3, query=0, passage=1, score=2),
 }
 HEADINGS = {
@@ -40,7 +40,7 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class RunTable:
-    """Scores by pair: sorted keys, each of a query's number and a passage's number."""
+    """Scores of pairs by sorted keys, each made of a query's and a passage's number."""
 
     def __init__(self) -> None:
         self.queries: dict[str, int] = {}
@@ -49,21 +49,21 @@ class RunTable:
         self._scores: np.ndarray = np.empty(0, np.float32)
 
     def key(self, query_id: str, doc_id: str) -> int:
-        """The key of a pair, whose ids get numbers if they have none."""
+        """The key of a pair; an id that has no number yet gets the next one."""
         query = self.queries.setdefault(query_id, len(self.queries))
         return query << 32 | self.passages.setdefault(doc_id, len(self.passages))
 
     def fill(self, keys: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Take keys int64 and scores; which places hold a key that stands before, bool [N]."""
+        """Store the scores of keys int64 [N]; returns where a key was there before, bool [N]."""
         order = np.argsort(keys, kind="stable")
         self._keys, self._scores = keys[order], scores[order]
-        again = np.zeros(len(keys), bool)
-        again[order[1:]] = self._keys[1:] == self._keys[:-1]
-        return again
+        repeated = np.zeros(len(keys), bool)
+        repeated[order[1:]] = self._keys[1:] == self._keys[:-1]
+        return repeated
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest score."""
+        """The lowest and the highest score."""
         return float(self._scores.min()), float(self._scores.max())
 
     def of_query(self, query_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,26 +71,26 @@ class RunTable:
         query = self.queries.get(query_id)
         if query is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        here = slice(*np.searchsorted(self._keys, [query << 32, (query + 1) << 32]))
-        return self._keys[here] & (2**32 - 1), self._scores[here]
+        part = slice(*np.searchsorted(self._keys, [query << 32, (query + 1) << 32]))
+        return self._keys[part] & (2**32 - 1), self._scores[part]
 
     def look_up(self, query_ids: Sequence[str], doc_ids: Sequence[str]) -> np.ndarray:
-        """Scores float32 [N], NaN where there is none."""
+        """Scores float32 [N] of pairs, NaN where there is none."""
         pairs = zip(query_ids, doc_ids, strict=True)
         numbers = ((self.queries.get(q, -1), self.passages.get(d, -1)) for q, d in pairs)
-        wanted = np.fromiter(
+        keys = np.fromiter(
             (-1 if min(q, d) < 0 else q << 32 | d for q, d in numbers), np.int64, len(query_ids)
         )
-        scores = np.full(len(wanted), np.nan, np.float32)
+        scores = np.full(len(keys), np.nan, np.float32)
         if len(self._keys):
-            places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-            found = self._keys[places] == wanted
-            scores[found] = self._scores[places[found]]
+            places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            known = self._keys[places] == keys
+            scores[known] = self._scores[places[known]]
         return scores
 
 
 def read_run_table(path: Path) -> RunTable:
-    """The scores of a file.
+    """Read a file of scores.
 
     Raises:
       UserError: there is no such file, or it has bad lines, which are named.
@@ -121,17 +121,17 @@ def read_run_table(path: Path) -> RunTable:
         keys.append(table.key(fields[columns.query], fields[columns.passage]))
         scores.append(score)
         line_numbers.append(number)
-    again = table.fill(np.frombuffer(keys, np.int64), np.frombuffer(scores, np.float32))
-    for i in np.flatnonzero(again):
+    repeated = table.fill(np.frombuffer(keys, np.int64), np.frombuffer(scores, np.float32))
+    for i in np.flatnonzero(repeated):
         lines.bad(line_numbers[i], "a pair that an earlier line has")
     lines.finish(RUN_LINES)
-    if not len(again):
+    if not len(repeated):
         raise UserError(f"{path}: has no scores; wanted: {RUN_LINES}")
     return table
 
 
 def _split(line: str, num_columns: int) -> list[str]:
-    # Ids with a blank in them are told apart by tabs.
+    # An id may have a blank in it where columns are separated by tabs.
     line = line.rstrip("\r\n")
     return line.split("\t") if line.count("\t") == num_columns - 1 > 0 else line.split()
 
@@ -139,9 +139,9 @@ def _split(line: str, num_columns: int) -> list[str]:
 def _columns_of_header(fields: list[str]) -> _Columns | None:
     """The columns that a file's first line names; None where it names none."""
     names = [_heading(field) for field in fields]
-    if any(names.count(wanted) != 1 for wanted in HEADINGS):
+    if any(names.count(column) != 1 for column in HEADINGS):
         return None
-    return _Columns(len(fields), **{wanted: names.index(wanted) for wanted in HEADINGS})
+    return _Columns(len(fields), **{column: names.index(column) for column in HEADINGS})
 
 
 def _heading(field: str) -> str:
