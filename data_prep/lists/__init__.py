@@ -1,1 +1,1 @@
-"""Training lists: of teacher scores, of grades, of people's dev queries; calibration."""
+"""Lists for training and dev, of teacher scores or of graded labels; calibration of scores."""

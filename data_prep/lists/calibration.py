@@ -1,4 +1,4 @@
-"""Scores of teachers brought to [0, 1], per query type, and several teachers fused.
+"""Calibration of teachers' scores to [0, 1] by query type, and the fusion of several teachers.
 
 Q queries, C candidates a query, T teachers. What was not scored is NaN.
 """
@@ -10,17 +10,18 @@ from typing import ClassVar, Protocol
 import numpy as np
 import scipy.stats
 
+from data_prep.pipeline.settings import CalibrationMethod
 from ldx.eval.list_stats import entropy, kendall_tau, same_best
 
-LOW, HIGH = 1.0, 99.0  # percentiles that become 0 and 1
-MOST_DEVIATIONS = 3.0  # of a z-score, on either side, that become 0 and 1
+LOW, HIGH = 1.0, 99.0  # these percentiles become 0 and 1
+MOST_DEVIATIONS = 3.0  # so many below and above the mean become 0 and 1
 
 
 class Calibration(Protocol):
-    """Brings scores to [0, 1]; fitted to the scores of one teacher and query type.
+    """A map of scores to [0, 1] that was fitted to the scores of one teacher and query type.
 
     Attributes:
-      description: what it does, for the manifest.
+      description: what the map does, for the manifest.
     """
 
     description: ClassVar[str]
@@ -29,16 +30,16 @@ class Calibration(Protocol):
         """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
 
     def facts(self) -> dict[str, float]:
-        """What it was fitted to, for the manifest; arguments that make it again."""
+        """The arguments that make this calibration again, for the manifest."""
 
     @property
     def slope(self) -> float | None:
-        """Of calibrated by raw scores where nothing is clipped; None: there is no one slope."""
+        """What a point of raw score adds where nothing is clipped; None where that varies."""
 
 
 @dataclass(frozen=True)
 class Percentile:
-    """(score − low) / (high − low), clipped to [0, 1]; 0.5 everywhere when all were equal.
+    """The score (s − low) / (high − low), clipped to [0, 1]; 0.5 where all scores were equal.
 
     low and high are the 1st and 99th percentile (CADET, arXiv 2505.19274).
     """
@@ -56,22 +57,22 @@ class Percentile:
         return cls(float(low), float(high))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores."""
+        """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
         return np.clip(_linear(scores, self.low, self.high), 0.0, 1.0).astype(np.float32)
 
     def facts(self) -> dict[str, float]:
-        """Its percentiles."""
+        """The two percentiles."""
         return {"low": self.low, "high": self.high}
 
     @property
     def slope(self) -> float:
-        """1 / (high − low); 0 when all were equal."""
+        """1 / (high − low); 0 where all scores were equal."""
         return 1 / (self.high - self.low) if self.high > self.low else 0.0
 
 
 @dataclass(frozen=True)
 class ZScore:
-    """z = (score − mean) / deviation; −3 … 3 become 0 … 1, what is beyond is clipped."""
+    """The z-score (s − mean) / deviation, from −3 … 3 to 0 … 1; what is beyond is clipped."""
 
     description: ClassVar[str] = "z-scores -3 and 3 to 0 and 1, clipped, by teacher and query type"
     mean: float
@@ -79,39 +80,39 @@ class ZScore:
 
     @classmethod
     def fit(cls, scores: np.ndarray) -> "ZScore":
-        """Take the moments of all finite scores."""
+        """Take the mean and standard deviation of all finite scores."""
         finite = scores[np.isfinite(scores)].astype(np.float64)
         return cls(float(finite.mean()), float(finite.std()))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores."""
+        """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
         reach = MOST_DEVIATIONS * self.deviation
         scaled = _linear(scores, self.mean - reach, self.mean + reach)
         return np.clip(scaled, 0.0, 1.0).astype(np.float32)
 
     def facts(self) -> dict[str, float]:
-        """Its moments."""
+        """The mean and the standard deviation."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     @property
     def slope(self) -> float:
-        """1 / (6 deviations); 0 when all were equal."""
+        """1 / (6 deviations); 0 where all scores were equal."""
         return 1 / (2 * MOST_DEVIATIONS * self.deviation) if self.deviation > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Rank:
-    """1 for the first of a query's n candidates, 0 for the last, at equal steps; ties share."""
+    """Ranks within a query's candidates, from 1 for the first to 0 for the last; ties share one."""
 
     description: ClassVar[str] = "ranks within a list, the first to 1, the last to 0"
 
     @classmethod
     def fit(cls, scores: np.ndarray) -> "Rank":
-        """Nothing is fitted."""
+        """Make a calibration; ranks need no fit to the scores."""
         return cls()
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores."""
+        """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
         ranks = scipy.stats.rankdata(scores, axis=1, nan_policy="omit")
         count = np.isfinite(scores).sum(axis=1, keepdims=True)
         scaled = (ranks - 1) / np.maximum(count - 1, 1)
@@ -120,20 +121,20 @@ class Rank:
         )
 
     def facts(self) -> dict[str, float]:
-        """Nothing."""
+        """No arguments, as nothing is fitted."""
         return {}
 
     @property
     def slope(self) -> None:
-        """A rank depends on the query's other candidates."""
+        """None, for a rank depends on the query's other candidates."""
 
 
-METHODS: Mapping[str, type[Percentile] | type[ZScore] | type[Rank]] = {
-    "percentile": Percentile,
-    "z_score": ZScore,
-    "rank": Rank,
+METHODS: Mapping[CalibrationMethod, type[Percentile] | type[ZScore] | type[Rank]] = {
+    CalibrationMethod.PERCENTILE: Percentile,
+    CalibrationMethod.Z_SCORE: ZScore,
+    CalibrationMethod.RANK: Rank,
 }
-"""The values of `config.prep.calibration`."""
+"""Calibrations by the value of `config.prep.calibration`."""
 
 
 def _linear(scores: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -151,10 +152,10 @@ def fuse_scores(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.nd
 
 
 def order_scores(raw: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Scores [Q, C] that order candidates as their teachers do, before anything is fitted to lists.
+    """Scores [Q, C] that order candidates as the teachers do, before calibration is fitted.
 
-    One teacher's are its own; of several, each is scaled by its percentiles over all candidates,
-    unclipped, so that no two candidates become equal.
+    The scores of a single teacher stay as they are. Those of several are scaled by each teacher's
+    percentiles over all candidates, unclipped, so that no two candidates become equal, and fused.
     """
     if len(raw) == 1:
         return raw[0]
@@ -167,7 +168,7 @@ def order_scores(raw: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndar
 
 @dataclass(frozen=True)
 class TeacherAgreement:
-    """How far two teachers order the same candidates alike, a mean over queries.
+    """How far two teachers order the same candidates alike, as a mean over queries.
 
     Attributes:
       tau: Kendall's tau-b.
@@ -179,7 +180,7 @@ class TeacherAgreement:
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> TeacherAgreement:
-    """The agreement of two teachers' scores [Q, C]; queries with fewer than two are left out."""
+    """The agreement of two teachers' scores [Q, C]; queries count with two that both scored."""
     both = np.isfinite(first) & np.isfinite(second)
     several = both.sum(axis=1) > 1
     if not several.any():
@@ -195,7 +196,7 @@ def normalized_entropy(scores: np.ndarray, temperature: float) -> np.ndarray:
 
     Args:
       scores: [Q, L]; NaN is no entry.
-      temperature: the teacher's.
+      temperature: the teacher's temperature.
     """
     return entropy(scores, np.isfinite(scores), temperature)
 

@@ -1,6 +1,7 @@
 """Rules by which the entries of a graded list are chosen, and their labels.
 
-`config.prep.graded` is {NAME: {"kind": …}}; a kind's settings are the fields of its class here.
+`config.prep.graded` is {NAME: {"kind": …}}; the other settings of a section are the fields of the
+class of its kind here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,15 @@ from ldx.common.sections import build
 
 @dataclass(frozen=True)
 class Material:
-    """What there is for the list of one query.
+    """The passages from which the list of one query can be made.
 
     Attributes:
-      judged: grades by row; of a query made from a passage, 1 for that passage.
-      written: rows of the passages that were written for it, by level.
-      mined: int [C], rows that retrievers found, best first; without those of other queries of the
-        same words.
-      ranks: int [C], their ranks, from 1.
-      draw: a number in [0, 1) for a row, by which passages of equal grade take turns.
+      judged: grades by row; if the query was made from a passage, 1 for that passage.
+      written: rows of the passages that were written for the query, by level.
+      mined: int [C], rows that retrievers found, best first, without passages from which other
+        queries of the same words were made.
+      ranks: int [C], the ranks of `mined`, from 1.
+      draw: gives a number in [0, 1) for a row, by which passages of equal grade take turns.
     """
 
     judged: Mapping[int, int] = field(default_factory=dict)
@@ -37,11 +38,11 @@ class Material:
 
 @dataclass(frozen=True)
 class JudgedRule:
-    """Passages that people judged, or the one that the query was made from.
+    """A rule that takes passages that people judged, or the one that the query was made from.
 
     Attributes:
-      num: of each list at most: grades take turns, from the highest; None: all.
-      relabel: the label of a grade, such as {"1": 3}; others stay as they are.
+      num: the most entries of a list; grades take turns, from the highest; None: all.
+      relabel: labels by grade, such as {"1": 3}; other grades are labels as they are.
     """
 
     num: int | None = None
@@ -55,11 +56,11 @@ class JudgedRule:
 
     @property
     def most(self) -> int | None:
-        """Entries of a list that may come from here; None: as many as there are."""
+        """The most entries that this rule gives to a list; None: as many as there are."""
         return self.num
 
     def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
+        """The entries that this rule gives to one list, without rows that are `taken`."""
         by_grade: dict[int, list[int]] = {}
         for row in sorted(set(material.judged) - taken, key=material.draw):
             by_grade.setdefault(material.judged[row], []).append(row)
@@ -75,10 +76,10 @@ class JudgedRule:
 
 @dataclass(frozen=True)
 class SyntheticRule:
-    """Passages that a language model wrote for the query, one a level (`generate_documents`).
+    """A rule that takes the passages that a language model wrote for the query, one a level.
 
     Attributes:
-      levels: those that are taken, as labels.
+      levels: the levels to take, which become labels; the stage generate_documents writes them.
     """
 
     levels: Sequence[int] = (3, 2, 1, 0)
@@ -91,11 +92,11 @@ class SyntheticRule:
 
     @property
     def most(self) -> int | None:
-        """Entries of a list that may come from here."""
+        """The most entries that this rule gives to a list."""
         return len(self.levels)
 
     def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
+        """The entries that this rule gives to one list, without rows that are `taken`."""
         rows = [material.written.get(level) for level in self.levels]
         return [
             Entry(row, level)
@@ -106,13 +107,13 @@ class SyntheticRule:
 
 @dataclass(frozen=True)
 class MinedRule:
-    """Passages that retrievers found and nobody judged: the best ones from a rank on.
+    """A rule that takes passages that retrievers found and nobody judged: the best from a rank on.
 
     Attributes:
-      label: of all of them.
-      num: of each list at most.
-      range_min: the first so many are left out.
-      range_max: those from that rank on are left out; None: none.
+      label: the label of all of them.
+      num: the most entries of a list.
+      range_min: how many of the first ranks are left out.
+      range_max: the last rank that may be taken; None: no limit.
     """
 
     label: int = 0
@@ -131,11 +132,11 @@ class MinedRule:
 
     @property
     def most(self) -> int | None:
-        """Entries of a list that may come from here."""
+        """The most entries that this rule gives to a list."""
         return self.num
 
     def choose(self, material: Material, taken: set[int]) -> list[Entry]:
-        """The entries of one list."""
+        """The entries that this rule gives to one list, without rows that are `taken`."""
         last = np.inf if self.range_max is None else self.range_max
         inside = (material.ranks > self.range_min) & (material.ranks <= last)
         rows = (int(row) for row in material.mined[inside])
@@ -155,8 +156,8 @@ _RULES: dict[str, Callable[..., EntryRule]] = {
 def entry_rules(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, EntryRule]:
     """The rules of `config.prep.graded` by name, in the order in which they choose.
 
-    Judged passages come first, then written ones, then mined ones by their ranges: what one rule
-    has taken no other takes, and of equal labels the first stands first.
+    Judged passages come first, then written ones, then mined ones by their ranges. A passage that
+    one rule has taken is not taken again, and entries of equal labels stand in the rules' order.
 
     Raises:
       UserError: an unknown kind or setting, or a value that cannot be.
@@ -179,7 +180,7 @@ def entry_rules(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, EntryRul
 
 
 def choose_all(rules: Mapping[str, EntryRule], material: Material) -> dict[str, list[Entry]]:
-    """The entries that each rule gives to the list of a query; no row twice."""
+    """The entries that each rule gives to the list of a query, no row twice, by rule."""
     taken: set[int] = set()
     by_rule = {}
     for name, rule in rules.items():
@@ -189,19 +190,19 @@ def choose_all(rules: Mapping[str, EntryRule], material: Material) -> dict[str, 
 
 
 def ordered(by_rule: Mapping[str, Sequence[Entry]]) -> list[Entry]:
-    """The entries of a list, highest label first; equal ones in the order of their rules."""
+    """The entries of a list, highest label first, equal labels in the order of their rules."""
     entries = [entry for of_rule in by_rule.values() for entry in of_rule]
     return sorted(entries, key=lambda entry: -entry.label)
 
 
 class _BadSetting(ValueError):
-    """A setting that cannot be, without the name of its section."""
+    """A message about a setting that cannot be, without the name of its section."""
 
 
 def _is_whole(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _check(is_right: bool, key: str, value: Any, wanted: str) -> None:
+def _check(is_right: bool, key: str, value: Any, expected: str) -> None:
     if not is_right:
-        raise _BadSetting(f"{key}={value!r}: wanted {wanted}")
+        raise _BadSetting(f"{key}={value!r}: wanted {expected}")

@@ -1,4 +1,4 @@
-"""Which queries keep their lists, and which candidates are false negatives.
+"""Filters of queries by their scored candidates, and the removal of false negatives.
 
 Q queries, C candidates a query. What was not scored, padding included, is NaN.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Filters:
-    """What a list must be to stay; see prep.* in configs/base.py. None, False or 0: off."""
+    """Conditions on the list of a query, off where None, False or 0; see configs/base.py."""
 
     list_size: int
     rank_limit: int | None = None
@@ -24,7 +24,7 @@ class Filtered:
 
     Attributes:
       keep: bool [Q].
-      yields: how many queries there were, and how many were left after each filter.
+      yields: how many queries there were, and how many were left after each filter, by its name.
     """
 
     keep: np.ndarray
@@ -42,11 +42,12 @@ def apply_filters(
     """The queries of one type that keep their lists.
 
     Args:
-      scores: float32 [Q, C], the teacher's.
-      fused_rank: int32 [Q, C], the retriever's rank from 1; 0 where a passage was added.
-      is_own: bool [Q, C], the passage a query was made from, once a row at most.
-      filters: those that are on.
-      human: queries by people have no passage of their own; those filters do not apply.
+      scores: float32 [Q, C], the teacher's scores.
+      fused_rank: int32 [Q, C], the fused rank from 1; 0 where a passage was added.
+      is_own: bool [Q, C], true for the passage a query was made from, at most one in a row.
+      filters: the conditions.
+      human: whether people wrote the queries; these have no passage of their own, and conditions
+        on it do not apply.
     """
     keep = np.ones(len(scores), bool)
     yields = {"queries": len(scores)}
@@ -75,7 +76,7 @@ def apply_filters(
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """Scores without those of false negatives.
+    """Scores from which those of false negatives were removed.
 
     Attributes:
       scores: [Q, C]; NaN where a candidate was removed.
@@ -88,16 +89,16 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Denoising:
-    """When a candidate counts as a false negative and leaves its list; None: off.
+    """Rules by which a candidate counts as a false negative and leaves its list; None: off.
 
     Margins are those of sentence-transformers' `mine_hard_negatives`, where a negative must score
-    at most positive − absolute_margin, and at most positive − relative_margin · |positive|: of a
-    positive's score of −2, 0.05 allows −2.1 at most, as of 2 it allows 1.9.
+    at most positive − absolute_margin, and at most positive − relative_margin · |positive|: beside
+    a positive with the score −2, 0.05 allows −2.1 at most; beside one with 2, it allows 1.9.
 
     Attributes:
-      absolute_margin: under the positive's score.
-      relative_margin: as a share of the positive's score.
-      max_score: the highest score of a negative.
+      absolute_margin: how far a negative must score below the positive.
+      relative_margin: the same as a share of the positive's score.
+      max_score: the highest score that a negative may have.
     """
 
     absolute_margin: float | None = None
@@ -105,11 +106,11 @@ class Denoising:
     max_score: float | None = None
 
     def removes(self, scores: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
-        """What each rule would remove, bool [Q, C] by the rule's name.
+        """Candidates that each rule would remove, bool [Q, C] by the rule's name.
 
         Args:
-          scores: [Q, C].
-          positive: [Q], the positives' scores.
+          scores: [Q, C], of the candidates.
+          positive: [Q], of the positives.
         """
         positive = positive[:, None]
         removed = {}
@@ -126,7 +127,7 @@ class Denoising:
         """The scores without those candidates that are too good to be negatives.
 
         Args:
-          scores: [Q, C].
+          scores: [Q, C], of the candidates.
           grades: int [Q, C]; over 0 for relevant passages, which stay.
         """
         columns = positive_columns(scores, grades)[:, None]
@@ -144,7 +145,7 @@ class Denoising:
 
 
 def positive_columns(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
-    """The column of each query's positive, int64 [Q]: highest grade, of those the best score."""
+    """The column of each query's positive, int64 [Q]: the best score among the highest grade."""
     best = np.where(np.isfinite(scores), grades, -1)
     is_best = best == best.max(axis=1, keepdims=True)
     return np.where(is_best & np.isfinite(scores), scores, -np.inf).argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Lists of graded labels, without a teacher: what the rules of `config.prep.graded` choose."""
+"""Making of lists of graded labels, without a teacher, by the rules of `config.prep.graded`."""
 
 import functools
 from collections import Counter
@@ -28,7 +28,7 @@ class _GradedList:
 
     Attributes:
       number: the query's place among all.
-      by_rule: its entries, by the rule that gave them.
+      by_rule: the list's entries, by the rule that gave them.
     """
 
     number: int
@@ -41,7 +41,7 @@ class _GradedList:
 
     @property
     def num_labels(self) -> int:
-        """How many distinct labels it has; of fewer than two there is nothing to tell apart."""
+        """The number of distinct labels; a list with fewer than two teaches nothing."""
         return len({entry.label for entry in self.entries})
 
 
@@ -52,16 +52,16 @@ def graded_lists(
     if query_type == HUMAN_DEV:
         return human_dev_lists(workspace)
     parts = shards_of_type(workspace, query_type)
-    every = [
+    all_lists = [
         _GradedList(number, choose_all(rules, material))
         for number, material in materials(workspace, parts)
     ]
-    lists = [each for each in every if each.num_labels > 1]
-    num_empty = sum(not each.num_labels for each in every)
+    lists = [each for each in all_lists if each.num_labels > 1]
+    num_empty = sum(not each.num_labels for each in all_lists)
     yields = {
-        "queries": len(every),
+        "queries": len(all_lists),
         "no entries": num_empty,
-        "one label alone": len(every) - num_empty - len(lists),
+        "one label alone": len(all_lists) - num_empty - len(lists),
         "lists": len(lists),
     }
     facts = {
@@ -69,20 +69,21 @@ def graded_lists(
         "sources": _rule_facts(query_type, rules, lists),
     }
     if not lists:
-        return TypeLists(None, len(every), facts)
+        return TypeLists(None, len(all_lists), facts)
     numbers = [each.number for each in lists]
-    return TypeLists(labelled_lists(numbers, [each.entries for each in lists]), len(every), facts)
+    labelled = labelled_lists(numbers, [each.entries for each in lists])
+    return TypeLists(labelled, len(all_lists), facts)
 
 
 def _rule_facts(
     query_type: str, rules: Mapping[str, EntryRule], lists: Sequence[_GradedList]
 ) -> dict[str, dict[str, int]]:
-    """Counts of the entries that each rule gave; what lists lack is told to the user too."""
+    """Counts of the entries that each rule gave; a warning says what lists lack."""
     facts = {}
     for name, rule in rules.items():
-        given = [each.by_rule[name] for each in lists]
-        labels = Counter(entry.label for entries in given for entry in entries)
-        num_short = sum(rule.most is not None and len(entries) < rule.most for entries in given)
+        of_rule = [each.by_rule[name] for each in lists]
+        labels = Counter(entry.label for entries in of_rule for entry in entries)
+        num_short = sum(rule.most is not None and len(entries) < rule.most for entries in of_rule)
         facts[name] = {
             **{f"{LABEL}{label}": labels[label] for label in sorted(labels, reverse=True)},
             "lists with fewer than wanted": num_short,
@@ -96,7 +97,7 @@ def _rule_facts(
 
 
 def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tuple[int, Material]]:
-    """What there is for the lists of some queries; each query's place among all goes with it."""
+    """The material for the list of each query, after the query's place among all."""
     kinds, seed = graded_kinds(workspace.settings), workspace.config.seed
     paths = candidate_paths(workspace) if EntryKind.MINED in kinds else {}
     written = _written_rows(workspace) if EntryKind.SYNTHETIC in kinds else {}
@@ -123,7 +124,7 @@ def _draw(seed: int, query_id: str, row: int) -> float:
 
 
 def _written_rows(workspace: Workspace) -> dict[str, dict[int, int]]:
-    """Rows of written passages by query_id and level; they follow the corpus."""
+    """Rows of written passages by query_id and level; they begin after the rows of the corpus."""
     first = count_passages(workspace.corpus_records)
     rows: dict[str, dict[int, int]] = {}
     for row, document in enumerate(load_documents(workspace), first):

@@ -1,7 +1,7 @@
-"""Lists of people's dev queries, by their judgments and the retrievers' order alone.
+"""Lists of people's dev queries, made of their judgments and the retrievers' order alone.
 
-They teach nothing, so no teacher is asked about them: a passage without a teacher's score would be
-missing from what dev nDCG calls the best ranking.
+Nothing is trained on them, so no teacher scores them: lists of scored passages alone would lack
+judged passages, which dev nDCG has to count in its best ranking.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from data_prep.queries.query import shards_of_type
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from ldx.records.schema import HUMAN_DEV
 
-ENTRIES = 20
-LEAST_OTHERS = 10
+ENTRIES = 20  # of a list, unless it has more that are judged
+LEAST_OTHERS = 10  # entries of a list that nobody judged
 
 
 def human_dev_entries(judged: Mapping[int, int], mined: np.ndarray) -> list[Entry]:
     """All judged passages of a query, highest grade first, then those nobody judged.
 
-    Dev nDCG is measured in the passages of its lists, so they hold the hardest others too: as many
-    as fill a list up to ENTRIES, LEAST_OTHERS at least.
+    Dev nDCG is measured among the entries of a list, so the list holds the hardest other passages
+    too: as many as fill it up to ENTRIES, and LEAST_OTHERS at least.
 
     Args:
-      judged: grades by row.
-      mined: rows that retrievers found, best first.
+      judged: the query's grades by row.
+      mined: the rows that retrievers found for it, best first.
     """
     entries = [Entry(row, grade) for row, grade in judged.items()]
     entries.sort(key=lambda entry: -entry.label)
@@ -37,9 +37,9 @@ def human_dev_entries(judged: Mapping[int, int], mined: np.ndarray) -> list[Entr
 
 
 def human_dev_lists(workspace: Workspace) -> TypeLists:
-    """The lists of all people's dev queries, of which there must be some.
+    """The lists of all people's dev queries; there must be at least one such query.
 
-    Where no retriever was asked, as for lists of judged passages alone, they hold no others.
+    Where nothing was mined, as for lists of judged passages alone, they hold judged passages only.
     """
     is_mined = "mine" in stages_of(workspace.settings)
     paths = candidate_paths(workspace) if is_mined else {}

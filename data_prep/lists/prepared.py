@@ -1,4 +1,4 @@
-"""Lists as stages hand them on, of one query type a file."""
+"""Lists of entries, and the files in which stages hand them on: one for each query type."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +26,10 @@ class PreparedLists:
     Attributes:
       numbers: int64 [G], the places of their queries among all.
       rows: int64 [G, L], entry 0 the positive; -1 is padding, at the end.
-      labels: int32 [G, L], grades of people or of prep.graded; -1 unjudged.
-      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding. [G, 0]: no teacher.
-      raw_scores: float32 [G, T, L], likewise.
+      labels: int32 [G, L], grades of people or labels of prep.graded; -1 is unjudged.
+      teacher_scores: float32 [G, L], calibrated and fused; NaN is padding. It is [G, 0] where no
+        teacher scored.
+      raw_scores: float32 [G, T, L], each teacher's scores as they were; NaN is padding.
     """
 
     numbers: np.ndarray
@@ -38,7 +39,7 @@ class PreparedLists:
     raw_scores: np.ndarray
 
     def __len__(self) -> int:
-        """G."""
+        """The number of lists."""
         return len(self.numbers)
 
     def take(self, chosen: np.ndarray) -> "PreparedLists":
@@ -48,10 +49,10 @@ class PreparedLists:
 
 @dataclass(frozen=True, eq=False)
 class TypeLists:
-    """What became of the queries of one type.
+    """The lists that were made for the queries of one type.
 
     Attributes:
-      lists: those that have a list; None where none has.
+      lists: the lists; None where no query has one.
       num_queries: how many queries there were.
       facts: what is reported, for the file of results and the manifest.
     """
@@ -62,12 +63,12 @@ class TypeLists:
 
     @property
     def num_lists(self) -> int:
-        """How many of the queries have a list."""
+        """The number of queries that have a list."""
         return 0 if self.lists is None else len(self.lists)
 
 
 def save_lists(path: Path, lists: PreparedLists) -> None:
-    """Write the lists of a type atomically."""
+    """Write the lists of a query type atomically."""
     with atomic_write(path, "wb") as file:
         np.savez(file, **vars(lists))
 
@@ -79,10 +80,10 @@ def load_lists(path: Path) -> PreparedLists:
 
 
 def labelled_lists(numbers: Sequence[int], entries: Sequence[Sequence[Entry]]) -> PreparedLists:
-    """Lists of labels alone, without a teacher: `entries` of each of the queries `numbers`."""
-    num, width = len(entries), max(map(len, entries))
-    rows = np.full((num, width), -1, np.int64)
-    labels = np.full((num, width), UNJUDGED, np.int32)
+    """Lists that have labels and no teacher scores: one of `entries` for each of `numbers`."""
+    num_lists, width = len(entries), max(map(len, entries))
+    rows = np.full((num_lists, width), -1, np.int64)
+    labels = np.full((num_lists, width), UNJUDGED, np.int32)
     for place, of_list in enumerate(entries):
         rows[place, : len(of_list)] = [entry.row for entry in of_list]
         labels[place, : len(of_list)] = [entry.label for entry in of_list]
@@ -90,6 +91,6 @@ def labelled_lists(numbers: Sequence[int], entries: Sequence[Sequence[Entry]]) -
         np.array(numbers, np.int64),
         rows,
         labels,
-        teacher_scores=np.zeros((num, 0), np.float32),
-        raw_scores=np.zeros((num, 0, width), np.float32),
+        teacher_scores=np.zeros((num_lists, 0), np.float32),
+        raw_scores=np.zeros((num_lists, 0, width), np.float32),
     )

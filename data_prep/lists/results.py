@@ -1,4 +1,4 @@
-"""Files of lists that a stage leaves, and the file that tells how they were made.
+"""The files of lists that a stage leaves, and the file of results that says how they were made.
 
 Lists are made by one of two stages: `calibrate`, from a teacher's scores, or `grade`, where
 `config.prep.list_source` is graded.
@@ -17,7 +17,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.records.schema import HUMAN_DEV, Judge
 
-LABEL = "label "  # begins the names of counts by label
+LABEL = "label "  # the names of counts by label begin so
 _JUDGES = {
     EntryKind.JUDGED: Judge.PEOPLE,
     EntryKind.SYNTHETIC: Judge.LANGUAGE_MODEL,
@@ -27,12 +27,12 @@ _JUDGES = {
 
 @dataclass(frozen=True)
 class ListFiles:
-    """Where a stage leaves its lists.
+    """The place where a stage leaves its lists.
 
     Attributes:
-      stage: its name.
-      folder: in WORKDIR/prep, with a file TYPE.npz for every query type.
-      result_name: the file in WORKDIR/prep that tells how they were made.
+      stage: the stage's name.
+      folder: a folder in WORKDIR/prep, with a file TYPE.npz for every query type.
+      result_name: the file in WORKDIR/prep that says how the lists were made.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class ListFiles:
     result_name: str
 
     def result_path(self, workspace: Workspace) -> Path:
-        """The file that tells how the lists were made.
+        """The file that says how the lists were made.
 
         Raises:
           UserError: the stage has not been run.
@@ -48,7 +48,7 @@ class ListFiles:
         return needed(workspace.prep / self.result_name, self.stage)
 
     def read_result(self, workspace: Workspace) -> dict[str, Any]:
-        """What that file says."""
+        """The content of the file that says how the lists were made."""
         return read_json(self.result_path(workspace))
 
     def paths(self, workspace: Workspace) -> dict[str, Path]:
@@ -57,7 +57,7 @@ class ListFiles:
         return {name: self._path(workspace, name) for name in types}
 
     def outputs(self, workspace: Workspace) -> list[Path]:
-        """All files that the stage leaves, as far as it is known before it was run."""
+        """All files that the stage leaves; before it was run, those that are known."""
         result = workspace.prep / self.result_name
         return [result, *(self.paths(workspace).values() if result.is_file() else ())]
 
@@ -70,15 +70,15 @@ class ListFiles:
         """Make the lists of every query type and write them.
 
         Args:
-          workspace: with queries.
-          make: the lists of a type.
-          hint: what to do where there are no lists to train on.
+          workspace: a workspace with queries.
+          make: makes the lists of a query type.
+          hint: what the user can do where there are no lists to train on.
 
         Raises:
-          UserError: there are none.
+          UserError: there are no lists to train on.
         """
         types = dict.fromkeys(part.query_type for part in query_shards(workspace))
-        kept: list[str] = []
+        types_with_lists: list[str] = []
         facts: dict[str, Any] = {}
         counts: dict[str, str] = {}
         num_lists = 0
@@ -88,22 +88,22 @@ class ListFiles:
             counts[query_type] = f"{made.num_lists} of {made.num_queries}"
             num_lists += made.num_lists
             if made.lists is not None:
-                kept.append(query_type)
+                types_with_lists.append(query_type)
                 save_lists(self._path(workspace, query_type), made.lists)
-        if not set(kept) - {HUMAN_DEV}:
+        if not set(types_with_lists) - {HUMAN_DEV}:
             yields = {name: of_type["yields"] for name, of_type in facts.items()}
-            raise UserError(f"no lists: of each query type stay {yields}; {hint}")
-        return WrittenLists(kept, facts, {"lists": num_lists, **counts})
+            raise UserError(f"no lists: the counts by query type are {yields}; {hint}")
+        return WrittenLists(types_with_lists, facts, {"lists": num_lists, **counts})
 
 
 @dataclass(frozen=True)
 class WrittenLists:
-    """What `ListFiles.write` wrote.
+    """A summary of what `ListFiles.write` wrote.
 
     Attributes:
       types: the query types that have lists.
-      facts: what is reported of every type.
-      counts: how many lists there are, and of how many queries by type.
+      facts: what is reported, by query type.
+      counts: how many lists there are, and by type how many queries have one.
     """
 
     types: Sequence[str]
@@ -116,14 +116,14 @@ GRADED_FILES = ListFiles("grade", "graded", "graded.json")
 
 
 def list_files(workspace: Workspace) -> ListFiles:
-    """Where the lists are that the config asks for."""
+    """The place of the lists that the config asks for."""
     return GRADED_FILES if workspace.settings.list_source == LabelOrigin.GRADED else TAUGHT_FILES
 
 
 def judges_of(workspace: Workspace, query_type: str) -> list[str]:
-    """Who said what is relevant to people's queries, whose lists are made of graded labels.
+    """The judges of what is relevant to people's queries, where lists are made of graded labels.
 
-    They are those whose entries have labels over 0.
+    They are the judges whose entries have labels over 0.
     """
     result = GRADED_FILES.read_result(workspace)
     kinds = {

@@ -21,8 +21,8 @@ class ScoredQueries:
     Attributes:
       numbers: int64 [Q], the places of the queries among all.
       queries: the queries.
-      candidates: what was mined for them.
-      raw: float32 [Q, C] of each teacher.
+      candidates: what was mined for the queries.
+      raw: float32 [Q, C], the scores of each teacher.
     """
 
     numbers: np.ndarray
@@ -31,7 +31,7 @@ class ScoredQueries:
     raw: Sequence[np.ndarray]
 
     def __len__(self) -> int:
-        """Q."""
+        """The number of queries."""
         return len(self.queries)
 
     @property
@@ -41,16 +41,16 @@ class ScoredQueries:
 
     def take(self, keep: np.ndarray) -> "ScoredQueries":
         """Some of the queries, by a mask bool [Q]."""
-        queries = [query for query, stays in zip(self.queries, keep, strict=True) if stays]
+        queries = [query for query, is_kept in zip(self.queries, keep, strict=True) if is_kept]
         raw = [scores[keep] for scores in self.raw]
         return ScoredQueries(self.numbers[keep], queries, self.candidates.take(keep), raw)
 
     def is_own(self) -> np.ndarray:
-        """Where each query's own passage stands among its candidates, bool [Q, C]."""
+        """A mask of each query's own passage among its candidates, bool [Q, C]."""
         return own_columns(self.candidates.rows, np.array([query.row for query in self.queries]))
 
     def grades(self) -> np.ndarray:
-        """int32 [Q, C]: grades by people; 1 for the passage a query was made from; else 0."""
+        """Grades int32 [Q, C]: those of people; 1 for the passage a query was made from; else 0."""
         rows = self.candidates.rows
         grades = np.zeros(rows.shape, np.int32)
         for place, query in enumerate(self.queries):
@@ -62,7 +62,7 @@ class ScoredQueries:
         return grades
 
     def never_negative(self) -> np.ndarray:
-        """Where a query of the same words was made from a candidate, bool [Q, C]."""
+        """A mask of candidates from which a query of the same words was made, bool [Q, C]."""
         rows = self.candidates.rows
         never = np.zeros(rows.shape, bool)
         for place, query in enumerate(self.queries):
@@ -72,7 +72,7 @@ class ScoredQueries:
 
 
 def read_scored(workspace: Workspace, query_type: str) -> ScoredQueries:
-    """All queries of a type, with what the stages mine and score left of them."""
+    """All queries of a type, with their candidates and scores that the stages left."""
     paths, scores = candidate_paths(workspace), score_paths(workspace)
     parts = shards_of_type(workspace, query_type)
     candidates = Candidates.concatenate([Candidates.load(paths[part.name]) for part in parts])
@@ -89,18 +89,19 @@ def read_scored(workspace: Workspace, query_type: str) -> ScoredQueries:
 def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool) -> np.ndarray:
     """Columns of one query's candidates that become its list, the positive first.
 
-    The rest stands in the teacher's order. A human query's positive has the highest grade and of
-    those the best score; all its other relevant passages are in the list too, for outside of it
-    they would count as negatives, and as many unjudged ones as fill it up, half of `size` at least.
+    The others stand in the teacher's order. The positive of a human query is the best-scored of
+    those with the highest grade. The list of a human query also holds all its other relevant
+    passages, which would count as negatives outside of it, and as many unjudged ones as fill it up,
+    half of `size` at least.
 
     Args:
-      scores: float32 [C].
+      scores: float32 [C], of the candidates.
       grades: int [C], the human grades, or 1 for the passage a query was made from; else 0.
-      size: entries wanted.
+      size: how many entries the list should have.
       human: whether the grades are human.
 
     Returns:
-      Columns: at most `size`, or of a human query more; none where no relevant passage has a score.
+      Columns, at most `size` unless the query is human; none where no relevant passage has a score.
     """
     order = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")
     order = order[np.isfinite(scores[order])]
@@ -118,12 +119,12 @@ def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bo
 
 @dataclass(frozen=True, eq=False)
 class ChosenEntries:
-    """Which candidates of which queries become lists; G lists of at most L entries.
+    """The candidates that become entries of lists; G lists of at most L entries.
 
     Attributes:
       places: int64 [G], the queries whose lists are full, by their place among Q.
       columns: int64 [G, L], their candidates, the positive first; -1 is padding.
-      yields: how many queries have a positive, and how many a full list.
+      yields: how many queries have a positive, and how many have a full list.
     """
 
     places: np.ndarray
@@ -131,7 +132,7 @@ class ChosenEntries:
     yields: dict[str, int]
 
     def take(self, values: np.ndarray, padding: float) -> np.ndarray:
-        """The values [G, L] of the chosen entries, of values [Q, C]."""
+        """The values [G, L] of the chosen entries among values [Q, C] of all candidates."""
         taken = np.take_along_axis(values[self.places], np.maximum(self.columns, 0), axis=1)
         return np.where(self.columns >= 0, taken, np.asarray(padding, taken.dtype))
 
@@ -139,12 +140,12 @@ class ChosenEntries:
 def choose_entries(
     scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool
 ) -> ChosenEntries:
-    """The entries of lists of `size`, of human queries maybe more.
+    """Choose the entries of lists of `size`; human queries may have more.
 
     Args:
       scores: [Q, C], calibrated and fused.
       grades: [Q, C], as `list_columns` takes them.
-      size: entries wanted.
+      size: how many entries a list should have.
       human: whether the grades are human.
     """
     columns = [list_columns(scores[i], grades[i], size, human=human) for i in range(len(scores))]
@@ -159,6 +160,6 @@ def choose_entries(
 
 
 def own_columns(rows: np.ndarray, own_rows: np.ndarray) -> np.ndarray:
-    """Where each query's own passage stands among its candidates, bool [Q, C]; own_rows [Q]."""
+    """A mask bool [Q, C] of each query's own passage, `own_rows` [Q], among candidates `rows`."""
     own = np.asarray(own_rows)[:, None]
     return (rows == own) & (own >= 0)

@@ -1,4 +1,4 @@
-"""How much the targets of lists teach, and how far the teachers agree that they are made from."""
+"""Facts about targets: how much they teach, and how far the teachers behind them agree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +8,17 @@ from absl import logging
 
 from data_prep.lists.calibration import agreement, matching_temperature, normalized_entropy
 
-MAX_QUERIES = 2000  # of each type that are looked at
+MAX_QUERIES = 2000  # so many of each type are looked at
 NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
-MUCH_FLATTER = 0.25  # targets of so much more entropy than the student's own press it together
+MUCH_FLATTER = 0.25  # with so much more entropy than the student's, targets flatten its scores
 
 
 def agreements(teachers: Sequence[str], raw: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
-    """How far every two teachers order the same candidates alike, by their names.
+    """How far every two teachers order the same candidates alike, by both names.
 
     Args:
       teachers: their names.
-      raw: scores [Q, C] of each.
+      raw: scores [Q, C] of each teacher.
     """
     facts = {}
     for i, first in enumerate(teachers):
@@ -34,13 +34,13 @@ def agreements(teachers: Sequence[str], raw: Sequence[np.ndarray]) -> dict[str, 
 def target_entropy(
     query_type: str, scores: np.ndarray, student: np.ndarray | None, loss: Any
 ) -> Mapping[str, float]:
-    """Quantiles of the targets' entropy, and the temperature that the student's would match.
+    """Quantiles of the targets' entropy, and the temperature at which it matches the student's.
 
-    The user is told of targets that teach little.
+    A warning is logged where the targets teach little.
 
     Args:
-      query_type: of the lists.
-      scores: [G, L], the teacher's, calibrated and fused; NaN is padding.
+      query_type: the type of the lists' queries.
+      scores: [G, L], the teachers' scores, calibrated and fused; NaN is padding.
       student: [G, L], the student's own scores; None where it is not among the retrievers.
       loss: the section `config.loss.listwise_kl`, for its temperatures.
     """
@@ -53,17 +53,17 @@ def target_entropy(
         own = np.median(normalized_entropy(student[:MAX_QUERIES], loss.student_temperature))
         matching = matching_temperature(scores, float(np.clip(own, 0.01, 0.99)))
         facts |= {"student": round(float(own), 4), "matching temperature": round(matching, 4)}
-        change = f"; at {matching:.2g} they would be as the student's own, {own:.2f}"
+        change = f"; at {matching:.2g} it would be the student's own, {own:.2f}"
         most = min(most, own + MUCH_FLATTER)
     if not NEARLY_ONE_HOT < median < most:
-        what = (
-            "flatter than what the student can say already: they press its scores together"
+        shape = (
+            "flatter than the scores a student begins with: they press these together"
             if median >= most
-            else "almost one-hot: no more than a label"
+            else "almost one-hot: they teach no more than a label"
         )
         logging.warning(
             "%s: at loss.listwise_kl.teacher_temperature=%g the targets are %s (median entropy "
             "%.2f of the most%s)",
-            *(query_type, temperature, what, median, change),
+            *(query_type, temperature, shape, median, change),
         )
     return facts

@@ -1,4 +1,4 @@
-"""Lists of teacher scores: filtered, calibrated, fused, de-noised, and cut to their size."""
+"""Making of lists of teacher scores: filter, calibrate, fuse, de-noise, and cut to size."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ldx.records.schema import HUMAN_DEV
 
 
 class TaughtLists:
-    """Makes the lists of one query type after another, by the settings of a workspace."""
+    """A maker of the lists of one query type after another, by the settings of a workspace."""
 
     def __init__(self, workspace: Workspace):
         prep = self._prep = workspace.settings
@@ -36,7 +36,7 @@ class TaughtLists:
         self._denoising = Denoising(prep.absolute_margin, prep.relative_margin, prep.max_score)
 
     def make(self, query_type: str) -> TypeLists:
-        """The lists of a type, and what is reported of it."""
+        """The lists of a query type, and what is reported of them."""
         if query_type == HUMAN_DEV:
             return human_dev_lists(self._workspace)
         scored = read_scored(self._workspace, query_type)
@@ -77,7 +77,7 @@ class TaughtLists:
         return TypeLists(lists, num_queries, facts)
 
     def _student_scores(self, scored: ScoredQueries, entries: ChosenEntries) -> np.ndarray | None:
-        """The student's own scores of the entries, [G, L]."""
+        """The student's own scores [G, L] of the entries; None where it is not a retriever."""
         if self._student is None:
             return None
         return entries.take(scored.candidates.scores[:, self._student], np.nan)
@@ -86,7 +86,7 @@ class TaughtLists:
 def _joined(
     scored: ScoredQueries, entries: ChosenEntries, scores: np.ndarray, grades: np.ndarray
 ) -> PreparedLists:
-    """The lists of the chosen entries, of scores and grades [Q, C]."""
+    """The lists of the chosen entries, from the scores and grades [Q, C] of all candidates."""
     grades = entries.take(grades, 0)
     # The passage a query was made from is the positive by its place, not by a judgment.
     is_judged = scored.human & (grades > 0)
@@ -100,11 +100,12 @@ def _joined(
 
 
 def teacher_shares(workspace: Workspace) -> dict[str, float]:
-    """What a point of each teacher's raw score adds to the fused one, by the teacher's name.
+    """What a point of each teacher's raw score adds to the fused score, by the teacher's name.
 
-    It is a teacher's weight times the slope of its calibration. That was fitted to each query type,
-    and a test query has none, so the slope is the mean over types. Nothing is clipped here: what
-    lies above the 99th percentile keeps its order. The score of a single teacher stays as it is.
+    A share is a teacher's weight times the slope of its calibration. Calibrations are fitted to
+    each query type, and a test query has no type, so the slope is the mean over types. Nothing is
+    clipped: what lies above the 99th percentile keeps its order. The share of a single teacher
+    is 1.
 
     Raises:
       UserError: there are several teachers, and the stage calibrate has not been run.

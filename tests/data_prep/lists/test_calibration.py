@@ -13,6 +13,7 @@ from data_prep.lists.calibration import (
     normalized_entropy,
     order_scores,
 )
+from data_prep.pipeline.settings import CalibrationMethod
 
 
 @pytest.fixture
@@ -42,6 +43,10 @@ def test_rank_is_scipys(scores):
     assert sorted(calibrated[3, :5].tolist()) == [0, 0.25, 0.5, 0.75, 1]
     one = np.array([[2.0, np.nan]])
     np.testing.assert_array_equal(METHODS["rank"].fit(one)(one), [[0.5, np.nan]])
+
+
+def test_every_method_of_the_config_has_a_calibration():
+    assert list(METHODS) == list(CalibrationMethod)
 
 
 @pytest.mark.parametrize("name", METHODS)
