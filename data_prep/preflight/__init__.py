@@ -1,1 +1,1 @@
-"""What is checked, and what is counted, before the first stage."""
+"""Checks and cost estimates before the first stage."""

@@ -1,4 +1,4 @@
-"""What can be checked before the first stage, without loading a model."""
+"""Checks before the first stage that load no model."""
 
 import importlib
 import importlib.util
@@ -35,11 +35,11 @@ WORK_OF_STAGE = {
     "generate_documents": "document_answers",
     "score": "scores",
 }
-"""Where in WORKDIR/prep the stages that may need vLLM leave what they have of their work."""
+"""The folders in WORKDIR/prep where stages that may need vLLM leave unfinished work."""
 
 
 def check_config(workspace: Workspace) -> None:
-    """Check what the sections of a config name: retrievers, teachers, prompts, graded lists.
+    """Check the sections of a config that name retrievers, teachers, prompts and graded lists.
 
     Raises:
       UserError: an unknown or missing key, or a value that cannot be.
@@ -56,12 +56,12 @@ def check_config(workspace: Workspace) -> None:
 
 
 def _check_levels(prompt: str, rules: Mapping[str, EntryRule]) -> None:
-    known = [level.level for level in load_document_prompt(prompt).levels]
+    prompt_levels = [level.level for level in load_document_prompt(prompt).levels]
     for name, rule in rules.items():
-        if isinstance(rule, SyntheticRule) and not set(rule.levels) <= set(known):
+        if isinstance(rule, SyntheticRule) and not set(rule.levels) <= set(prompt_levels):
             raise UserError(
                 f"config.prep.graded.{name}.levels={tuple(rule.levels)}: the prompt {prompt} "
-                f"has passages of levels {', '.join(map(str, known))}"
+                f"has passages of levels {', '.join(map(str, prompt_levels))}"
             )
 
 
@@ -85,36 +85,36 @@ def check_collection(workspace: Workspace) -> None:
     """Check that the user's collection has the files of queries and judgments that stages read.
 
     Raises:
-      UserError: one is missing.
+      UserError: such a file is missing.
     """
     config, prep, root = workspace.config, workspace.settings, workspace.dataset
     if prep.collection != BEIR or not root.is_dir():
         return  # the collection is made by the first stage, which also says that there is none
     splits = {"eval.split": config.eval.split, "prep.human_dev_split": prep.human_dev_split}
-    without = "; add it, or leave these judgments out"
+    advice = "; add it, or leave these judgments out"
     if QueryOrigin.HUMAN in query_origins(prep.queries):
         splits = {"prep.human_split": prep.human_split} | splits
-        without = "; add it"
+        advice = "; add it"
         try:
             find_qrels(root, prep.human_split)
         except UserError as error:
             raise UserError(f"config.prep.queries={prep.queries!r}: {error}") from None
-    read = {key: split for key, split in splits.items() if split in qrels_files(root)}
-    if read and find_json_lines(root, "queries") is None:
-        keys = ", ".join(f"config.{key}={split!r}" for key, split in read.items())
+    judged = {key: split for key, split in splits.items() if split in qrels_files(root)}
+    if judged and find_json_lines(root, "queries") is None:
+        keys = ", ".join(f"config.{key}={split!r}" for key, split in judged.items())
         raise UserError(
             f"{root} has judgments of {keys}, but no queries.jsonl or queries.jsonl.gz "
-            f"({QUERIES_LINE}){without}"
+            f"({QUERIES_LINE}){advice}"
         )
 
 
 def check_models(workspace: Workspace) -> None:
-    """Check that the models of stages are where their paths say, as far as this is known here.
+    """Check that the models of the stages are where their paths say.
 
-    Stages that run in another environment (`prep.python`) are left to it.
+    Stages that run in another environment (`prep.python`) are not checked.
 
     Raises:
-      UserError: a model that is not there, or one on the hub without a revision.
+      UserError: a model is not there, or is on the hub and has no revision.
     """
     config, prep = workspace.config, workspace.settings
     here = set(stages_of(prep)) - set(prep.python)
@@ -141,10 +141,10 @@ def check_models(workspace: Workspace) -> None:
 
 
 def check_vllm(workspace: Workspace) -> None:
-    """Check that vLLM is installed where a stage that has asked nothing yet will need it.
+    """Check that vLLM is installed if a stage needs it that has done no work yet.
 
     Raises:
-      UserError: it is not.
+      UserError: vLLM is needed and not installed.
     """
     prep = workspace.settings
     if importlib.util.find_spec("vllm") is not None:
@@ -154,9 +154,9 @@ def check_vllm(workspace: Workspace) -> None:
         if section["kind"] == "vllm" and "score" in stages_of(prep):
             needed["score"] = f"config.prep.teachers.{name}.kind='vllm' {NEEDS_VLLM}"
     for stage, message in needed.items():
-        # What was made elsewhere is not made again.
-        left = (workspace.prep / f"{stage}.json", workspace.prep / WORK_OF_STAGE[stage])
-        if stage not in prep.python and not any(path.exists() for path in left):
+        # Work that was done elsewhere is not done again.
+        paths = (workspace.prep / f"{stage}.json", workspace.prep / WORK_OF_STAGE[stage])
+        if stage not in prep.python and not any(path.exists() for path in paths):
             raise UserError(message)
 
 

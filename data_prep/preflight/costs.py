@@ -1,4 +1,4 @@
-"""What a run costs, part by part, and the table of it."""
+"""The costs of a run, part by part, and a table of them."""
 
 import datetime
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from data_prep.preflight.survey import SAMPLE_PASSAGES
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a run costs.
+    """The cost of one part of a run.
 
     Attributes:
-      stage: of data_prep.
-      what: is done, such as `prompts of question`.
-      number: how often.
-      tokens: of all of them; 0 where none are counted.
-      seconds: on this machine with this config; NaN where no sample was measured.
-      problem: why none could be; "" where it was, or none is ever.
+      stage: the stage that does it.
+      what: what is done, such as `prompts of question`.
+      number: how often it is done.
+      tokens: the tokens of all together; 0 where none are counted.
+      seconds: the time on this machine with this config; NaN where no sample was measured.
+      problem: why no sample could be measured; "" where it was, or never is.
     """
 
     stage: str
@@ -31,7 +31,7 @@ class Cost:
 
 
 def costs_table(costs: Sequence[Cost]) -> str:
-    """A table for the screen."""
+    """A table of costs for the screen."""
     head = ("stage", "what", "number", "tokens", "time")
     rows = [
         (
@@ -54,8 +54,8 @@ def costs_table(costs: Sequence[Cost]) -> str:
     total = np.nansum([cost.seconds for cost in costs])
     lines.append(
         f"about {_duration(total)} on this machine for what has a time, by a sample of "
-        f"{SAMPLE_PASSAGES} passages. Not counted: what has none, compilation, and of the corpus "
-        "its near-duplicates and BM25's index"
+        f"{SAMPLE_PASSAGES} passages. Not counted: what has no time, compilation, the search for "
+        "near-duplicates, and BM25's index"
     )
     problems: dict[str, list[str]] = {}
     for cost in costs:

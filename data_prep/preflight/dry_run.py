@@ -1,8 +1,8 @@
-"""What a configuration will cost: passages, prompts, tokens and pairs, and hours by a small sample.
+"""The costs of a config: passages, prompts, tokens and pairs, and times measured on a small sample.
 
-Nothing is written. The sample is really embedded, asked and scored, so models are loaded. Where
-this machine cannot do that, as it lacks vLLM, numbers and tokens are told all the same, and why
-there is no time.
+Nothing is written. The sample is really embedded, sent to the language model and scored, so models
+are loaded. Where this machine cannot do that, for example because it lacks vLLM, the costs have
+numbers and tokens all the same, and a problem that says why they have no time.
 """
 
 import functools
@@ -48,13 +48,13 @@ SAMPLE_QUERY_WORDS = 8
 def estimate(workspace: Workspace) -> list[Cost]:
     """The costs of all stages, in their order."""
     prep = workspace.settings
-    collection_inputs(workspace)  # refuses what is no collection
+    collection_inputs(workspace)  # raises where there is no collection
     survey = survey_corpus(workspace)
     costs = [Cost("corpus", "passages", survey.num_passages, 0, float("nan"))]
-    most = prep.max_source_passages
     held_out = min(prep.num_held_out, survey.num_passages // 20)
     num_with_queries = survey.num_passages - held_out
-    num_with_queries = num_with_queries if most is None else min(most, num_with_queries)
+    if prep.max_source_passages is not None:
+        num_with_queries = min(prep.max_source_passages, num_with_queries)
     num_queries = 0
     origins = query_origins(prep.queries)
     if QueryOrigin.HUMAN in origins:
@@ -76,10 +76,11 @@ def estimate(workspace: Workspace) -> list[Cost]:
         costs.append(_document_cost(workspace, survey, num_queries))
     if "mine" in stages:
         costs += _mining_costs(workspace, survey, num_queries)
-    size = min(prep.candidate_depth, survey.num_passages)
-    size = size if prep.num_candidates is None else min(size, prep.num_candidates)
+    num_candidates = min(prep.candidate_depth, survey.num_passages)
+    if prep.num_candidates is not None:
+        num_candidates = min(num_candidates, prep.num_candidates)
     if "score" in stages:
-        costs += _teacher_costs(workspace, survey, num_queries * size)
+        costs += _teacher_costs(workspace, survey, num_queries * num_candidates)
     lists = "lists of graded labels" if "grade" in stages else f"lists of {prep.list_size}"
     costs.append(Cost("write_tfrecords", f"{lists}, at most", num_queries, 0, 0))
     costs.append(Cost("all", "starts of a process", len(stages), 0, len(stages) * _start()))
@@ -87,7 +88,7 @@ def estimate(workspace: Workspace) -> list[Cost]:
 
 
 def _start() -> float:
-    """Seconds until the process of a stage has imported what it needs."""
+    """The seconds that the process of a stage needs for its imports."""
     command = [sys.executable, "-c", "import data_prep.mine"]
     return _timed(lambda: subprocess.run(command, check=False))
 
@@ -103,14 +104,14 @@ def _first_line(error: UserError) -> str:
 
 
 class _Timing(NamedTuple):
-    """The seconds that something takes; or NaN, and the problem why this machine cannot tell."""
+    """The seconds that something takes; where they cannot be measured, NaN and the reason."""
 
     seconds: float
     problem: str
 
 
 def _timing(measure: Callable[[], float]) -> _Timing:
-    """What `measure` returns, unless this machine cannot tell."""
+    """The seconds that `measure` returns, or the reason why it cannot on this machine."""
     try:
         return _Timing(measure(), "")
     except UserError as error:
@@ -118,7 +119,7 @@ def _timing(measure: Callable[[], float]) -> _Timing:
 
 
 def _prompt_costs(workspace: Workspace, survey: Survey, num_with_queries: int) -> list[Cost]:
-    """Prompts by type; all types share one measured rate."""
+    """The costs of prompts by query type; all types share one measured rate."""
     config = workspace.config
     prompts = load_prompts(types_of(workspace.settings))
     requests: list[Request] = []
@@ -152,14 +153,14 @@ def _prompt_costs(workspace: Workspace, survey: Survey, num_with_queries: int) -
 
 def _seconds_of_a_request(workspace: Workspace, requests: list[Request]) -> float:
     llm = make_llm(workspace.settings.llm)
-    llm.generate(requests[:1])  # what is started and compiled at first
+    llm.generate(requests[:1])  # starts and compiles what later requests use
     seconds = _timed(lambda: llm.generate(requests)) / len(requests)
     llm.close()
     return seconds
 
 
 def _sample_queries(survey: Survey) -> list[tuple[str, str]]:
-    """The words that some passages begin with, which stand for queries; with their doc_ids."""
+    """Doc_ids of the sample, and the words that its passages begin with, in place of queries."""
     return [
         (passage.doc_id, " ".join(passage.text.split()[:SAMPLE_QUERY_WORDS]))
         for passage in survey.sample
@@ -167,7 +168,7 @@ def _sample_queries(survey: Survey) -> list[tuple[str, str]]:
 
 
 def _document_cost(workspace: Workspace, survey: Survey, num_queries: int) -> Cost:
-    """Prompts for passages."""
+    """The cost of prompts for passages."""
     config = workspace.config
     prompt = load_document_prompt(workspace.settings.document_prompt)
     queries = _sample_queries(survey)
@@ -197,7 +198,7 @@ def _mining_costs(workspace: Workspace, survey: Survey, num_queries: int) -> lis
 def _embedding_costs(
     workspace: Workspace, name: str, section: RetrieverSection, survey: Survey, num_queries: int
 ) -> list[Cost]:
-    """Passages and queries embedded by a retriever; untimed where its model cannot be loaded."""
+    """The costs of embedding, without a time where the retriever's model cannot be loaded."""
     model, problem = None, ""
     try:
         model = dense_model(workspace, name)

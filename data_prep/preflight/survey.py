@@ -1,4 +1,4 @@
-"""What is known of a corpus before it is prepared: its size, and a sample of its texts."""
+"""A survey of a corpus before it is prepared: its size, and a sample of its texts."""
 
 import heapq
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SAMPLE_PASSAGES = 64
 
 @dataclass(frozen=True)
 class SamplePassage:
-    """A passage as it is prepared."""
+    """A passage of the sample, with its text as it will be prepared."""
 
     doc_id: str
     text: str
@@ -25,7 +25,7 @@ class SamplePassage:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a corpus: its size, and a sample of at most SAMPLE_PASSAGES passages."""
+    """The size of a corpus, and a sample of at most SAMPLE_PASSAGES of its passages."""
 
     num_passages: int
     sample: list[SamplePassage]
@@ -37,7 +37,7 @@ class Survey:
 
 
 def survey_corpus(workspace: Workspace) -> Survey:
-    """Count the passages, and draw a sample by their doc_ids."""
+    """Count the passages of a corpus, and draw a sample by their doc_ids."""
     config, number = workspace.config, 0
 
     def drawn() -> Iterator[tuple[float, int, Passage]]:
