@@ -1,8 +1,8 @@
-"""Stage 7: what BM25 and the teacher find for the test queries, to compare with.
+"""Stage 7: runs of BM25 and of the teacher for the test queries, to compare a student with.
 
 Leaves WORKDIR/baselines/{bm25,teacher}.trec where the collection judges config.eval.split: BM25's
-if it is a retriever, the teacher's if the lists are taught by hybrids alone, which can score every
-passage. Passages are searched as they are evaluated: all, and not cut.
+if it is a retriever, the teacher's if all teachers are hybrids, which can score every passage.
+Passages are searched as they are evaluated: all of them, and not cut.
 """
 
 from collections.abc import Mapping
@@ -30,16 +30,16 @@ from ldx.records.sets import PassageSet, PassageTexts
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
-    wanted = _baselines(workspace)
-    for name in set(Baseline) - set(wanted):
+    baselines = _baselines(workspace)
+    for name in set(Baseline) - set(baselines):
         _path(workspace, name).unlink(missing_ok=True)
-    if not wanted:
+    if not baselines:
         return {"test queries": 0}
     if reason := _no_teacher(workspace.settings):
         logging.info("baselines: no run of the teacher: %s", reason)
     queries = judged_queries(workspace.dataset, workspace.config.eval.split)
     runs = _find_runs(workspace, queries, [] if reason else _hybrids(workspace))
-    for name in wanted:
+    for name in baselines:
         write_run(_path(workspace, name), runs[name], tag=name.value)
     return {"test queries": len(queries)}
 
@@ -47,11 +47,11 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _find_runs(
     workspace: Workspace, queries: Mapping[str, str], hybrids: list[Hybrid]
 ) -> dict[Baseline, Run]:
-    """The runs of BM25 and of the hybrids; what they need is made if missing."""
+    """The runs of BM25 and of the hybrids; indexes and embeddings are made if missing."""
     passages, key = PassageSet(workspace.corpus_records), load_passages(workspace).key
     texts = PassageTexts(passages, template=workspace.config.data.passage_template)
     what, folder = "passages", "bm25"
-    if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # those mined are not those evaluated
+    if stage_counts(workspace, ("corpus",))["corpus"]["cut"]:  # evaluated texts are whole
         what, folder, key = "evaluated passages", "bm25_evaluated", f"{key} not cut"
     embeddings = {}
     for name in dict.fromkeys(hybrid.dense for hybrid in hybrids):
@@ -65,7 +65,7 @@ def _find_runs(
 
 
 def _hybrids(workspace: Workspace) -> list[Hybrid]:
-    """The teachers, all of them hybrids, with their shares in the fused score."""
+    """The teachers, which must all be hybrids, with their shares in the fused score."""
     retrievers, teachers = workspace.settings.retrievers, workspace.settings.teachers
     weights, shares = dense_weights(workspace), teacher_shares(workspace)
     hybrids = []
@@ -76,18 +76,18 @@ def _hybrids(workspace: Workspace) -> list[Hybrid]:
 
 
 def _no_teacher(settings: PrepConfig) -> str:
-    """Why what teaches the lists cannot rank a whole corpus; "" where it can."""
+    """The reason why the teachers cannot rank a whole corpus; "" where they can."""
     teachers = settings.teachers
     others = [name for name, section in teachers.items() if section["kind"] != HYBRID]
     if others:
         return f"{', '.join(others)} of config.prep.teachers would have to score all passages"
     if len(teachers) > 1 and METHODS[settings.calibration] is Rank:
-        return "the teachers are fused by ranks among candidates, which other passages have not"
+        return "the teachers are fused by ranks among candidates, and other passages have none"
     return ""
 
 
 def _baselines(workspace: Workspace) -> list[Baseline]:
-    """The baselines that there are to be."""
+    """The baselines that this stage makes."""
     if not judged_queries(workspace.dataset, workspace.config.eval.split):
         return []
     settings = workspace.settings

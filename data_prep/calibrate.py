@@ -1,6 +1,6 @@
-"""Stage 5: which queries stay, calibrated and fused scores, and the lists made of them.
+"""Stage 5: the lists of the queries that pass all filters, with calibrated and fused scores.
 
-Leaves WORKDIR/prep/lists/TYPE.npz and calibration.json, which tells how far the teachers agree, how
+Leaves WORKDIR/prep/lists/TYPE.npz and calibration.json, which says how far the teachers agree, how
 much their targets teach, and how many queries each filter let through.
 """
 

@@ -1,7 +1,7 @@
 """Stage 5 where `config.prep.list_source` is graded: lists of graded labels, without a teacher.
 
-Leaves WORKDIR/prep/graded/TYPE.npz and graded.json, which tells how many entries each rule of
-`config.prep.graded` gave at each label, and which lists were dropped.
+Leaves WORKDIR/prep/graded/TYPE.npz and graded.json, which says how many entries of each label
+every rule of `config.prep.graded` gave, and how many lists were dropped.
 """
 
 import functools

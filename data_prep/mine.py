@@ -25,7 +25,7 @@ from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from ldx.common.files import atomic_write, fingerprint, write_json
 from ldx.retrieval.search import MIN_SCANN_PASSAGES
 
-MAX_SAMPLE_QUERIES = 200  # of which ScaNN's recall is measured
+MAX_SAMPLE_QUERIES = 200  # by which ScaNN's recall is measured
 REPORTED_QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 KEYS = (
     "seed",
@@ -84,7 +84,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _sample_queries(queries: Sequence[Query], workspace: Workspace) -> list[str]:
-    """The texts of some queries, of which ScaNN's recall is measured."""
+    """The texts of some queries, by which ScaNN's recall is measured."""
     seed = workspace.config.seed
     drawn = sorted(queries, key=lambda query: draw(seed, "sample", query.query_id))
     return [query.text for query in drawn[:MAX_SAMPLE_QUERIES]]
@@ -99,7 +99,7 @@ def _payload(queries: Sequence[Query]) -> Payload:
 
 
 def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str:
-    """A hash of all that the candidates of a query depend on, beside the query."""
+    """A hash of everything that the candidates of a query depend on, beside the query."""
     index = workspace.settings.index
     may_use_scann = index == "auto" and len(passages.texts) >= MIN_SCANN_PASSAGES
     tuned_by = sample if may_use_scann or index == "scann" else ()
@@ -113,7 +113,7 @@ def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str
 
 
 def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
-    """The place of every query among its neighbours; as it stands, without a dense retriever."""
+    """The place of every query near like ones; its place as it is if no retriever is dense."""
     sections = workspace_retrievers(workspace)
     dense = [name for name, section in sections.items() if section.kind is RetrieverKind.DENSE]
     paths = [workspace.prep / "embeddings" / name / "passages.npy" for name in dense[:1]]
@@ -125,7 +125,7 @@ def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
 def _report(
     workspace: Workspace, parts: Sequence[QueryShard], paths: Sequence[Path]
 ) -> dict[str, Any]:
-    """Counts, and quantiles of every retriever's scores of all candidates."""
+    """Counts of candidates, and quantiles of every retriever's scores of them."""
     counts = dict.fromkeys(("queries", "candidates", "own passage not found"), 0)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in workspace.settings.retrievers}
     for part, path in zip(parts, paths, strict=True):

@@ -1,4 +1,4 @@
-"""Stage 4: every teacher's raw score of every candidate, but those of people's dev queries.
+"""Stage 4: every teacher's raw scores of all candidates, except those of people's dev queries.
 
 Leaves WORKDIR/prep/scores/TEACHER/*.npz and scores.json.
 """

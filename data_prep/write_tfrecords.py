@@ -1,7 +1,7 @@
 """Stage 6: the split, and the TFRecords that the trainer reads, with their manifest.
 
-Leaves RECORDS/lists and RECORDS/manifest.json; where a language model wrote passages also
-RECORDS/passages, those of the corpus first.
+Leaves RECORDS/lists and RECORDS/manifest.json; where a language model wrote passages, also
+RECORDS/passages, in which the passages of the corpus come first.
 """
 
 import importlib.metadata
@@ -63,13 +63,13 @@ def _records(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in VERSIONED:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     paths = files.paths(workspace)
     counts: Counter[str] = Counter()
     for query_type, path in paths.items():
-        if query_type != HUMAN_DEV:  # losses need dev lists of the others
+        if query_type != HUMAN_DEV:  # losses need dev lists of the other types
             numbers = load_lists(path).numbers
             counts.update(queries[n].split(prep.dev_fraction, seed) for n in numbers.tolist())
     for split in ("train", "dev"):
@@ -97,8 +97,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         for path in paths.values():
             lists = load_lists(path)
             splits = [queries[n].split(prep.dev_fraction, seed) for n in lists.numbers.tolist()]
-            here = np.array([each == split for each in splits], bool)
-            yield from _records(lists.take(here), queries, order, workspace.collection)
+            in_split = lists.take(np.array([each == split for each in splits], bool))
+            yield from _records(in_split, queries, order, workspace.collection)
 
     if has_documents(prep):
         corpus = PassageSet(workspace.corpus_records)
@@ -113,14 +113,14 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
-    """Read every list back: its checksum, its fields, and their counts."""
+    """Read every list back, with its checksum and fields, and compare the counts."""
     for split, expected in num_lists.items():
         lists = ListSet(records, split)
-        found = Counter(lists[number].query_type for number in range(len(lists)))
-        if dict(found) != expected:
+        counts = Counter(lists[number].query_type for number in range(len(lists)))
+        if dict(counts) != expected:
             raise UserError(
-                f"{records}: of the {split} lists {dict(found)} can be read, written were "
-                f"{expected}; is the disk sound? Run the same command again"
+                f"{records}: of the {split} lists {dict(counts)} can be read, but {expected} were "
+                "written; is the disk sound? Run the same command again"
             )
 
 
@@ -153,7 +153,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
 
 
 def _judges(workspace: Workspace) -> dict[str, list[str]]:
-    """Who judged for the queries that people wrote, by type."""
+    """The judges of the queries that people wrote, by query type."""
     is_graded = workspace.settings.list_source == LabelOrigin.GRADED
     return {
         name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [Judge.PEOPLE]
@@ -163,7 +163,7 @@ def _judges(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _teachers(workspace: Workspace) -> list[dict[str, Any]]:
-    """Each teacher's settings, and what the scoring stage found out."""
+    """The settings of each teacher, and the weight that the stage score chose for a hybrid."""
     facts = stage_counts(workspace, ("score",))["score"]
     teachers = []
     for name, section in workspace.settings.teachers.items():
