@@ -18,7 +18,7 @@ TEACHER_CLASSES = {
     "run_file": "data_prep.teachers.run_file:RunFile",
     "vllm": "data_prep.teachers.vllm_score:VllmTeacher",
 }
-"""The classes by kind; the arguments of a class are the keys of its section."""
+"""The classes of teachers by kind; the arguments of a class are the keys of its section."""
 
 
 def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:
@@ -27,8 +27,8 @@ def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:
     A model is looked for and its fingerprint taken here; it is loaded by the first `score`.
 
     Args:
-      name: of the section.
-      settings: its keys: `kind`, and the arguments of that kind's class.
+      name: the section's name.
+      settings: the section: `kind`, and the arguments of that kind's class.
 
     Raises:
       UserError: an unknown kind, an unknown or missing key, a value that cannot be, or no model.

@@ -1,4 +1,4 @@
-"""What a teacher is: (query, passage) pairs go in, raw scores come out."""
+"""The interface of teachers: (query, passage) pairs go in, raw scores come out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs of a query and a passage; all four have length N."""
+    """N pairs of a query and a passage, each with its id; all four sequences have length N."""
 
     query_ids: Sequence[str]
     queries: Sequence[str]
@@ -34,15 +34,15 @@ class Problem:
 
 
 class Teacher(Protocol):
-    """Scores pairs.
+    """Anything that scores pairs.
 
-    Those of this package also have `problems`, a list of `Problem`: the pairs that the last call
-    of `score` gave NaN.
+    The teachers of this package also have `problems`, a list of `Problem`: the pairs to which the
+    last call of `score` gave NaN.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that decides a score: files, templates, lengths, dtype."""
+        """A hash of everything that decides a score: files, templates, lengths, dtype."""
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Scores float32 [N] of pairs, in their order; NaN where a pair could not be scored.

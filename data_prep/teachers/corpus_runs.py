@@ -26,7 +26,7 @@ class Baseline(enum.StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class DenseEmbeddings:
-    """What a dense retriever makes of Q queries and N passages.
+    """The embeddings of Q queries and N passages by a dense retriever.
 
     Attributes:
       queries: float32 [Q, D].
@@ -39,12 +39,12 @@ class DenseEmbeddings:
 
 @dataclass(frozen=True)
 class Hybrid:
-    """A hybrid among the teachers.
+    """A teacher that is a hybrid.
 
     Attributes:
       dense: the dense retriever that it joins with BM25.
-      dense_weight: that one's weight.
-      share: what a point of the hybrid's score adds to the score of all teachers.
+      dense_weight: the weight of the dense retriever.
+      share: what a point of the hybrid's score adds to the score of all teachers together.
     """
 
     dense: str
@@ -53,7 +53,7 @@ class Hybrid:
 
 
 def _z_scores(scores: np.ndarray) -> np.ndarray:
-    """z-scores of each query's scores of all passages, [Q, N]; 0 where none varies."""
+    """z-scores of each query's scores [Q, N] of all passages; 0 where they do not vary."""
     deviation = scores.std(axis=1, keepdims=True)
     varies = deviation > 1e-6
     z = (scores - scores.mean(axis=1, keepdims=True)) / np.where(varies, deviation, 1.0)
@@ -71,10 +71,11 @@ def find_runs(
 
     Args:
       queries: texts by query_id.
-      passages: those searched.
-      bm25: their index.
-      embeddings: of `queries` and `passages`, by dense retriever.
-      hybrids: whose scores add up to the teacher's, by their shares; none: no run of the teacher.
+      passages: the passages to search.
+      bm25: the index of `passages`.
+      embeddings: the embeddings of `queries` and `passages`, by dense retriever.
+      hybrids: the hybrids whose scores, times their shares, add up to the teacher's; without any
+        there is no run of the teacher.
     """
     names = list(Baseline) if hybrids else [Baseline.BM25]
     runs: dict[Baseline, Run] = {name: {} for name in names}

@@ -15,18 +15,18 @@ from ldx.common.errors import UserError
 class CrossEncoder(TransformersTeacher):
     """Any model of AutoModelForSequenceClassification.
 
-    The score is, of a model with one label, its logit; with two, logit[1] - logit[0], the logit of
-    the softmax's second probability; with more, the logit of `label_index`.
+    With one label the score is its logit; with two it is logit[1] - logit[0], the logit of the
+    softmax's second probability; with more it is the logit of `label_index`.
 
     Args:
       model: a folder, or "org/name@REVISION".
-      label_index: the label that says relevant, of a model with three labels or more.
-      template: None: query and passage as the tokenizer joins two texts. A preset of
-        data_prep/teachers/prompts.py, or the parts of a prompt: for LLM rerankers that were
-        converted to classifiers.
+      label_index: the label that says relevant, for a model with three labels or more.
+      template: None joins query and passage as the tokenizer joins two texts. LLM rerankers that
+        were converted to classifiers take a preset of data_prep/teachers/prompts.py or the parts
+        of a prompt.
       instruction: what stands at {instruction} of the template; None: the preset's.
-      max_length: tokens of a pair, special tokens included; the passage is cut. A query that
-        leaves no room for it makes a pair that cannot be scored.
+      max_length: tokens of a pair, special tokens included; the passage is cut. A pair whose query
+        leaves no room for a passage cannot be scored.
       dtype: float32, bfloat16 or float16.
       device: such as cuda:1; auto: a GPU where there is one.
       batch_tokens: the most tokens of a batch, padding included.
@@ -58,7 +58,7 @@ class CrossEncoder(TransformersTeacher):
         self._label_index = label_index
 
     def prepare(self, model: Any) -> None:
-        """Check the labels, and see to it that padding is known to models that look for it."""
+        """Check the labels, and set the padding token in the config, where models look for it."""
         check_labels(model.config.num_labels, self._label_index, self.folder)
         _use_float32_head(model)
         text_config = model.config.get_text_config()
@@ -83,7 +83,7 @@ class CrossEncoder(TransformersTeacher):
 
 
 class PairInput:
-    """How pairs become the input of a classifier: two texts, or one prompt."""
+    """The form in which pairs become the input of a classifier: two texts, or one prompt."""
 
     def __init__(
         self, template: str | Sequence[str] | None, instruction: str | None, max_length: int
@@ -100,7 +100,7 @@ class PairInput:
         return f"{prompt} {self._max_length}"
 
     def encoder(self, tokenizer: Any) -> Any:
-        """A function of queries and passages that gives their encodings."""
+        """A function that encodes queries and passages."""
         if self._preset is None:
             return lambda queries, passages: encode_pairs(
                 tokenizer, queries, passages, self._max_length
@@ -112,7 +112,7 @@ class PairInput:
 def encode_pairs(
     tokenizer: Any, queries: Sequence[str], passages: Sequence[str], max_length: int
 ) -> list[Encoded]:
-    """Query and passage as the tokenizer joins two texts; the passage is cut."""
+    """Encode pairs as the tokenizer joins two texts; the passage is cut."""
     encoding = tokenizer(
         list(queries),
         list(passages),
@@ -137,10 +137,10 @@ def score_of_logits(logits: np.ndarray, label_index: int | None) -> np.ndarray:
 
 
 def check_labels(num_labels: int, label_index: int | None, folder: Path) -> None:
-    """Refuse a label_index that is missing, out of range, or of no use.
+    """Check that label_index is there exactly where it is needed, and in range.
 
     Raises:
-      UserError: it is one of these.
+      UserError: label_index is missing, out of range, or of no use.
     """
     if num_labels <= 2:
         if label_index is not None:
@@ -165,7 +165,7 @@ def _use_float32_head(model: Any) -> None:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
     ]
-    if len(heads) == 1:  # else it cannot be told apart, and logits are as exact as dtype
+    if len(heads) == 1:  # otherwise the head is not known, and logits are as exact as dtype
         parent, _, name = heads[0].rpartition(".")
         head = float32_linear(model.get_submodule(heads[0]))
         setattr(model.get_submodule(parent), name, head)

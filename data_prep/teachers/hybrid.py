@@ -1,4 +1,4 @@
-"""The hybrid of BM25 and a dense retriever as a teacher: its scores come from the candidates."""
+"""The hybrid of BM25 and a dense retriever as a teacher, scored by what the candidates hold."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -32,27 +32,27 @@ HYBRID_KEYS = ["kind", "weight", "bm25", "dense", "dense_weight"]
 def hybrid_columns(
     retrievers: Mapping[str, Mapping[str, Any]], name: str, section: Mapping[str, Any]
 ) -> HybridColumns:
-    """Which retrievers the hybrid joins: BM25 and a dense one.
+    """The places of the retrievers that a hybrid joins: BM25 and a dense one.
 
     Args:
       retrievers: the sections of `config.prep.retrievers`.
-      name: of the section `config.prep.teachers.NAME`.
-      section: its keys.
+      name: NAME of the section `config.prep.teachers.NAME`.
+      section: that section.
 
     Raises:
-      UserError: there is none of a kind, or several and none is named.
+      UserError: there is no retriever of a kind, or there are several and none is named.
     """
     check_keys(section, HYBRID_KEYS, f"prep.teachers.{name}")
 
     def place(kind: RetrieverKind) -> int:
         names = [key for key, value in retrievers.items() if value["kind"] == kind]
-        given = section.get(kind.value)
-        fitting = [key for key in names if key == given or (given is None and len(names) == 1)]
+        choice = section.get(kind.value)
+        fitting = [key for key in names if key == choice or (choice is None and len(names) == 1)]
         if not fitting:
             raise UserError(
                 f"config.prep.teachers.{name}: a hybrid joins a retriever of kind bm25 and one of "
                 f"kind dense; of kind {kind} there are {', '.join(names) or 'none'} in "
-                f"config.prep.retrievers, and {kind}={given!r} names none of them"
+                f"config.prep.retrievers, and {kind}={choice!r} names none of them"
             )
         return list(retrievers).index(fitting[0])
 
@@ -80,10 +80,10 @@ def score_hybrid(
     parts: Sequence[QueryShard],
     passages: Passages,
 ) -> ScoredShards:
-    """Score candidates by the weight that `parts` choose.
+    """Score candidates by a hybrid, with the weight that its section sets or `parts` choose.
 
     Raises:
-      UserError: its section does not fit the retrievers.
+      UserError: the hybrid's section does not fit the retrievers.
     """
     columns = hybrid_columns(workspace.settings.retrievers, name, section)
     paths = candidate_paths(workspace)

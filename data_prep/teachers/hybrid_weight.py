@@ -2,9 +2,9 @@
 
 z-scores are taken for each query over the whole corpus. Q queries, C candidates.
 
-Where nobody judged, dev queries are asked against their own passage WITHOUT the sentence they were
+Where there are no judgments, dev queries must find their own passage WITHOUT the sentence they were
 cut from. With the sentence in place a query finds its passage by its very words, and BM25 looks
-perfect; people's queries are not verbatim. (The inverse cloze task of Lee et al., ACL 2019.)
+perfect; but people's queries are not verbatim. (The inverse cloze task of Lee et al., ACL 2019.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ from ldx.data.tokens import Texts
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 DEFAULT_WEIGHT = 0.5
 MAX_CLOZE_QUERIES = 512
-MIN_QUERIES = 30  # fewer say nothing about the weight
+MIN_QUERIES = 30  # with fewer, the weight stays the default
 
 
 class HybridColumns(NamedTuple):
-    """The places of the two retrievers that a hybrid joins, among all."""
+    """The places of the two retrievers that a hybrid joins, among all retrievers."""
 
     bm25: int
     dense: int
@@ -54,17 +54,17 @@ class ChosenWeight:
 
 
 def hybrid_scores(z_bm25: np.ndarray, z_dense: np.ndarray, weight: float) -> np.ndarray:
-    """Hybrid scores, float32, of z-scores of one shape (`data_prep.retrieval.fusion.z_scores`)."""
+    """Hybrid scores float32 of z-scores (`data_prep.retrieval.fusion.z_scores`) of equal shape."""
     return (weight * z_dense + (1 - weight) * z_bm25).astype(np.float32)
 
 
 def ndcg_at_10(scores: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """nDCG@10 of candidates [Q, C] by score; padding has score -inf; float64 [Q]."""
+    """nDCG@10 float64 [Q] of candidates [Q, C] ranked by score; padding has score -inf."""
     discounts = 1 / np.log2(np.arange(2, 12))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-    found = np.take_along_axis(gains, order, axis=1)
+    ranked = np.take_along_axis(gains, order, axis=1)
     ideal = -np.sort(-gains, axis=1)[:, :10]
-    dcg = (found * discounts[: found.shape[1]]).sum(1)
+    dcg = (ranked * discounts[: ranked.shape[1]]).sum(1)
     return dcg / np.maximum((ideal * discounts[: ideal.shape[1]]).sum(1), 1e-9)
 
 
@@ -82,13 +82,16 @@ def ndcg_by_weight(
 def best_weight(ndcg: np.ndarray) -> float:
     """The weight nearest to one half that no other beats by more than a standard error.
 
-    The error is that of the paired difference to the best weight, so few queries, or queries that
-    do not care, leave the two retrievers equal. ndcg [len(WEIGHTS), num_queries].
+    The error is that of the paired difference to the best weight. So the two retrievers stay equal
+    where queries are few, or do as well with either.
+
+    Args:
+      ndcg: [len(WEIGHTS), num_queries].
     """
     loss = ndcg[ndcg.mean(axis=1).argmax()] - ndcg
     error = loss.std(axis=1) / np.sqrt(ndcg.shape[1])
-    as_good = np.flatnonzero(loss.mean(axis=1) <= error + 1e-12)
-    return min((WEIGHTS[i] for i in as_good), key=lambda weight: abs(weight - 0.5))
+    good_enough = np.flatnonzero(loss.mean(axis=1) <= error + 1e-12)
+    return min((WEIGHTS[i] for i in good_enough), key=lambda weight: abs(weight - 0.5))
 
 
 def choose_weight(
@@ -99,16 +102,16 @@ def choose_weight(
     passages: Passages,
     columns: HybridColumns,
 ) -> ChosenWeight:
-    """The dense retriever's weight in the hybrid, given or chosen by dev queries.
+    """The dense retriever's weight in the hybrid, as the section sets it or dev queries choose it.
 
-    No test judgment is looked at: human dev queries are measured by their training judgments,
-    queries made from passages by the cloze test.
+    No test judgment is used: human dev queries are measured by their training judgments, and
+    queries made from passages by the cloze task.
     """
-    given = section.get("dense_weight")
-    if given is not None:
-        if not 0 <= given <= 1:
-            raise UserError(f"prep.teachers: dense_weight={given}; wanted from 0 to 1, or None")
-        return ChosenWeight(float(given), {})
+    weight = section.get("dense_weight")
+    if weight is not None:
+        if not 0 <= weight <= 1:
+            raise UserError(f"prep.teachers: dense_weight={weight}; wanted from 0 to 1, or None")
+        return ChosenWeight(float(weight), {})
     seed = workspace.config.seed
     dev: list[tuple[Query, Candidates]] = []
     for part in parts:
@@ -146,18 +149,18 @@ def choose_weight(
 
 
 def cloze_queries(queries: Sequence[Query], texts: Texts, seed: int) -> dict[int, str]:
-    """Some queries by their place, with the passage they were cut from, without their sentence."""
+    """Passages of some queries, without the sentence they were cut from, by the query's place."""
     numbers = sorted(
         (i for i, query in enumerate(queries) if query.excerpt),
         key=lambda i: draw(seed, "cloze", queries[i].query_id),
     )
-    chosen = {}
+    shortened = {}
     for number in numbers[:MAX_CLOZE_QUERIES]:
-        whole = texts[queries[number].row]
-        rest = remove_sentence(whole, queries[number].excerpt)
-        if rest != whole:
-            chosen[number] = rest
-    return dict(sorted(chosen.items()))
+        passage = texts[queries[number].row]
+        rest = remove_sentence(passage, queries[number].excerpt)
+        if rest != passage:
+            shortened[number] = rest
+    return dict(sorted(shortened.items()))
 
 
 def cloze_ndcg(
@@ -168,15 +171,15 @@ def cloze_ndcg(
     model: DenseModel,
     columns: HybridColumns,
 ) -> np.ndarray:
-    """nDCG@10 by weight, float64 [len(WEIGHTS), number of `shortened`].
+    """nDCG@10 by weight of the cloze task, float64 [len(WEIGHTS), number of `shortened`].
 
     Args:
-      queries: Q.
-      shortened: as `cloze_queries` made it.
-      candidates: of the Q queries.
-      bm25: scores the shortened passages.
-      model: embeds them.
-      columns: which of the retrievers BM25 and the model are.
+      queries: Q queries.
+      shortened: shortened passages by the query's place, as `cloze_queries` makes them.
+      candidates: the candidates of the Q queries.
+      bm25: the index, which also scores the shortened passages.
+      model: the dense retriever's model, which embeds the shortened passages.
+      columns: the places of BM25 and of the dense retriever.
     """
     numbers = np.array(list(shortened), np.int64)
     texts = [queries[i].text for i in numbers]
@@ -197,7 +200,7 @@ def cloze_ndcg(
 def judged_ndcg(
     queries: Sequence[Query], candidates: Candidates, columns: HybridColumns
 ) -> np.ndarray:
-    """nDCG@10 by weight of queries with judgments; arguments as of `cloze_ndcg`, of these alone."""
+    """nDCG@10 by weight of queries with judgments, float64 [len(WEIGHTS), Q]."""
     gains = np.zeros(candidates.rows.shape)
     for number, query in enumerate(queries):
         for row, grade in query.relevant.items():

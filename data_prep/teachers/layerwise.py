@@ -2,12 +2,13 @@
 
 The model is Gemma 2 with a linear head of one output for every layer from `start_layer` on. Cut
 after a layer, it is a plain Gemma2Model of transformers with fewer layers, whose final norm is
-applied to that layer's output; so no code of the model is needed. Two things differ from it:
+applied to that layer's output; so the code that the model ships is not needed. Two things differ
+from that code:
 
 - Its token compression (compress_ratio over 1: passage tokens averaged after some layers) is not
-  done. This is its compress_ratio of 1: slower, and nothing is averaged away.
-- Attention logits are capped as in Gemma 2's paper. Its own code, on the versions of transformers
-  that it runs on, may choose an attention that leaves the cap out.
+  done. Scores are those of compress_ratio 1: slower, and nothing is averaged away.
+- Attention logits are capped as in Gemma 2's paper. The shipped code, with the versions of
+  transformers that it supports, may choose an attention that leaves the cap out.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,12 @@ MODEL_TYPE = "cost_wise_gemma"
 
 
 class Layerwise(TransformersTeacher):
-    """The logit of one head, softcapped, at the last token of the prompt.
+    """A layer-wise reranker; the score is one head's softcapped logit at the prompt's last token.
 
     Args:
       model: a folder, or "org/name@REVISION".
-      layer: the score is made after so many layers.
-      head: which of the heads makes it. The public code (FlagEmbedding) uses head 0 wherever it
+      layer: after how many layers the score is made.
+      head: the head that makes the score. The public code (FlagEmbedding) uses head 0 wherever it
         stops at a single layer, so 0 gives the published scores; layer - start_layer is the head
         that training paired with the layer (where config.json has layer_sep 1).
       template: the prompt; see data_prep/teachers/prompts.py.
@@ -86,7 +87,7 @@ class Layerwise(TransformersTeacher):
         return config
 
     def load_model(self) -> Any:
-        """The first layers, as a Gemma2Model, on the CPU."""
+        """Load the first layers, as a Gemma2Model, on the CPU."""
         from transformers import Gemma2Config
 
         ours = ("model_type", "auto_map", "architectures", "layer_types", "num_hidden_layers")
@@ -121,7 +122,7 @@ class Layerwise(TransformersTeacher):
         """Scores [B] of a batch."""
         import torch
 
-        # The model looks only backwards, so padding on the right changes nothing before it.
+        # Attention only looks backwards, so padding on the right changes nothing before it.
         tensors = self.tensors(pad(batch, {INPUT_IDS: self.pad_id()}, "right"))
         last = torch.tensor([len(item[INPUT_IDS]) - 1 for item in batch], device=self.device)
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Models of PyTorch's transformers: where they are, what they hash to, and how they are loaded."""
+"""Models of transformers on PyTorch: their folders, their fingerprints, and their loading."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from ldx.models.locate import resolve_model_path
 from ldx.models.weights import weight_files
 
 SCORING_VERSION = "1"
-"""Raised when the same files and settings give other scores than before."""
+"""Incremented when the same files and settings give other scores than before."""
 
 TORCH_DTYPES = ("float32", "bfloat16", "float16")
 FILE_SUFFIXES = (".json", ".txt", ".jinja", ".safetensors")
 MAX_POSITIONS_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer")
-"""Model types whose positions begin after that of padding."""
+"""Model types whose positions begin after the position of padding."""
 
 
 class TransformersTeacher(TokenTeacher):
@@ -26,14 +26,14 @@ class TransformersTeacher(TokenTeacher):
 
     Args:
       model: a folder; "org/name@REVISION" on the Hugging Face hub; or package:NAME==VERSION.
-      decides: what else decides a score, for the fingerprint.
+      decides: text for the fingerprint: the other settings that decide a score.
       max_length: tokens of a pair, special tokens included; the passage is cut.
       dtype: float32, bfloat16 or float16.
-      device: a device of PyTorch's such as cuda:1; auto: a GPU where there is one.
+      device: a device of PyTorch, such as cuda:1; auto: a GPU where there is one.
       batch_tokens: the most tokens of a batch, padding included.
 
     Raises:
-      UserError: no such model, or a value that cannot be.
+      UserError: there is no such model, or a setting has a value that cannot be.
     """
 
     auto_class: ClassVar[str]
@@ -61,7 +61,7 @@ class TransformersTeacher(TokenTeacher):
         self._model: Any = None
 
     def load(self) -> None:
-        """Load tokenizer and model, unless that is done.
+        """Load tokenizer and model, unless they are loaded.
 
         Raises:
           UserError: they cannot be loaded, or do not fit the settings.
@@ -77,7 +77,7 @@ class TransformersTeacher(TokenTeacher):
         self._model = model.to(self.device)
 
     def load_model(self) -> Any:
-        """The model, on the CPU."""
+        """Load the model on the CPU."""
         return load_pretrained(self.auto_class, self.folder, self._dtype)
 
     def prepare(self, model: Any) -> None:
@@ -87,7 +87,8 @@ class TransformersTeacher(TokenTeacher):
         """Arrays of model input as tensors on the device.
 
         Raises:
-          ValueError: a token that the model does not have; on a GPU that would end the process.
+          ValueError: there is a token that the model does not have; on a GPU that would end the
+            process.
         """
         import torch
 
@@ -97,17 +98,17 @@ class TransformersTeacher(TokenTeacher):
         return {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
 
     def pad_id(self) -> int:
-        """The token id at padding."""
+        """The token id that stands at padding."""
         tokenizer = self.tokenizer
-        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        return int(next(x for x in known if x is not None))
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        return int(next(each for each in ids if each is not None))
 
 
 def model_folder(model: str) -> Path:
     """The folder of a model that can be loaded without running any code of its own.
 
     Raises:
-      UserError: it is not there, has no safetensors or no tokenizer.json, or is an adapter.
+      UserError: the model is not there, has no safetensors or no tokenizer.json, or is an adapter.
     """
     folder = resolve_model_path(model)
     if (folder / "adapter_config.json").is_file():
@@ -128,14 +129,14 @@ def model_folder(model: str) -> Path:
 
 
 def teacher_fingerprint(folder: Path, *decides: str) -> str:
-    """A digest of a model's files, by name and content, and of settings."""
+    """A hash of a model's files, by name and content, and of the settings that decide scores."""
     paths = sorted(p for p in folder.iterdir() if p.suffix in FILE_SUFFIXES)
     files = [part for path in paths for part in (path.name, path)]
     return fingerprint(SCORING_VERSION, *decides, *files)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, from its tokenizer.json.
+    """Load the tokenizer of a folder from its tokenizer.json.
 
     Raises:
       UserError: it cannot be loaded.
@@ -152,19 +153,19 @@ def load_tokenizer(folder: Path) -> Any:
         ) from None
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer is not made from tokenizer.json")
-    # Lengths are the business of the teacher; the tokenizer would warn of every longer text.
+    # Teachers cut texts themselves; the tokenizer would warn of every text over its own limit.
     tokenizer.model_max_length = int(1e30)
     return tokenizer
 
 
 def load_pretrained(auto_class: str, folder: Path, dtype: str, config: Any = None) -> Any:
-    """A model of transformers, on the CPU, ready to score.
+    """Load a model of transformers on the CPU, ready to score.
 
     Args:
       auto_class: a class of transformers, such as AutoModelForSequenceClassification.
-      folder: holds safetensors and config.json.
-      dtype: of its weights and arithmetic.
-      config: instead of config.json.
+      folder: the folder with safetensors and config.json.
+      dtype: the type of the weights and of the arithmetic.
+      config: a config to use instead of config.json.
 
     Raises:
       UserError: it cannot be loaded, needs code of its own, or lacks weights.
@@ -183,7 +184,7 @@ def load_pretrained(auto_class: str, folder: Path, dtype: str, config: Any = Non
             output_loading_info=True,
             **extra,
         )
-    except Exception as error:  # transformers raises of every kind, KeyError among them
+    except Exception as error:  # transformers raises errors of every kind, KeyError among them
         raise UserError(_cannot_load(folder, auto_class, error)) from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(
@@ -194,9 +195,9 @@ def load_pretrained(auto_class: str, folder: Path, dtype: str, config: Any = Non
 
 
 def float32_linear(linear: Any, rows: Sequence[int] | None = None) -> Any:
-    """A copy of a linear layer that computes in float32, whatever comes in.
+    """A copy of a linear layer that computes in float32, whatever the type of its input.
 
-    In bfloat16 a logit of 20 is a multiple of 1/8, and candidates tie.
+    In bfloat16 a logit near 20 is a multiple of 1/8, and candidates would tie.
 
     Args:
       linear: the last layer of a model.
@@ -204,9 +205,9 @@ def float32_linear(linear: Any, rows: Sequence[int] | None = None) -> Any:
     """
     import torch
 
-    kept = slice(None) if rows is None else list(rows)
-    weight = linear.weight.detach()[kept].float()
-    bias = None if linear.bias is None else linear.bias.detach()[kept].float()
+    outputs = slice(None) if rows is None else list(rows)
+    weight = linear.weight.detach()[outputs].float()
+    bias = None if linear.bias is None else linear.bias.detach()[outputs].float()
     copy = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     copy.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
     copy.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
@@ -214,7 +215,7 @@ def float32_linear(linear: Any, rows: Sequence[int] | None = None) -> Any:
 
 
 def choose_device(name: str) -> Any:
-    """The device of PyTorch's that a name stands for; auto is a GPU where there is one."""
+    """The PyTorch device of a name; auto is a GPU where there is one."""
     import torch
 
     if name == "auto":
@@ -246,16 +247,16 @@ def check_dtype(dtype: str) -> None:
 
 
 def check_count(key: str, value: Any) -> None:
-    """Refuse what is no whole number over 0."""
+    """Refuse a value that is no whole number over 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{key}={value!r}: wanted a whole number of at least 1")
 
 
 def single_token(tokenizer: Any, word: str) -> int:
-    """The id of a word that is one token.
+    """The token id of a word that is one token.
 
     Raises:
-      UserError: it is several, or unknown.
+      UserError: the word is several tokens, or unknown.
     """
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:

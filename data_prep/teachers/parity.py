@@ -1,4 +1,4 @@
-"""The gate before a long job: a fast engine must rank as transformers does."""
+"""The check before a long job that a fast engine ranks as transformers does."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ NUM_SHOWN = 5
 
 @dataclass(frozen=True)
 class Parity:
-    """How alike two teachers score.
+    """How alike two teachers score the same pairs.
 
     Attributes:
-      rank_correlation: Spearman's.
-      linear_correlation: Pearson's.
-      largest_difference: of any two scores.
-      num_pairs: how many were compared.
+      rank_correlation: Spearman's correlation.
+      linear_correlation: Pearson's correlation.
+      largest_difference: the largest difference between the two scores of a pair.
+      num_pairs: how many pairs were compared.
     """
 
     rank_correlation: float
@@ -36,9 +36,10 @@ class Parity:
 
 
 def check_parity(slow: Teacher, fast: Teacher, pairs: Pairs, least: float = LEAST) -> Parity:
-    """Score pairs with both and compare; see `compare_scores`.
+    """Score pairs with both teachers, and compare as `compare_scores` does.
 
-    Where a device has no room for both models, score with each by itself and use `compare_scores`.
+    Where a device has no room for both models, score with one after the other and call
+    `compare_scores`.
     """
     scores = slow.score(pairs), fast.score(pairs)
     problems = [p for teacher in (slow, fast) for p in getattr(teacher, "problems", ())]
@@ -52,21 +53,21 @@ def compare_scores(
     least: float = LEAST,
     problems: Sequence[Problem] = (),
 ) -> Parity:
-    """Refuse a fast engine that ranks unlike the slow one.
+    """Compare the scores of two engines, and refuse a fast one that ranks unlike the slow one.
 
-    The linear correlation is held to the same bound: scores that went through a sigmoid are ranked
-    alike, and lose what calibration needs.
+    The linear correlation must reach the same bound, because scores that went through a sigmoid
+    rank alike, but have lost what calibration needs.
 
     Args:
       slow: scores float32 [N] by transformers.
       fast: scores float32 [N] by the engine.
-      pairs: what was scored; 50 are enough.
-      least: the least correlation.
-      problems: why pairs were not scored, by either.
+      pairs: the pairs that were scored; 50 are enough.
+      least: the lowest correlation that is accepted.
+      problems: the pairs that either could not score.
 
     Raises:
       UserError: a correlation is under `least`, too few pairs were scored by both, or all scores
-        of one are equal. It names the value and the pairs that differ most.
+        of one are equal. The message has the value and the pairs that differ most.
     """
     numbers = _scored_by_both(slow, fast, pairs, problems)
     from scipy.stats import rankdata
@@ -82,22 +83,22 @@ def compare_scores(
     if parity.rank_correlation < least:
         what = f"Spearman's rank correlation is {parity.rank_correlation:.4f}"
         hint = "Do template, max_length and dtype fit the model, and does the engine support it?"
-        unlike = np.abs(ranks[0] - ranks[1])
+        differences = np.abs(ranks[0] - ranks[1])
     elif parity.linear_correlation < least:
         what = f"Pearson's correlation is {parity.linear_correlation:.4f}, though they rank alike"
         hint = "Does the engine still apply an activation, such as a sigmoid?"
-        unlike = np.abs(scores[0] - scores[1])
+        differences = np.abs(scores[0] - scores[1])
     else:
         return parity
-    shown = [
+    lines = [
         f"query {pairs.query_ids[numbers[i]]}, passage {pairs.doc_ids[numbers[i]]}: "
         f"{scores[0, i]:.4f} (rank {ranks[0, i]:g}) by transformers, "
         f"{scores[1, i]:.4f} (rank {ranks[1, i]:g}) by the fast engine"
-        for i in np.argsort(-unlike, kind="stable")
+        for i in np.argsort(-differences, kind="stable")
     ]
     raise UserError(
         f"parity: {what} over {len(numbers)} pairs, wanted {least} or more. Most unlike:\n"
-        f"{listing(shown, NUM_SHOWN)}\n"
+        f"{listing(lines, NUM_SHOWN)}\n"
         f"{hint} Otherwise score with the transformers kind (cross_encoder, yes_no)"
     )
 
@@ -105,10 +106,10 @@ def compare_scores(
 def _scored_by_both(
     slow: np.ndarray, fast: np.ndarray, pairs: Pairs, problems: Sequence[Problem]
 ) -> list[int]:
-    """The pairs that can be compared, if they can say anything."""
-    has = np.isfinite(np.stack([slow, fast]))
-    numbers: list[int] = np.flatnonzero(has.all(axis=0)).tolist()
-    num_one = int((has[0] ^ has[1]).sum())
+    """The places of pairs that both scored; there must be enough, and their scores must differ."""
+    is_scored = np.isfinite(np.stack([slow, fast]))
+    numbers: list[int] = np.flatnonzero(is_scored.all(axis=0)).tolist()
+    num_one = int((is_scored[0] ^ is_scored[1]).sum())
     if len(numbers) < MIN_PAIRS or num_one:
         reasons = [f"query {p.query_id}, passage {p.doc_id}: {p.reason}" for p in problems]
         raise UserError(
@@ -126,11 +127,11 @@ def transformers_form(name: str, settings: Mapping[str, Any]) -> Teacher | None:
     """The teacher that a fast engine's teacher is compared with: the same model in transformers.
 
     Args:
-      name: of the section `config.prep.teachers.NAME`.
-      settings: its keys.
+      name: NAME of the section `config.prep.teachers.NAME`.
+      settings: that section.
 
     Returns:
-      None for a kind that is no fast engine's.
+      The teacher; None where the kind is not a fast engine's.
     """
     if settings.get("kind") != "vllm":
         return None
@@ -145,13 +146,13 @@ def kept_parity(
     """The parity of a fast engine, measured before its long job and kept in a file.
 
     Args:
-      path: of the file; what it holds is not measured again.
-      name: of the section `config.prep.teachers.NAME`.
-      settings: its keys.
+      path: the file; if it exists, nothing is measured again.
+      name: NAME of the section `config.prep.teachers.NAME`.
+      settings: that section.
       sample: makes the pairs that both score.
 
     Returns:
-      The values of `Parity`; None of a teacher that is no fast engine's.
+      The values of `Parity`; None where the kind is not a fast engine's.
 
     Raises:
       UserError: see `compare_scores`.

@@ -1,4 +1,4 @@
-"""Prompts of rerankers that read one text: their published forms, and how they become token ids.
+"""Prompts of rerankers that read one text: their published forms, and their encoding.
 
 Sources, as published by each model's authors:
   qwen3_reranker: model card of Qwen/Qwen3-Reranker-0.6B (arXiv 2506.05176); its public score is
@@ -24,7 +24,7 @@ TEMPLATE_FIELDS = ("query", "passage", "instruction")
 
 
 class Form(enum.StrEnum):
-    """What the score is made of."""
+    """The logits that the score is made of."""
 
     DIFFERENCE = "difference"  # logit(yes) - logit(no)
     YES = "yes"  # logit(yes)
@@ -36,13 +36,14 @@ def _fields(part: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PairPrompt:
-    """How a pair becomes one text.
+    """A prompt that makes one text of a pair.
 
     Attributes:
-      parts: each is made into tokens by itself, and the tokens are joined, so that a part's end
-        never melts into the next. Fields are {query}, {passage} and {instruction}.
-      bos: begin with the tokenizer's bos token.
-      eos: end with its eos token.
+      parts: the parts of the prompt. Each is tokenized by itself, and the tokens are joined, so
+        that no token crosses the border of two parts. Fields are {query}, {passage} and
+        {instruction}.
+      bos: whether the tokens begin with the tokenizer's bos token.
+      eos: whether they end with its eos token.
     """
 
     parts: tuple[str, ...]
@@ -68,15 +69,15 @@ class PairPrompt:
 
 @dataclass(frozen=True)
 class Preset:
-    """A published prompt and what belongs to it.
+    """A published prompt and the settings that belong to it.
 
     Attributes:
       prompt: the prompt.
       instruction: what stands at {instruction}.
       yes: the token that says a passage is relevant.
-      no: the one that says it is not.
+      no: the token that says it is not.
       form: what the score is made of, the value of a `Form`.
-      max_length: tokens of a prompt.
+      max_length: the most tokens of a prompt.
     """
 
     prompt: PairPrompt
@@ -145,19 +146,20 @@ def choose_preset(
     form: str | None = None,
     max_length: int | None = None,
 ) -> Preset:
-    """A preset, with what the settings put in its place.
+    """A preset, in which the settings replace what they name.
 
     Args:
-      template: the name of a preset, or the parts of a prompt of one's own. That begins without a
-        bos token, says yes and no, and takes the difference, in 1024 tokens, if nothing is set.
-      instruction: None: the preset's; so for the others.
+      template: the name of a preset, or the parts of a prompt of one's own. Such a prompt has no
+        bos token; unless set otherwise, its words are yes and no, its form is difference, and its
+        max_length 1024.
+      instruction: see `Preset`; None takes the preset's, here and below.
       yes: see `Preset`.
       no: see `Preset`.
       form: see `Preset`.
       max_length: see `Preset`.
 
     Raises:
-      UserError: no such preset, or a prompt without query or passage.
+      UserError: there is no such preset, or the prompt lacks query or passage.
     """
     if isinstance(template, str):
         if template not in PRESETS:
@@ -179,12 +181,12 @@ def choose_preset(
 
 
 class PromptEncoder:
-    """Token ids of prompts. A passage that is too long loses its end; nothing else is cut.
+    """An encoder of prompts to token ids; a passage that is too long is cut, and nothing else.
 
     Args:
       tokenizer: a fast tokenizer of transformers.
-      prompt: how a pair becomes one text.
-      max_length: tokens of a prompt.
+      prompt: the prompt that makes one text of a pair.
+      max_length: the most tokens of a prompt.
       instruction: what stands at {instruction}.
 
     Raises:
@@ -200,7 +202,7 @@ class PromptEncoder:
         self._passage_at = next(i for i, f in enumerate(self._fields) if "passage" in f)
 
     def __call__(self, queries: Sequence[str], passages: Sequence[str]) -> list[Encoded]:
-        """The input_ids of pairs.
+        """Encode pairs as input_ids.
 
         Raises:
           ValueError: a query leaves no room for its passage.
@@ -222,14 +224,14 @@ class PromptEncoder:
 
     def _join(self, pieces: list[list[int]], query: str) -> Encoded:
         piece = pieces[self._passage_at]
-        around = len(self._first) + sum(map(len, pieces)) - len(piece) + len(self._last)
-        room = self._max_length - around
+        others = len(self._first) + sum(map(len, pieces)) - len(piece) + len(self._last)
+        room = self._max_length - others
         if len(piece) > room:
             part = self._prompt.parts[self._passage_at]
             least = len(self._tokens([self._format(part, query, "")])[0])
             if room <= least:
                 raise ValueError(
-                    f"{around + least} tokens without the passage, max_length is {self._max_length}"
+                    f"{others + least} tokens without the passage, max_length is {self._max_length}"
                 )
             pieces[self._passage_at] = piece[:room]
         ids = [*self._first, *(i for piece in pieces for i in piece), *self._last]

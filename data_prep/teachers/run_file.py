@@ -1,4 +1,4 @@
-"""Scores read from a file, the door for any teacher that ran elsewhere: a TREC run or a table."""
+"""Scores read from a file, a TREC run or a table, so that any teacher may run elsewhere."""
 
 import enum
 import math
@@ -15,7 +15,7 @@ RUN_FILE_VERSION = "run_file 1"
 
 
 class Scale(enum.StrEnum):
-    """What the scores of a file are."""
+    """The scale of the scores in a file."""
 
     AS_THEY_ARE = "as_they_are"
     PROBABILITY = "probability"
@@ -31,15 +31,15 @@ MAX_LOGIT = 20.0
 
 
 class RunFile:
-    """Scores of a file by query id and passage id; NaN where it has no such pair.
+    """A teacher whose scores stand in a file by query id and passage id; NaN where one is missing.
 
-    The first line may name its columns, which may then stand in any order. In memory a score takes
-    16 bytes, and an id is kept once.
+    The first line may name the columns, which may then stand in any order. In memory a score takes
+    16 bytes, and an id is stored once.
 
     Args:
       path: the file; gzip where its name ends in .gz.
-      scores: what they are: as_they_are; probability or log_probability (natural) of relevance,
-        which become logits: of probabilities near 1, the best would be nearly equal.
+      scores: the scale of the scores: as_they_are; probability or log_probability (natural) of
+        relevance, which become logits, because the best probabilities are all nearly 1.
 
     Raises:
       UserError: there is no such file, it has bad lines, which are named, or its scores are not
@@ -73,7 +73,7 @@ class RunFile:
 
 
 def _as_logits(scores: np.ndarray, scale: Scale) -> np.ndarray:
-    """The logits of float32 [N] probabilities; those of 0 and 1 are as far as float32 tells."""
+    """Logits of float32 [N] scores, from −MAX_LOGIT to MAX_LOGIT; scores as they are stay."""
     if scale is Scale.AS_THEY_ARE:
         return scores
     values = scores.astype(np.float64)

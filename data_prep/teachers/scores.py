@@ -1,4 +1,4 @@
-"""Scores of teachers, as the stage score hands them on."""
+"""The scores of teachers, and the files in which the stage score hands them on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ SCORES_NAME = "scores.json"
 
 @dataclass(frozen=True)
 class ScoredShards:
-    """What a teacher has scored.
+    """The shards of queries that a teacher has scored.
 
     Attributes:
-      shards: of queries; their files are in the teacher's `score_folder`.
+      shards: the shards; their files are in the teacher's `score_folder`.
       facts: what is reported of the teacher.
     """
 
@@ -28,18 +28,18 @@ class ScoredShards:
 
 
 def score_folder(workspace: Workspace, teacher: str) -> ShardFolder:
-    """Where the scores of a teacher are."""
+    """The folder of a teacher's scores."""
     return ShardFolder(workspace.prep / "scores" / teacher, ".npz")
 
 
 def load_scores(path: Path) -> np.ndarray:
-    """Scores float32 [Q, C] of a shard; NaN where there is none, padding included."""
+    """Read the scores float32 [Q, C] of a shard; NaN where there is none, padding included."""
     with np.load(path) as arrays:
         return arrays["scores"]
 
 
 def score_paths(workspace: Workspace) -> dict[str, dict[str, Path]]:
-    """The scores of each teacher, by teacher and by shard of queries."""
+    """The files of scores, by teacher and by shard of queries."""
     index = read_json(needed(workspace.prep / SCORES_NAME, "score"))["shards"]
     root = workspace.prep / "scores"
     return {

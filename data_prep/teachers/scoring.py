@@ -1,4 +1,4 @@
-"""Scores of candidates by a model or a file of scores, in shards of queries."""
+"""Scoring of candidates by a model or a file of scores, in shards of queries."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +29,15 @@ NUM_PARITY_PAIRS = 50
 
 
 class Scorer:
-    """Scores the candidates of one shard of queries after another; holds the teacher."""
+    """A worker with a teacher that scores the candidates of one shard of queries after another."""
 
     def __init__(self, name: str, settings: Mapping[str, Any]):
         self._teacher = make_teacher(name, settings)
-        # A file may well lack what the retrievers found; a model has a score for everything.
+        # A file of scores may lack candidates; a model is expected to score every pair.
         self._may_lack = settings["kind"] == "run_file"
 
     def __call__(self, payload: Payload) -> Made:
-        """The scores float32 [Q, C] of `payload` (`pairs_payload`), NaN where there is none."""
+        """Scores float32 [Q, C] of what `pairs_payload` made, NaN where there is none."""
         places = payload["places"]
         at = np.argwhere(places >= 0)
         pairs = pairs_of(payload, at.tolist())
@@ -51,7 +51,7 @@ class Scorer:
 
 
 def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
-    """Some pairs of `pairs_payload`, by query and column."""
+    """The pairs at some places, each a query and a column, of what `pairs_payload` made."""
     places = payload["places"]
     return Pairs(
         [payload["query_ids"][q] for q, _ in at],
@@ -64,21 +64,21 @@ def pairs_of(payload: Payload, at: Sequence[Sequence[int]]) -> Pairs:
 def pairs_payload(
     queries: Sequence[Query], rows: np.ndarray, passages: Passages, passage_set: PassageSet
 ) -> Payload:
-    """What a scorer needs: texts and ids of queries and of their distinct candidates."""
+    """The payload of a scorer: texts and ids of queries and of their distinct candidates."""
     distinct, places = np.unique(rows, return_inverse=True)
     places = places.reshape(rows.shape) - int((distinct < 0).any())
-    known = distinct[distinct >= 0].tolist()
+    candidates = distinct[distinct >= 0].tolist()
     return {
         "query_ids": [query.query_id for query in queries],
         "queries": [query.text for query in queries],
-        "doc_ids": [passage_set[row].doc_id for row in known],
-        "passages": [passages.texts[row] for row in known],
+        "doc_ids": [passage_set[row].doc_id for row in candidates],
+        "passages": [passages.texts[row] for row in candidates],
         "places": places,
     }
 
 
 def without_weight(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a section that make the teacher; its weight among others does not."""
+    """A teacher's section without its weight among others, which changes no score."""
     return {key: value for key, value in section.items() if key != "weight"}
 
 
@@ -89,14 +89,14 @@ def score_model(
     parts: Sequence[QueryShard],
     passages: Passages,
 ) -> ScoredShards:
-    """Score the candidates of queries by a teacher that reads their texts, or their ids.
+    """Score the candidates of queries by a teacher that reads their texts or their ids.
 
     Args:
-      workspace: with candidates.
-      name: of the section `config.prep.teachers.NAME`.
-      section: its keys.
-      parts: the queries.
-      passages: the candidates' texts.
+      workspace: a workspace with candidates.
+      name: NAME of the section `config.prep.teachers.NAME`.
+      section: that section.
+      parts: the shards of queries.
+      passages: the texts of the candidates.
 
     Raises:
       UserError: more pairs than config.prep.max_rejects allows could not be scored, or a fast
@@ -141,9 +141,9 @@ def score_model(
 def _sample_pairs(
     seed: int, parts: Sequence[QueryShard], payload: Callable[[QueryShard], Payload]
 ) -> Pairs:
-    """Some pairs of one shard of queries, of which parity is measured."""
+    """Some pairs of one shard of queries, on which parity is measured."""
     part = min(parts, key=lambda part: draw(seed, "parity", part.name))
-    drawn = payload(part)
-    at = np.argwhere(drawn["places"] >= 0).tolist()
+    pairs = payload(part)
+    at = np.argwhere(pairs["places"] >= 0).tolist()
     at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
-    return pairs_of(drawn, at[:NUM_PARITY_PAIRS])
+    return pairs_of(pairs, at[:NUM_PARITY_PAIRS])

@@ -1,4 +1,4 @@
-"""Rankers of T5: RankT5 and monoT5, whose first output token says how relevant a passage is.
+"""T5 rerankers: RankT5 and monoT5, whose first output token says how relevant a passage is.
 
 The encoder-only variants of RankT5 are not here: they have a head of their own that no class of
 transformers reads.
@@ -19,7 +19,7 @@ RANK_T5_TOKEN = "<extra_id_10>"
 
 
 class T5Ranker(TransformersTeacher):
-    """What the two share: the encoder reads the pair, the decoder takes one step."""
+    """The base of T5 rerankers: the encoder reads the pair, and the decoder takes one step."""
 
     auto_class = "T5ForConditionalGeneration"
     prompt: PairPrompt
@@ -55,7 +55,7 @@ class T5Ranker(TransformersTeacher):
 
 
 class RankT5(T5Ranker):
-    """RankT5 in its encoder-decoder form: the logit of <extra_id_10> (arXiv 2210.10634, 4.2).
+    """RankT5 with encoder and decoder; scores are logits of <extra_id_10> (arXiv 2210.10634, 4.2).
 
     Args:
       model: a folder, or "org/name@REVISION".
@@ -92,12 +92,12 @@ class RankT5(T5Ranker):
 
 
 class MonoT5(T5Ranker):
-    """monoT5: the log-probability of true, of true and false alone (arXiv 2003.06713, section 3).
+    """monoT5, scored by the log-probability of true against false (arXiv 2003.06713, section 3).
 
     Args:
       model: a folder, or "org/name@REVISION".
-      true_token: says that a passage is relevant; mT5 models were trained with yes.
-      false_token: says that it is not; mT5 models were trained with no.
+      true_token: the token that says a passage is relevant; mT5 models were trained with yes.
+      false_token: the token that says it is not; mT5 models were trained with no.
       max_length: tokens of "Query: … Document: … Relevant:"; the passage is cut, never the end.
       dtype: float32 or bfloat16; in float16 T5 overflows.
       device: such as cuda:1; auto: a GPU where there is one.

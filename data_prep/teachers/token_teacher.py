@@ -1,4 +1,4 @@
-"""Teachers whose models read token ids: pairs become ids, ids become batches of like length."""
+"""Teachers whose models read token ids: pairs become ids, and ids batches of like length."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +20,14 @@ Encoded = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why some pairs could not be handled together."""
+    """The reason why some pairs could not be handled together."""
 
     reason: str
     out_of_memory: bool
 
 
 class TokenTeacher(abc.ABC):
-    """Scores pairs in batches; a pair that breaks its batch is found and gets NaN.
+    """A teacher that scores pairs in batches; a pair that breaks its batch is found and gets NaN.
 
     When memory runs out, `batch_tokens` halves for good.
 
@@ -66,7 +66,7 @@ class TokenTeacher(abc.ABC):
         return scores
 
     def _encode_all(self, pairs: Pairs) -> tuple[dict[int, Encoded], dict[int, str]]:
-        """Model input by pair, and why there is none by pair."""
+        """Model input by pair, and the reasons by pair where there is none."""
         texts = [
             i
             for i in range(len(pairs))
@@ -77,19 +77,19 @@ class TokenTeacher(abc.ABC):
         encoded: dict[int, Encoded] = {}
 
         def encode(numbers: Sequence[int]) -> None:
-            done = self.encode(
+            inputs = self.encode(
                 [pairs.queries[i] for i in numbers], [pairs.passages[i] for i in numbers]
             )
-            encoded.update(zip(numbers, done, strict=True))
+            encoded.update(zip(numbers, inputs, strict=True))
 
         for start in range(0, len(texts), ENCODED_AT_ONCE):
-            some = texts[start : start + ENCODED_AT_ONCE]
-            if failure := attempt(encode, some):
-                reasons |= isolate(encode, some, failure)
+            numbers = texts[start : start + ENCODED_AT_ONCE]
+            if failure := attempt(encode, numbers):
+                reasons |= isolate(encode, numbers, failure)
         return encoded, reasons
 
     def _score_into(self, scores: np.ndarray, encoded: Mapping[int, Encoded]) -> dict[int, str]:
-        """Set the scores of the pairs that are encoded; why there is none, by pair."""
+        """Set the scores of the encoded pairs; returns the reasons by pair where there is none."""
 
         def run(numbers: Sequence[int]) -> None:
             scores[list(numbers)] = self.forward([encoded[i] for i in numbers])
@@ -115,7 +115,7 @@ class TokenTeacher(abc.ABC):
 
 
 def attempt(run: Callable[[Sequence[int]], None], numbers: Sequence[int]) -> Failure | None:
-    """Run, and say why that failed; a mistake in the settings is raised."""
+    """Run, and return why that failed, if it did; a mistake in the settings is raised."""
     try:
         run(numbers)
     except UserError:
@@ -131,23 +131,23 @@ def attempt(run: Callable[[Sequence[int]], None], numbers: Sequence[int]) -> Fai
 def isolate(
     run: Callable[[Sequence[int]], None], numbers: Sequence[int], failure: Failure
 ) -> dict[int, str]:
-    """Run ever smaller halves of what failed, until what cannot be done stands alone.
+    """Run ever smaller halves of pairs that failed, until only pairs that fail alone are left.
 
     Args:
       run: does the work of some pairs.
       numbers: the pairs that failed together.
-      failure: how.
+      failure: why they failed.
 
     Returns:
-      Why a pair fails alone, by pair.
+      The reason why a pair fails alone, by pair.
     """
     if len(numbers) == 1:
         return {numbers[0]: failure.reason}
     middle = len(numbers) // 2
     reasons: dict[int, str] = {}
     for half in (numbers[:middle], numbers[middle:]):
-        if again := attempt(run, half):
-            reasons |= isolate(run, half, again)
+        if half_failure := attempt(run, half):
+            reasons |= isolate(run, half, half_failure)
     return reasons
 
 
@@ -157,9 +157,9 @@ def pad(
     """Arrays int64 [B, T] of a batch, with its attention_mask; T is its longest length.
 
     Args:
-      batch: without padding.
-      fill: what stands at padding, by name; 0 where it names nothing.
-      side: where padding goes.
+      batch: the pairs, each without padding.
+      fill: the value of padding by the name of an array; 0 for arrays that it does not name.
+      side: the side on which padding goes.
     """
     sizes = [len(item[INPUT_IDS]) for item in batch]
     shape = (len(batch), max(sizes))
@@ -175,7 +175,7 @@ def pad(
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    # CUDA says the first; PyTorch's CPU allocator, a RuntimeError, the second.
+    # CUDA's errors have the first words; the RuntimeError of PyTorch's CPU allocator the second.
     return isinstance(error, MemoryError) or any(
         words in text for words in ("out of memory", "can't allocate memory")
     )

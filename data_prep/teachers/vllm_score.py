@@ -1,10 +1,10 @@
 """Classifiers and yes/no language models scored by vLLM's pooling engine, written for vLLM 0.32.
 
-The engine is given token ids, those that the transformers teachers read, so template and truncation
-are the same by construction. Its activation is switched off by the model's config: a sigmoid in
-float32 is 1.0 from a logit of 17 on, and the logit would be lost. (The request's own switch,
-`use_activation`, switched off the tanh inside BERT's head too, in versions of vLLM that are still
-around: vllm-project/vllm#57664.)
+The engine gets the same token ids as the transformers teachers, so template and truncation are the
+same by construction. The activation is switched off by the model's config: a sigmoid in float32 is
+1.0 from a logit of 17 on, and the logit would be lost. (The switch of a request, `use_activation`,
+also switched off the tanh inside BERT's head, in versions of vLLM that are still around:
+vllm-project/vllm#57664.)
 """
 
 import os
@@ -35,29 +35,28 @@ SET_BY_TEACHER = (
 )  # fmt: skip
 CLASSIFIER_SUFFIX = "ForSequenceClassification"
 CAUSAL_LM_SUFFIX = "ForCausalLM"
-"""How the names of the architectures end that are scored."""
+"""Endings of the names of architectures that can be scored."""
 
 NO_ACTIVATION = {
     "problem_type": "regression",
     "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
 }
-"""What makes vLLM leave a classifier's logits as they are."""
+"""Overrides of a config that make vLLM leave a classifier's logits as they are."""
 
 
 class VllmTeacher(TokenTeacher):
     """A model that vLLM serves as a classifier.
 
-    Sequence classifiers score as `CrossEncoder`; language models with a yes/no template as `YesNo`,
-    turned into classifiers of one label whose weights are those of yes (less those of no) in the
-    output layer.
+    Sequence classifiers score as `CrossEncoder` does. Language models with a yes/no template score
+    as `YesNo` does: they are turned into classifiers of one label, whose weights are those of yes
+    (less those of no) in the output layer.
 
     Args:
       model: a folder, or "org/name@REVISION".
       label_index: as for `CrossEncoder`.
-      template: as for `YesNo`, and it must be given for a language model; for a classifier as for
-        `CrossEncoder`.
+      template: as for `CrossEncoder`; a language model needs one, as for `YesNo`.
       instruction: as for `YesNo`.
-      yes: as for `YesNo`; not for classifiers, and so for the next two.
+      yes: as for `YesNo`; classifiers take neither this nor the next two.
       no: as for `YesNo`.
       form: as for `YesNo`.
       max_length: tokens of a pair; None: 512, or the preset's.
@@ -65,7 +64,7 @@ class VllmTeacher(TokenTeacher):
       engine_args: more arguments of vllm.LLM, such as {"tensor_parallel_size": 4}.
 
     Raises:
-      UserError: a model or settings that vLLM cannot score so.
+      UserError: vLLM cannot score with this model or these settings.
     """
 
     def __init__(
@@ -102,10 +101,10 @@ class VllmTeacher(TokenTeacher):
             self._pair_input = PairInput(template, instruction, self.max_length)
         check_count("max_length", self.max_length)
         self._label_index, self._dtype = label_index, dtype
-        what = self._preset or self._pair_input
+        form_of_pairs = self._preset or self._pair_input
         args = sorted((k, v) for k, v in self._engine_args.items() if k not in NEUTRAL_ENGINE_ARGS)
         self.fingerprint = teacher_fingerprint(
-            self.folder, "VllmTeacher", f"{label_index} {what!r} {args}", dtype
+            self.folder, "VllmTeacher", f"{label_index} {form_of_pairs!r} {args}", dtype
         )
         self._llm: Any = None
 
@@ -135,10 +134,10 @@ class VllmTeacher(TokenTeacher):
                 raise UserError(f"{key}={value!r}: {self.folder} is a classifier and says no words")
 
     def load(self) -> None:
-        """Start the engine, unless that is done.
+        """Start the engine, unless it is running.
 
         Raises:
-          UserError: it cannot be started.
+          UserError: the engine cannot be started.
         """
         if self._llm is not None:
             return
@@ -185,12 +184,12 @@ class VllmTeacher(TokenTeacher):
             ) from error
 
     def close(self) -> None:
-        """Let go of the engine; the next `score` starts another."""
+        """Release the engine; the next `score` starts another."""
         self._llm = None
 
     def _as_classifier(self, tokenizer: Any, preset: Preset) -> dict[str, Any]:
-        """What makes vLLM turn a language model into a classifier of one label."""
-        words = preset.words[::-1]  # the engine takes no before yes
+        """Overrides that make vLLM turn a language model into a classifier of one label."""
+        words = preset.words[::-1]  # the engine wants no before yes
         ids = [single_token(tokenizer, word) for word in words]
         architecture = self._architecture.removesuffix(CAUSAL_LM_SUFFIX) + CLASSIFIER_SUFFIX
         return {
@@ -201,12 +200,12 @@ class VllmTeacher(TokenTeacher):
         }
 
     def encode(self, queries: Sequence[str], passages: Sequence[str]) -> list[Encoded]:
-        """Token ids of pairs."""
+        """Model input of pairs, each without padding."""
         encoded: list[Encoded] = self._encoder(queries, passages)
         return encoded
 
     def forward(self, batch: Sequence[Encoded]) -> np.ndarray:
-        """Scores [B] of pairs."""
+        """Scores [B] of a batch."""
         from vllm import PoolingParams
 
         outputs = self._llm.encode(
@@ -240,7 +239,7 @@ def _architecture(config: Mapping[str, Any], where: Any) -> str:
 
 
 def _token_types(item: Encoded) -> dict[str, Any] | None:
-    """Segments as vLLM takes them: where the second begins."""
+    """Segments as vLLM takes them, by the place where the second begins."""
     types = item.get("token_type_ids")
     if types is None or not types.any():
         return None

@@ -12,9 +12,9 @@ from data_prep.teachers.token_teacher import INPUT_IDS, Encoded, pad
 
 
 class YesNo(TransformersTeacher):
-    """A causal language model; the score is made of its next-token logits after the prompt.
+    """A causal language model, whose next-token logits after the prompt make the score.
 
-    It is logit(yes) - logit(no), or logit(yes) alone, as each model's authors do: see
+    The score is logit(yes) - logit(no), or logit(yes) alone, whichever the model's authors use; see
     data_prep/teachers/prompts.py.
 
     Args:
@@ -22,8 +22,8 @@ class YesNo(TransformersTeacher):
       template: qwen3_reranker, bge_gemma, or the parts of a prompt of one's own.
       instruction: what stands at {instruction}; None: the preset's, and so for the next four.
       yes: the word, one token, that says a passage is relevant.
-      no: the word that says it is not.
-      form: difference or yes.
+      no: the word, one token, that says it is not.
+      form: difference, logit(yes) - logit(no), or yes, logit(yes) alone.
       max_length: tokens of the prompt; the passage is cut.
       dtype: float32, bfloat16 or float16.
       device: such as cuda:1; auto: a GPU where there is one.
@@ -59,14 +59,14 @@ class YesNo(TransformersTeacher):
         )
 
     def prepare(self, model: Any) -> None:
-        """Reduce the output layer to yes and no, and find out what the model can be told."""
+        """Reduce the output layer to the words, and look up which arguments the model takes."""
         preset = self._preset
         self._encoder = PromptEncoder(
             self.tokenizer, preset.prompt, self.max_length, preset.instruction
         )
         tokens = [single_token(self.tokenizer, word) for word in preset.words]
         model.set_output_embeddings(float32_linear(model.get_output_embeddings(), tokens))
-        self._takes = inspect.signature(model.forward).parameters
+        self._parameters = inspect.signature(model.forward).parameters
 
     def encode(self, queries: Sequence[str], passages: Sequence[str]) -> list[Encoded]:
         """Model input of pairs, each without padding."""
@@ -77,12 +77,12 @@ class YesNo(TransformersTeacher):
         import torch
 
         arrays = pad(batch, {INPUT_IDS: self.pad_id()}, "left")
-        if "position_ids" in self._takes:
+        if "position_ids" in self._parameters:
             # Left padding must not move a prompt's positions.
             arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(1) - 1, 0)
-        only_last = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
+        only_last = {"logits_to_keep": 1} if "logits_to_keep" in self._parameters else {}
         tensors = self.tensors(arrays)
         with torch.inference_mode():
             logits = self._model(**tensors, **only_last, use_cache=False).logits[:, -1]
-            said = logits.float().cpu().numpy()
-        return said[:, 0] - said[:, 1] if said.shape[1] == 2 else said[:, 0]
+            by_word = logits.float().cpu().numpy()
+        return by_word[:, 0] - by_word[:, 1] if by_word.shape[1] == 2 else by_word[:, 0]
