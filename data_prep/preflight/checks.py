@@ -117,21 +117,21 @@ def check_models(workspace: Workspace) -> None:
       UserError: a model is not there, or is on the hub and has no revision.
     """
     config, prep = workspace.config, workspace.settings
-    here = set(stages_of(prep)) - set(prep.python)
+    stages = set(stages_of(prep)) - set(prep.python)
     paths: dict[str, Any] = {}
-    if "baselines" in here:
+    if "baselines" in stages:
         paths["model.path"] = config.model.path
-    if "mine" in here:
+    if "mine" in stages:
         for name, retriever in workspace_retrievers(workspace).items():
             if retriever.kind is RetrieverKind.DENSE:
-                given = prep.retrievers[name].get("path")
-                key = f"prep.retrievers.{name}.path" if given else "model.path"
+                has_path = bool(prep.retrievers[name].get("path"))
+                key = f"prep.retrievers.{name}.path" if has_path else "model.path"
                 paths[key] = retriever.settings["path"]
-    if "score" in here:
+    if "score" in stages:
         for name, section in prep.teachers.items():
             if "model" in section:
                 paths[f"prep.teachers.{name}.model"] = section["model"]
-    if prep.llm.backend == "vllm" and here & _stages_that_ask(prep):
+    if prep.llm.backend == "vllm" and stages & _stages_that_ask(prep):
         paths["prep.llm.model"] = prep.llm.model
     for key, path in paths.items():
         try:

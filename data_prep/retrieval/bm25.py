@@ -248,11 +248,11 @@ def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) 
     """Write how often each word stands in each of some passages, by word and then by row."""
     lengths, words, rows = [], [], []
     for start in range(numbers.start, numbers.stop, TEXTS_AT_ONCE):
-        some = range(start, min(start + TEXTS_AT_ONCE, numbers.stop))
-        tokens = tokenize([texts[number] for number in some])
+        block = range(start, min(start + TEXTS_AT_ONCE, numbers.stop))
+        tokens = tokenize([texts[number] for number in block])
         sizes = np.array([len(each) for each in tokens], np.int32)
         lengths.append(sizes)
-        rows.append(np.repeat(np.arange(some.start, some.stop, dtype=np.int32), sizes))
+        rows.append(np.repeat(np.arange(block.start, block.stop, dtype=np.int32), sizes))
         words.append(hashes([word for each in tokens for word in each]))
     all_words, all_rows = np.concatenate(words), np.concatenate(rows)
     order = np.lexsort((all_rows, all_words))

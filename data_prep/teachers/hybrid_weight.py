@@ -184,14 +184,14 @@ def cloze_ndcg(
     numbers = np.array(list(shortened), np.int64)
     texts = [queries[i].text for i in numbers]
     rest = list(shortened.values())
-    some = candidates.take(numbers)
-    is_own = some.rows == np.array([queries[i].row for i in numbers])[:, None]
-    scores = some.scores.copy()
+    chosen = candidates.take(numbers)
+    is_own = chosen.rows == np.array([queries[i].row for i in numbers])[:, None]
+    scores = chosen.scores.copy()
     of_rest = np.einsum("nd,nd->n", model.embed(texts, "query"), model.embed(rest, "passage"))
     for number, values in ((columns.bm25, bm25.pair_scores(texts, rest)), (columns.dense, of_rest)):
         scores[:, number] = np.where(is_own, values[:, None], scores[:, number])
-    z = z_scores(scores, some.moments)
-    padding = some.rows < 0
+    z = z_scores(scores, chosen.moments)
+    padding = chosen.rows < 0
     return ndcg_by_weight(
         z[:, columns.bm25], z[:, columns.dense], padding, is_own.astype(np.float64)
     )

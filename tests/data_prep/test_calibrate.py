@@ -1,4 +1,4 @@
-"""Tests of data_prep/calibrate.py and write_tfrecords.py: the numbers of lists, worked out anew."""
+"""Tests of data_prep/calibrate.py and write_tfrecords.py: scores of lists are computed again."""
 
 import json
 
@@ -24,7 +24,7 @@ from tests.data_prep.toy import make_collection, make_config, run_stages
 
 @pytest.fixture(scope="module")
 def workspace(tiny_bert, tmp_path_factory):
-    """Two teachers: the hybrid, and scores in a file, which lacks some pairs."""
+    """A workspace with two teachers: the hybrid, and a file of scores that lacks some pairs."""
     folder = tmp_path_factory.mktemp("calibrate")
     config = make_config(make_collection(folder / "toy"), tiny_bert)
     workspace = run_stages(config, folder / "work", ["corpus", "generate_queries", "mine"])
@@ -45,7 +45,7 @@ def workspace(tiny_bert, tmp_path_factory):
 
 
 def of_type(workspace: Workspace, query_type: str):
-    """Queries, candidates and each teacher's scores of a type."""
+    """Queries of a type, with their candidates and each teacher's scores."""
     parts = [p for p in query_shards(workspace) if p.queries[0].query_type == query_type]
     paths = candidate_paths(workspace)
     queries = [query for part in parts for query in part.queries]
@@ -63,13 +63,13 @@ def test_lists_are_the_best_by_the_weighted_mean_of_calibrated_scores(workspace)
         lists = load_lists(path)
         queries, candidates, raw = of_type(workspace, query_type)
         place = {query.query_id: i for i, query in enumerate(queries)}
-        every = load_queries(workspace)
-        kept = [place[every[number].query_id] for number in lists.numbers]
+        all_queries = load_queries(workspace)
+        numbers = [place[all_queries[number].query_id] for number in lists.numbers]
         fused = 0
         for weight, scores in zip((3, 1), raw, strict=True):  # by name: file, hybrid
-            low, high = np.nanpercentile(scores[kept], [1, 99])
-            fused = fused + weight * np.clip((scores[kept] - low) / (high - low), 0, 1) / 4
-        for i, number in enumerate(kept):
+            low, high = np.nanpercentile(scores[numbers], [1, 99])
+            fused = fused + weight * np.clip((scores[numbers] - low) / (high - low), 0, 1) / 4
+        for i, number in enumerate(numbers):
             own = np.flatnonzero(candidates.rows[number] == queries[number].row)
             order = np.argsort(-np.nan_to_num(fused[i], nan=-1), kind="stable")
             order = [*own, *(c for c in order if c not in own)][:4]
@@ -105,8 +105,8 @@ def test_the_matching_temperature_gives_targets_the_students_entropy(workspace):
     model = load_student(workspace.config.model.path, query_max_length=32, passage_max_length=64)
     encoder = Encoder(model, mesh=make_mesh(1), microbatch_tokens=1024)
     texts = [queries[number].text for number in lists.numbers]
-    asked = encoder.encode(model.params, texts, kind="query")
-    student = np.einsum("qd,qld->ql", asked, embeddings[lists.rows]) / 0.002
+    query_embeddings = encoder.encode(model.params, texts, kind="query")
+    student = np.einsum("qd,qld->ql", query_embeddings, embeddings[lists.rows]) / 0.002
     p = scipy.special.softmax(student, axis=1)
     own = np.median(scipy.stats.entropy(p, axis=1) / np.log(4))
     assert facts["student"] == pytest.approx(own, abs=2e-3)

@@ -21,7 +21,7 @@ from tests.data_prep.toy import make_collection, make_config, run_stages
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """Lists of extractive queries: their own passage as 3, mined ones as 1 and 0."""
+    """A workspace whose lists have a query's own passage as 3, and mined ones as 1 and 0."""
     folder = tmp_path_factory.mktemp("graded")
     config = make_config(make_collection(folder / "toy"), Path("no student"))
     config.prep.retrievers = ConfigDict({"bm25": {"kind": "bm25"}})
@@ -40,10 +40,12 @@ def graded(tmp_path_factory):
 def test_mined_entries_are_those_of_their_ranks(graded):
     lists = load_lists(GRADED_FILES.paths(graded)["title"])
     queries = load_queries(graded)
-    found = Candidates.concatenate([Candidates.load(p) for p in candidate_paths(graded).values()])
+    candidates = Candidates.concatenate(
+        [Candidates.load(p) for p in candidate_paths(graded).values()]
+    )
     for place, number in enumerate(lists.numbers):
-        query, rows = queries[number], found.rows[number]
-        ranks = found.fused_rank[number]
+        query, rows = queries[number], candidates.rows[number]
+        ranks = candidates.fused_rank[number]
         others = [
             (rank, row)
             for rank, row in zip(ranks, rows, strict=True)
@@ -90,21 +92,21 @@ def test_mediqas_grades_are_the_labels(data_dir, tmp_path):
         for line in csv.DictReader(file, delimiter="\t"):
             qrels.setdefault(line["query-id"], {})[line["corpus-id"]] = int(line["score"])
     passages = PassageSet(workspace.records)
-    found = {}
+    labels_by_query = {}
     for split in ("train", "dev"):
         lists = ListSet(workspace.records, split)
         for record in (lists[n] for n in range(len(lists))):
             names = [passages[row].doc_id for row in record.rows.tolist()]
-            found[record.query_id] = dict(zip(names, record.labels.tolist(), strict=True))
+            labels_by_query[record.query_id] = dict(zip(names, record.labels.tolist(), strict=True))
             assert record.labels[0] == record.labels.max()
-    assert found == {query_id: qrels[query_id] for query_id in found}
-    assert len(found) == 186
-    # The others: no relevant answer, or one grade alone, or the words of a dev question.
-    others = [set(qrels[query_id].values()) for query_id in qrels.keys() - found.keys()]
+    assert labels_by_query == {query_id: qrels[query_id] for query_id in labels_by_query}
+    assert len(labels_by_query) == 186
+    # The others have no relevant answer, or one grade alone, or the words of a dev question.
+    others = [set(qrels[query_id].values()) for query_id in qrels.keys() - labels_by_query.keys()]
     assert sum(len(grades) > 1 for grades in others) == 1
-    counts = Counter(label for labels in found.values() for label in labels.values())
-    told = read_json(workspace.prep / "graded.json")["facts"]["human"]["sources"]["people"]
+    counts = Counter(label for labels in labels_by_query.values() for label in labels.values())
+    facts = read_json(workspace.prep / "graded.json")["facts"]["human"]["sources"]["people"]
     assert {f"label {label}": count for label, count in counts.items()} == {
-        name: count for name, count in told.items() if name.startswith("label")
+        name: count for name, count in facts.items() if name.startswith("label")
     }
     assert counts == {3: 336, 2: 286, 1: 620, 0: 290}

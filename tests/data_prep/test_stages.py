@@ -1,4 +1,4 @@
-"""The stages one after another in this process, and what each leaves to the next."""
+"""Tests of the stages, run one after another in this process, and of what each leaves."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def baseline_files(workspace: Workspace) -> set[str]:
 
 
 def test_the_teacher_of_several_hybrids_is_their_fusion(collection, tiny_bert, tmp_path):
-    """Each by its own dense retriever, dense_weight and weight, and calibrated as in the lists."""
+    """Each hybrid has its own dense retriever and weights, and is calibrated as in the lists."""
     config = make_config(collection, tiny_bert)
     config.prep.retrievers.other = ConfigDict({"kind": "dense", "query_prompt": "every wing "})
     sections = {
@@ -156,8 +156,8 @@ def test_a_second_run_does_nothing_and_a_changed_key_does_what_follows(prepared,
     changed = prepared.config.copy_and_resolve_references()
     changed.prep.list_size = 5
     run_stages(changed, prepared.workdir)
-    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    done = [name for name in STAGES if said[name] != "up to date"]
+    results = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    done = [name for name in STAGES if results[name] != "up to date"]
     assert done == ["calibrate", "write_tfrecords"]
     run_stages(prepared.config, prepared.workdir)
 
@@ -222,9 +222,9 @@ def test_human_dev_queries_are_whole_lists_of_dev_alone(collection, tiny_bert, t
     config.prep.queries = "extractive+human"
     config.prep.num_held_out = 0
     lists = read_lists(run_stages(config, tmp_path))
-    found = [record for record in lists["dev"] if record.query_type == "human_dev"]
-    assert {record.query_id for record in found} == {"q1", "q3"}
-    for record in found:
+    records = [record for record in lists["dev"] if record.query_type == "human_dev"]
+    assert {record.query_id for record in records} == {"q1", "q3"}
+    for record in records:
         more = [1] if record.query_id == "q3" else []  # what training's query of its words has
         assert sorted(record.labels[record.labels > 0]) == [1] * 5 + more + [2] * 4
         assert record.labels[0] == 2
@@ -291,7 +291,7 @@ def test_baselines_do_not_depend_on_how_many_queries_are_scored_at_once(prepared
 
 
 def test_baselines_search_passages_whole(collection, tiny_bert, tmp_path):
-    """What is cut for training is not cut for them: the last words of a passage find it."""
+    """Baselines find a passage by its last words, which are cut off for training."""
     config = make_config(collection, tiny_bert)
     config.data.max_chars = 120
     workspace = run_stages(config, tmp_path)

@@ -25,21 +25,21 @@ def scores():
 
 def test_percentile_is_the_recipes_formula(scores):
     p1, p99 = np.nanpercentile(scores, [1, 99])
-    wanted = np.clip((scores - p1) / (p99 - p1), 0, 1)
-    np.testing.assert_allclose(Percentile.fit(scores)(scores), wanted, atol=1e-6)
+    expected = np.clip((scores - p1) / (p99 - p1), 0, 1)
+    np.testing.assert_allclose(Percentile.fit(scores)(scores), expected, atol=1e-6)
     assert Percentile.fit(np.ones(5))(np.ones(3)).tolist() == [0.5] * 3
 
 
 def test_z_score_puts_three_deviations_on_the_ends(scores):
     z = (scores - np.nanmean(scores)) / np.nanstd(scores)
-    wanted = np.clip(z / 6 + 0.5, 0, 1)
-    np.testing.assert_allclose(ZScore.fit(scores)(scores), wanted, atol=1e-6)
+    expected = np.clip(z / 6 + 0.5, 0, 1)
+    np.testing.assert_allclose(ZScore.fit(scores)(scores), expected, atol=1e-6)
 
 
 def test_rank_is_scipys(scores):
     calibrated = METHODS["rank"].fit(scores)(scores)
-    for row, wanted in zip(calibrated[4:], scores[4:], strict=True):
-        np.testing.assert_allclose(row, (scipy.stats.rankdata(wanted) - 1) / 7, atol=1e-6)
+    for row, expected in zip(calibrated[4:], scores[4:], strict=True):
+        np.testing.assert_allclose(row, (scipy.stats.rankdata(expected) - 1) / 7, atol=1e-6)
     assert sorted(calibrated[3, :5].tolist()) == [0, 0.25, 0.5, 0.75, 1]
     one = np.array([[2.0, np.nan]])
     np.testing.assert_array_equal(METHODS["rank"].fit(one)(one), [[0.5, np.nan]])
@@ -51,7 +51,7 @@ def test_every_method_of_the_config_has_a_calibration():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method(name, scores):
-    """In [0, 1], in the teacher's order, missing stays missing; no scale or shift matters."""
+    """Scores lie in [0, 1] in the teacher's order, NaN stays NaN, and no scale or shift matters."""
     calibrated = METHODS[name].fit(scores)(scores)
     assert calibrated.dtype == np.float32
     assert (np.isnan(calibrated) == np.isnan(scores)).all()
@@ -67,9 +67,9 @@ def test_every_method(name, scores):
 @pytest.mark.parametrize("name", ["percentile", "z_score"])
 def test_the_slope_is_that_between_the_ends(name, scores):
     fitted = METHODS[name].fit(scores)
-    again = METHODS[name](**fitted.facts())
+    remade = METHODS[name](**fitted.facts())
     low, high = fitted(np.array([[-6.0, -4.0]]))[0]
-    assert again.slope == pytest.approx((high - low) / 2, rel=1e-5)
+    assert remade.slope == pytest.approx((high - low) / 2, rel=1e-5)
     assert METHODS[name].fit(np.ones(5)).slope == 0
     assert METHODS["rank"].fit(scores).slope is None
 
@@ -86,19 +86,19 @@ def test_fusion_is_the_weighted_mean(scores):
 
 def test_agreement_is_kendalls_tau(scores):
     other = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
-    found = agreement(scores[4:], other[4:])
+    value = agreement(scores[4:], other[4:])
     pairs = list(zip(scores[4:], other[4:], strict=True))
-    assert found.tau == pytest.approx(
+    assert value.tau == pytest.approx(
         np.mean([scipy.stats.kendalltau(a, b).statistic for a, b in pairs])
     )
-    assert found.top_1 == pytest.approx(np.mean([a.argmax() == b.argmax() for a, b in pairs]))
+    assert value.top_1 == pytest.approx(np.mean([a.argmax() == b.argmax() for a, b in pairs]))
     same = agreement(scores, scores)
     assert (same.tau, same.top_1) == (pytest.approx(1), 1)
 
 
 def test_entropy_is_scipys_by_that_of_the_flat_distribution(scores):
-    found = normalized_entropy(scores, 0.3)
-    for row, value in zip(scores, found, strict=True):
+    entropies = normalized_entropy(scores, 0.3)
+    for row, value in zip(scores, entropies, strict=True):
         known = row[~np.isnan(row)].astype(np.float64)
         p = np.exp((known - known.max()) / 0.3)
         assert value == pytest.approx(scipy.stats.entropy(p / p.sum()) / np.log(len(known)))

@@ -6,7 +6,7 @@ import pytest
 from data_prep.lists.entry_rules import Material, choose_all, entry_rules, ordered
 from ldx.common.errors import UserError
 
-# Rows 1 to 5 are judged; by the draws of their rows 3 comes before 1, and 5 before 4.
+# Rows 1 to 5 are judged; the draw puts row 3 before 1, and row 5 before 4.
 JUDGED = {1: 2, 2: 0, 3: 2, 4: 1, 5: 1}
 MATERIAL = Material(
     JUDGED,
@@ -44,7 +44,7 @@ def test_what_a_rule_gives(section, expected):
 
 
 def test_rules_together():
-    """The highest label first; of equal ones what was judged, then written, then mined."""
+    """The highest label comes first; among equals what was judged, then written, then mined."""
     sections = {
         "a": {"kind": "mined", "num": 1, "label": 0, "range_min": 3},
         "b": {"kind": "mined", "num": 1, "label": 1},

@@ -58,7 +58,7 @@ def test_an_own_passage_without_a_score_is_not_first():
 
 @pytest.mark.parametrize("positive", [0.8, -0.8, 0.0])
 def test_margins_hold_for_positives_of_either_sign(positive):
-    """What may stay is always below the positive: positive − margin · |positive|."""
+    """The limit, positive − margin · |positive|, is always below the positive."""
     scores = np.array([[positive, positive - 0.01, positive - 0.5]])
     removed = Denoising(relative_margin=0.05).removes(scores, np.array([positive]))
     limit = positive - 0.05 * abs(positive)

@@ -44,7 +44,7 @@ def test_without_a_retriever_there_are_no_others():
 
 @pytest.fixture(scope="module")
 def workspace(tiny_bert, tmp_path_factory):
-    """The hybrid, and a file of scores that has none of a dev query; 30 queries of dev.tsv."""
+    """Two teachers, the hybrid and a file without scores of dev queries; 30 queries of dev.tsv."""
     folder = tmp_path_factory.mktemp("human_dev")
     dataset = beir.load_dataset(make_collection(folder / "toy"), "test")
     queries = {query_id: f"which passage is trial{query_id[1:]}" for query_id in DEV}
@@ -86,10 +86,10 @@ def test_a_list_has_all_judgments_whatever_teachers_know(workspace):
 def test_the_others_are_the_retrievers_first(workspace):
     lists = load_lists(list_files(workspace).paths(workspace)[HUMAN_DEV])
     parts = [Candidates.load(path) for path in candidate_paths(workspace).values()]
-    found, queries = Candidates.concatenate(parts), load_queries(workspace)
+    candidates, queries = Candidates.concatenate(parts), load_queries(workspace)
     for rows, number in zip(lists.rows, lists.numbers, strict=True):
         judged = queries[number].judged
-        ranked = found.rows[number][found.fused_rank[number] > 0].tolist()
+        ranked = candidates.rows[number][candidates.fused_rank[number] > 0].tolist()
         assert rows[3:].tolist() == [row for row in ranked if row not in judged][:17]
 
 
@@ -110,14 +110,14 @@ def test_graded_lists_have_the_same(workspace):
     config.prep.list_source = "graded"
     config.prep.graded = ConfigDict({"own": {"kind": "judged"}, "far": {"kind": "mined", "num": 2}})
     graded = run_stages(config, workspace.workdir, ["grade"])
-    wanted = load_lists(list_files(workspace).paths(workspace)[HUMAN_DEV])
-    found = load_lists(list_files(graded).paths(graded)[HUMAN_DEV])
-    for name, values in vars(wanted).items():
-        np.testing.assert_array_equal(getattr(found, name), values)
+    taught_lists = load_lists(list_files(workspace).paths(workspace)[HUMAN_DEV])
+    graded_lists = load_lists(list_files(graded).paths(graded)[HUMAN_DEV])
+    for name, values in vars(taught_lists).items():
+        np.testing.assert_array_equal(getattr(graded_lists, name), values)
 
 
 def test_lists_of_judged_passages_alone(workspace, tmp_path):
-    """Nothing is mined for them, so the list of a dev query is what people judged."""
+    """Nothing is mined for such lists, so a dev query's list has its judged passages only."""
     config = workspace.config.copy_and_resolve_references()
     config.prep.queries, config.prep.human_split, config.eval.split = "human", "test", "none"
     config.prep.list_source = "graded"
@@ -154,7 +154,7 @@ def test_they_alone_are_nothing_to_train_on(workspace, tmp_path):
 
 
 def test_without_dev_queries_lists_are_made_anew(workspace):
-    """Their scores stay the same bytes then, the places of their queries do not."""
+    """The scores stay the same bytes, though the places of the queries change."""
     config = workspace.config.copy_and_resolve_references()
     del config.unlock().prep.teachers.hybrid
     run_stages(config, workspace.workdir, BEFORE_BASELINES)
@@ -171,10 +171,10 @@ def test_without_dev_queries_lists_are_made_anew(workspace):
 def test_a_dev_split_that_is_trained_on_is_told(workspace, tmp_path, caplog):
     config = workspace.config.copy_and_resolve_references()
     config.prep.queries, config.prep.human_split = "human", "dev"
-    told = "config.prep.human_dev_split='dev' is ignored"
+    warning = "config.prep.human_dev_split='dev' is ignored"
     queries = load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
     assert {query.query_type for query in queries} == {"human"}
-    assert caplog.text.count(told) == 1
+    assert caplog.text.count(warning) == 1
     caplog.clear()
     config.prep.human_dev_split = ""
     run_stages(config, tmp_path, ["corpus", "generate_queries"])

@@ -17,7 +17,7 @@ def test_a_made_query_has_its_own_passage_first():
 def test_a_human_query_has_the_highest_grade_first_then_the_teachers_order():
     scores = np.array([9, 8, 7, 6, 5, 4, 3, 2], np.float32)
     grades = np.array([1, 1, 2, 0, 0, 2, 1, 0])
-    # Column 2 is the best of grade 2. All relevant ones are there, and half as many others.
+    # Column 2 is the best of grade 2. All relevant ones are there, and others, half of `size`.
     assert list_columns(scores, grades, 4, human=True).tolist() == [2, 0, 1, 3, 4, 5, 6]
     assert list_columns(scores, grades, 8, human=True).tolist() == [2, 0, 1, 3, 4, 5, 6, 7]
     few = np.array([0, 0, 0, 1, 0, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""Tests of data_prep/preflight/checks.py: what is wrong is told before the first stage."""
+"""Tests of data_prep/preflight/checks.py: mistakes are reported before the first stage."""
 
 import importlib.util
 

@@ -39,7 +39,7 @@ def reference_scores(corpus, queries):
 
 @pytest.mark.parametrize("share", [0, 8, 10**9])
 def test_scores_equal_bm25s(index, monkeypatch, share):
-    """Summed over an array of all passages, or over the matches alone."""
+    """Scores are the same whether summed over all passages or over the matches alone."""
     monkeypatch.setattr(module, "DENSE_SHARE", share)
     scores = dense_scores(index, QUERIES)
     np.testing.assert_allclose(scores, reference_scores(CORPUS, QUERIES), atol=1e-6)
@@ -49,7 +49,7 @@ def test_scores_equal_bm25s(index, monkeypatch, share):
 
 
 def test_scores_of_a_real_collection_equal_bm25s(data_dir, tmp_path, monkeypatch):
-    """Built in many chunks."""
+    """Scores of an index that was built in many chunks."""
     from ldx.eval import beir
 
     monkeypatch.setattr(module, "TEXTS_PER_CHUNK", 300)
@@ -57,8 +57,8 @@ def test_scores_of_a_real_collection_equal_bm25s(data_dir, tmp_path, monkeypatch
     dataset = beir.load_dataset(data_dir / "cranfield", "test")
     index = Bm25.open_or_build(tmp_path, dataset.corpus.texts, key="cranfield")
     queries = list(dataset.queries.values())
-    wanted = reference_scores(dataset.corpus.texts, queries)
-    np.testing.assert_allclose(dense_scores(index, queries), wanted, atol=2e-5)
+    expected = reference_scores(dataset.corpus.texts, queries)
+    np.testing.assert_allclose(dense_scores(index, queries), expected, atol=2e-5)
 
 
 def test_moments_are_those_of_all_passages(index):
@@ -71,8 +71,8 @@ def test_moments_are_those_of_all_passages(index):
 
 def test_pair_scores_equal_corpus_scores(index):
     texts = [*CORPUS[:4], CORPUS[2]]
-    wanted = dense_scores(index, QUERIES)[range(5), [0, 1, 2, 3, 2]]
-    np.testing.assert_allclose(index.pair_scores(QUERIES, texts), wanted, atol=1e-6)
+    expected = dense_scores(index, QUERIES)[range(5), [0, 1, 2, 3, 2]]
+    np.testing.assert_allclose(index.pair_scores(QUERIES, texts), expected, atol=1e-6)
 
 
 def test_pair_scores_of_a_shortened_text(index):
@@ -89,7 +89,7 @@ def test_rarity_is_idf(index):
 def test_a_killed_build_goes_on_and_other_keys_go(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TEXTS_PER_CHUNK", 2)
     whole = Bm25.open_or_build(tmp_path / "whole", CORPUS, key="k")
-    asked = []
+    numbers_read = []
 
     class Texts:
         def __init__(self, stop):
@@ -101,18 +101,18 @@ def test_a_killed_build_goes_on_and_other_keys_go(tmp_path, monkeypatch):
         def __getitem__(self, number):
             if number >= self.stop:
                 raise KeyboardInterrupt
-            asked.append(number)
+            numbers_read.append(number)
             return CORPUS[number]
 
     Bm25.open_or_build(tmp_path / "cut", CORPUS, key="old")
     with pytest.raises(KeyboardInterrupt):
         Bm25.open_or_build(tmp_path / "cut", Texts(3), key="k")
-    asked.clear()
-    again = Bm25.open_or_build(tmp_path / "cut", Texts(9), key="k")
-    assert asked == [2, 3, 4]
-    np.testing.assert_array_equal(dense_scores(again, QUERIES), dense_scores(whole, QUERIES))
+    numbers_read.clear()
+    resumed = Bm25.open_or_build(tmp_path / "cut", Texts(9), key="k")
+    assert numbers_read == [2, 3, 4]
+    np.testing.assert_array_equal(dense_scores(resumed, QUERIES), dense_scores(whole, QUERIES))
     assert {p.name for p in (tmp_path / "cut").iterdir()} == {"k", ".lock"}
-    copy = pickle.loads(pickle.dumps(again))
+    copy = pickle.loads(pickle.dumps(resumed))
     np.testing.assert_array_equal(dense_scores(copy, QUERIES), dense_scores(whole, QUERIES))
 
 

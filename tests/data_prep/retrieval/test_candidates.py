@@ -55,8 +55,8 @@ def make_retrievers(model, folder, excluded=(), depth=5):
 
 
 def mine(model, folder, added=((0,), (0,), (0,)), selection=None, **options):
-    found = [each.find(QUERIES, IDS) for each in make_retrievers(model, folder, **options)]
-    return make_candidates(found, added, selection or Selection(options.get("depth", 5)))
+    retrieved = [each.find(QUERIES, IDS) for each in make_retrievers(model, folder, **options)]
+    return make_candidates(retrieved, added, selection or Selection(options.get("depth", 5)))
 
 
 def all_scores(model, folder):
@@ -68,43 +68,47 @@ def all_scores(model, folder):
 
 
 def test_candidates_carry_scores_and_moments_of_the_whole_corpus(model, tmp_path):
-    found, scores = mine(model, tmp_path), all_scores(model, tmp_path)
+    candidates, scores = mine(model, tmp_path), all_scores(model, tmp_path)
     for query in range(3):
-        valid = found.rows[query] >= 0
-        rows = found.rows[query, valid]
+        valid = candidates.rows[query] >= 0
+        rows = candidates.rows[query, valid]
         assert len(set(rows.tolist())) == len(rows)
         assert 0 in rows
-        np.testing.assert_allclose(found.scores[query][:, valid], scores[query][:, rows], atol=1e-5)
-        assert (found.fused_rank[query, :5] == np.arange(1, 6)).all()
-        wanted = np.stack([scores[query].mean(axis=1), scores[query].std(axis=1)], axis=1)
-        np.testing.assert_allclose(found.moments[query], wanted, atol=1e-5)
-    # No word of the last query is known: the dense ranking alone.
+        np.testing.assert_allclose(
+            candidates.scores[query][:, valid], scores[query][:, rows], atol=1e-5
+        )
+        assert (candidates.fused_rank[query, :5] == np.arange(1, 6)).all()
+        expected = np.stack([scores[query].mean(axis=1), scores[query].std(axis=1)], axis=1)
+        np.testing.assert_allclose(candidates.moments[query], expected, atol=1e-5)
+    # The corpus has no word of the last query, so the dense ranking alone counts.
     dense_ranking = top_rows(np.arange(len(TEXTS)), scores[2, 1], 5)
-    assert found.rows[2, :5].tolist() == dense_ranking.tolist()
+    assert candidates.rows[2, :5].tolist() == dense_ranking.tolist()
 
 
 def test_added_passages_are_no_finds_and_excluded_ones_are_absent(model, tmp_path):
     plain = mine(model, tmp_path)
     excluded = plain.rows[0, :2].tolist()
     absent = next(r for r in range(40) if r not in plain.rows[0])
-    found = mine(model, tmp_path, excluded=excluded, added=((absent, 0), (0,), (0,)))
-    assert not set(excluded) & set(found.rows.ravel().tolist())
-    column = found.rows[0].tolist().index(absent)
-    assert (found.fused_rank[0, column] == 0) == (column >= 5)
-    assert found.rows[0].tolist().count(absent) == 1
-    assert (found.fused_rank[found.rows < 0] == 0).all()
+    candidates = mine(model, tmp_path, excluded=excluded, added=((absent, 0), (0,), (0,)))
+    assert not set(excluded) & set(candidates.rows.ravel().tolist())
+    column = candidates.rows[0].tolist().index(absent)
+    assert (candidates.fused_rank[0, column] == 0) == (column >= 5)
+    assert candidates.rows[0].tolist().count(absent) == 1
+    assert (candidates.fused_rank[candidates.rows < 0] == 0).all()
 
 
 def test_they_are_a_file_and_can_be_joined(model, tmp_path):
-    found = mine(model, tmp_path)
-    (tmp_path / "c.npz").write_bytes(found.to_bytes())
+    candidates = mine(model, tmp_path)
+    (tmp_path / "c.npz").write_bytes(candidates.to_bytes())
     loaded = Candidates.load(tmp_path / "c.npz")
-    assert all((vars(loaded)[name] == values).all() for name, values in vars(found).items())
-    narrow = Candidates(*(x[..., :2] for x in list(vars(found).values())[:3]), found.moments)
-    both = Candidates.concatenate([narrow, found])
-    assert both.rows.shape == (6, found.rows.shape[1])
+    assert all((vars(loaded)[name] == values).all() for name, values in vars(candidates).items())
+    narrow = Candidates(
+        *(x[..., :2] for x in list(vars(candidates).values())[:3]), candidates.moments
+    )
+    both = Candidates.concatenate([narrow, candidates])
+    assert both.rows.shape == (6, candidates.rows.shape[1])
     assert (both.rows[:3, 2:] == -1).all()
-    assert (both.take(np.array([4])).scores == found.scores[1]).all()
+    assert (both.take(np.array([4])).scores == candidates.scores[1]).all()
 
 
 def test_selections():
@@ -121,9 +125,9 @@ def test_a_query_keeps_its_own_passage_whatever_is_selected(model, tmp_path):
     whole = mine(model, tmp_path)
     own = int(whole.rows[0, 0])
     selection = Selection(5, range_min=2, range_max=4)
-    found = mine(model, tmp_path, added=((own,), (0,), (0,)), selection=selection)
-    assert found.rows[0, :3].tolist() == whole.rows[0, [0, 2, 3]].tolist()
-    assert found.fused_rank[0, :3].tolist() == [1, 3, 4]
+    candidates = mine(model, tmp_path, added=((own,), (0,), (0,)), selection=selection)
+    assert candidates.rows[0, :3].tolist() == whole.rows[0, [0, 2, 3]].tolist()
+    assert candidates.fused_rank[0, :3].tolist() == [1, 3, 4]
 
 
 def test_z_scores_of_a_retriever_that_says_nothing_are_0():

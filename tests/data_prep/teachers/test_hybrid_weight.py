@@ -27,10 +27,10 @@ def test_hybrid_is_the_weighted_sum_of_z_scores():
     rng = np.random.default_rng(0)
     scores = rng.random((3, 2, 50), np.float32)
     moments = np.stack([scores.mean(2), scores.std(2)], axis=2)
-    z = (scores - scores.mean(2, keepdims=True)) / scores.std(2, keepdims=True)
-    found = z_scores(scores, moments)
+    expected = (scores - scores.mean(2, keepdims=True)) / scores.std(2, keepdims=True)
+    z = z_scores(scores, moments)
     np.testing.assert_allclose(
-        hybrid_scores(found[:, 0], found[:, 1], 0.3), 0.3 * z[:, 1] + 0.7 * z[:, 0], atol=1e-5
+        hybrid_scores(z[:, 0], z[:, 1], 0.3), 0.3 * expected[:, 1] + 0.7 * expected[:, 0], atol=1e-5
     )
 
 
@@ -41,10 +41,10 @@ def test_ndcg_equals_trec_eval():
         ir_measures.Qrel(str(q), str(d), int(gains[q, d])) for q in range(5) for d in range(30)
     ]
     run = [ir_measures.ScoredDoc(str(q), str(d), scores[q, d]) for q in range(5) for d in range(30)]
-    wanted = {
+    expected = {
         m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run)
     }
-    np.testing.assert_allclose(ndcg_at_10(scores, gains), [wanted[str(q)] for q in range(5)])
+    np.testing.assert_allclose(ndcg_at_10(scores, gains), [expected[str(q)] for q in range(5)])
 
 
 def test_the_weight_is_a_half_unless_queries_say_otherwise():
@@ -60,7 +60,7 @@ PASSAGES = [f"{SENTENCES[i]} A matrix of kind{i} is banded and large here." for 
 
 
 class Model:
-    """A dense retriever that knows a passage by its second sentence, its queries likewise."""
+    """A dense retriever that knows passages by their second sentence, and queries likewise."""
 
     def embed(self, texts, kind):
         embeddings = np.zeros((len(texts), 41), np.float32)
@@ -88,15 +88,15 @@ def verbatim(tmp_path):
 
 
 def test_the_lifted_sentence_does_not_speak_for_bm25(verbatim):
-    queries, found, bm25, model = verbatim
-    z = z_scores(found.scores, found.moments)
+    queries, candidates, bm25, model = verbatim
+    z = z_scores(candidates.scores, candidates.moments)
     gains = np.eye(40)
-    with_sentence = ndcg_by_weight(z[:, 0], z[:, 1], found.rows < 0, gains).mean(axis=1)
+    with_sentence = ndcg_by_weight(z[:, 0], z[:, 1], candidates.rows < 0, gains).mean(axis=1)
     assert with_sentence[0] == pytest.approx(1)  # BM25 alone is perfect
     shortened = cloze_queries(queries, PASSAGES, seed=0)
     assert len(shortened) == 40
     assert all("number" not in text for text in shortened.values())
-    ndcg = cloze_ndcg(queries, shortened, found, bm25, model, COLUMNS)
+    ndcg = cloze_ndcg(queries, shortened, candidates, bm25, model, COLUMNS)
     assert ndcg.shape == (11, 40)
     assert ndcg[0].mean() < 0.5
     assert ndcg[-1].mean() == pytest.approx(1)
@@ -108,9 +108,9 @@ def test_queries_that_were_not_cut_out_have_no_cloze():
 
 
 def test_human_judgments_speak_for_themselves(verbatim):
-    _, found, _, _ = verbatim
+    _, candidates, _, _ = verbatim
     judged = [Query(f"q{i}", "human", "x", -1, "", {i: 1}, f"d{i}") for i in range(40)]
-    found.scores[:, 1] = -np.eye(40)
-    ndcg = judged_ndcg(judged, found, COLUMNS)
+    candidates.scores[:, 1] = -np.eye(40)
+    ndcg = judged_ndcg(judged, candidates, COLUMNS)
     assert ndcg[0].mean() == pytest.approx(1)
     assert ndcg[-1].mean() < 0.1

@@ -140,7 +140,7 @@ def test_mono_t5(t5):
 
 
 def test_qwen3_reranker(tmp_path):
-    """Against the code of its model card, at batch size 1."""
+    """Scores equal those of the model card's code at batch size 1."""
     folder = make_language_model(tmp_path, "Qwen3")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -159,7 +159,7 @@ def test_qwen3_reranker(tmp_path):
         instruction = "Given a web search query, retrieve relevant passages that answer the query"
         return f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {passage}"
 
-    # Of every passage about 20 tokens are left.
+    # About 20 tokens are left of every passage.
     room = max(len(tokenizer(text(query, ""))["input_ids"]) for query in PAIRS.queries) + 20
     max_length = len(prefix) + room + len(suffix)
 
@@ -178,7 +178,7 @@ def test_qwen3_reranker(tmp_path):
 
 @pytest.mark.parametrize(("family", "form"), [("Gemma", None), ("Llama", "difference")])
 def test_bge_gemma(tmp_path, family, form):
-    """Against the code of its model card, at batch size 1, whose length leaves out the prompt."""
+    """Scores equal those of the model card's code, whose length leaves out the prompt."""
     folder = make_language_model(tmp_path, family)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -205,7 +205,7 @@ def test_bge_gemma(tmp_path, family, form):
 
 
 def test_own_template_and_words(tmp_path):
-    """With a model of learned positions, which padding must not move."""
+    """Padding does not move the positions of a model that has learned them."""
     folder = make_gpt2(tmp_path)
     settings = {
         "kind": "yes_no",
@@ -231,7 +231,7 @@ def test_own_template_and_words(tmp_path):
 
 
 def test_layerwise(tmp_path):
-    """Against the whole model's hidden states, each pair unpadded."""
+    """Scores equal those from the whole model's hidden states, each pair unpadded."""
     folder = make_layerwise(tmp_path)
     from safetensors.torch import load_file
 

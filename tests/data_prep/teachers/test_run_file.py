@@ -107,12 +107,12 @@ def test_real_teacher_runs(data_dir, name, ndcg):
     with gzip.open(path, "rt") as file:
         rows = [line.split("\t") for line in file]
     order = np.random.default_rng(0).permutation(len(rows))
-    wanted = pairs(*[(rows[i][0], rows[i][1]) for i in order])
+    sample = pairs(*[(rows[i][0], rows[i][1]) for i in order])
     teacher = teacher_of(path)
-    scores = teacher.score(wanted)
+    scores = teacher.score(sample)
     assert teacher.problems == []
     run = {}
-    for query_id, doc_id, score in zip(wanted.query_ids, wanted.doc_ids, scores, strict=True):
+    for query_id, doc_id, score in zip(sample.query_ids, sample.doc_ids, scores, strict=True):
         run.setdefault(query_id, {})[doc_id] = float(score)
     qrels = read_qrels(folder / "qrels" / "test.tsv")
     assert score_run(qrels, run).mean["nDCG@10"] == pytest.approx(ndcg, abs=5e-5)
@@ -134,10 +134,10 @@ def test_probabilities_become_logits(tmp_path, kind):
     path = tmp_path / "scores.tsv"
     path.write_text("".join(f"q\td{i}\t{value:.12g}\n" for i, value in enumerate(values)))
     teacher = RunFile(str(path), scores=kind)
-    wanted = pairs(*[("q", f"d{i}") for i in range(5)], ("q", "none"))
-    found = teacher.score(wanted)
-    np.testing.assert_allclose(found[:5], logits, rtol=1e-4, atol=1e-6)
-    assert np.isnan(found[5])
+    sample = pairs(*[("q", f"d{i}") for i in range(5)], ("q", "none"))
+    scores = teacher.score(sample)
+    np.testing.assert_allclose(scores[:5], logits, rtol=1e-4, atol=1e-6)
+    assert np.isnan(scores[5])
     assert teacher.fingerprint != RunFile(str(path)).fingerprint
 
 

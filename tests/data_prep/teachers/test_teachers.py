@@ -1,4 +1,4 @@
-"""Tests of data_prep/teachers: settings, batches, bad pairs, and the parity gate."""
+"""Tests of data_prep/teachers: settings, batches, bad pairs, and parity."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.data_prep.teacher_models import make_bert, random_pairs
 
 
 class WordTeacher(TokenTeacher):
-    """Scores a pair by its number of words; some texts break it."""
+    """A teacher that scores a pair by its number of words; some texts break it."""
 
     def __init__(self, batch_tokens, room=10**9):
         super().__init__(batch_tokens)
@@ -228,8 +228,8 @@ def test_parity_passes_like_scores_and_refuses_others():
     assert value < 0.99
     with pytest.raises(UserError, match=f"correlation is {value:.4f}") as caught:
         check_parity(Fixed(scores), Fixed(permuted), pairs)
-    shown = str(caught.value).splitlines()[1:3]
-    assert {line.split(":")[0].strip() for line in shown} == {
+    lines = str(caught.value).splitlines()[1:3]
+    assert {line.split(":")[0].strip() for line in lines} == {
         "query q0, passage d3",
         "query q1, passage d7",
     }
@@ -267,7 +267,7 @@ def test_only_engines_have_a_slow_form():
 
 
 def test_what_fingerprints_hash_of_a_prompt_stays():
-    """Scores of an earlier version are kept by this text."""
+    """Scores that an earlier version made are found by this text."""
     prompt = PairPrompt(("{query}\n", "{passage}"), bos=True)
     assert repr(prompt) == "Prompt(parts=('{query}\\n', '{passage}'), bos=True, eos=False)"
     preset = choose_preset(prompt.parts)

@@ -1,6 +1,6 @@
 """Tests of data_prep/teachers/vllm_score.py with an engine that stands in for vLLM's.
 
-It is given what vLLM is given, and computes with transformers. tests/vllm has the real one.
+The engine takes what vLLM takes, and computes with transformers; tests/vllm tests the real one.
 """
 
 import sys
@@ -66,7 +66,7 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """What the teacher sets for vLLM is gone afterwards."""
+    """Restore the environment variables that the teacher sets for vLLM."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
 
