@@ -180,7 +180,7 @@ class TeacherAgreement:
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> TeacherAgreement:
-    """The agreement of two teachers' scores [Q, C]; queries count with two that both scored."""
+    """The agreement of two teachers' scores [Q, C] over queries where both scored two or more."""
     both = np.isfinite(first) & np.isfinite(second)
     several = both.sum(axis=1) > 1
     if not several.any():

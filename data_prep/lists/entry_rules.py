@@ -42,7 +42,7 @@ class JudgedRule:
 
     Attributes:
       num: the most entries of a list; grades take turns, from the highest; None: all.
-      relabel: labels by grade, such as {"1": 3}; other grades are labels as they are.
+      relabel: labels by grade, such as {"1": 3}; other grades are their own labels.
     """
 
     num: int | None = None

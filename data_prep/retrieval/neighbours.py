@@ -19,7 +19,7 @@ KMEANS_SAMPLE = 32  # k-means looks at so many passages for each cell
 POWER_STEPS = 5
 LEAST_CUT_SHARE = 0.25  # at least this share of passages is on either side of a cut
 MOST_SHARE = 0.9  # a cell with more of its part holds copies of one passage
-NUM_MEAN_CANDIDATES = 20  # the mean embedding of so many stands for a query's list
+NUM_MEAN_CANDIDATES = 20  # the mean embedding of so many candidates stands for a query
 ROWS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
@@ -36,7 +36,7 @@ class _Part:
     after: np.ndarray | None
 
 
-# BLAS may compute on numbers that lie behind a matrix in memory, where 0 · ∞ is no mistake.
+# BLAS may compute on what lies behind a matrix in memory; a warning of 0 · ∞ there says nothing.
 @np.errstate(invalid="ignore")
 def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
     """The place of every passage in an order in which neighbours stand near each other.
@@ -69,7 +69,7 @@ def neighbour_order(embeddings: np.ndarray) -> np.ndarray:
 
 
 def order_queries(rows: Sequence[np.ndarray], passage_embeddings: np.ndarray) -> np.ndarray:
-    """The place of every query in an order in which those of like candidates are near, int64 [Q].
+    """The place of every query in an order that puts like candidates together, int64 [Q].
 
     Queries are ordered by the mean embedding of their first candidates (`neighbour_order`). Lists
     that stand together then share more passages than in an order by the first candidate alone.
@@ -173,8 +173,7 @@ def _main_direction(vectors: np.ndarray) -> np.ndarray:
 def _cut(positions: np.ndarray) -> int:
     """The number k of the sorted positions [n], n > 1, that go to the first of two clusters.
 
-    It makes the variance between the two, (Σ first)² / (k · (n − k)) of positions with mean 0,
-    largest.
+    It maximizes the variance between the two, (Σ first)² / (k · (n − k)) of positions with mean 0.
     """
     size = len(positions)
     least = max(1, int(LEAST_CUT_SHARE * size))
