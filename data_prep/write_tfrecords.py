@@ -163,7 +163,7 @@ def _judges(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _teachers(workspace: Workspace) -> list[dict[str, Any]]:
-    """The settings of each teacher, and the weight that the stage score chose for a hybrid."""
+    """The settings of each teacher; for a hybrid also the chosen weight, and the retrievers."""
     facts = stage_counts(workspace, ("score",))["score"]
     teachers = []
     for name, section in workspace.settings.teachers.items():
