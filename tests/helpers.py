@@ -41,8 +41,9 @@ def call_command(module: ModuleType, *arguments: str) -> CompletedProcess:
     """
     codes: list[int] = []
     out, err = io.StringIO(), io.StringIO()
-    defined, root = set(flags.FLAGS), logging.getLogger()
-    handlers, verbosity = root.handlers[:], absl.logging.get_verbosity()
+    defined, verbosity = set(flags.FLAGS), absl.logging.get_verbosity()
+    loggers = logging.getLogger(), absl.logging.get_absl_logger()
+    handlers, levels = loggers[0].handlers[:], [logger.level for logger in loggers]
     command = [module.__file__ or "", *arguments]
     try:
         with (
@@ -55,6 +56,8 @@ def call_command(module: ModuleType, *arguments: str) -> CompletedProcess:
     finally:
         for name in set(flags.FLAGS) - defined:
             delattr(flags.FLAGS, name)
-        root.handlers[:] = handlers
+        loggers[0].handlers[:] = handlers
         absl.logging.set_verbosity(verbosity)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     return CompletedProcess(command, codes[0], out.getvalue(), err.getvalue())
