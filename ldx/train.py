@@ -24,7 +24,7 @@ from ldx.models.student import Student, check_model_section, load_student
 from ldx.parallel import processes
 from ldx.records.manifest import Manifest
 from ldx.report import final
-from ldx.report.result import RunResult, read_result
+from ldx.report.result import RunResult
 from ldx.step.objective import Objective, make_objective
 from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.guide import add_guide, load_guide
@@ -63,11 +63,11 @@ def main(argv: list[str]) -> None:
         if explanation := processes.explain_loss(error):
             raise explanation from None
         raise
-    if result is not None:
+    if processes.is_primary():
         print(result.text, end="", flush=True)
 
 
-def train(config: Config, workdir: str | Path) -> RunResult | None:
+def train(config: Config, workdir: str | Path) -> RunResult:
     """Train as `config` says; go on with a run that was stopped, or read a finished one.
 
     Args:
@@ -78,7 +78,7 @@ def train(config: Config, workdir: str | Path) -> RunResult | None:
 
     Returns:
       The verdict, the results on human judgments, and where they are. Of several processes, which
-      all call this, the first alone makes the report; the others get None.
+      all call this, the first makes the report.
 
     Raises:
       UserError: something that was given is wrong; before anything is compiled.
@@ -95,7 +95,9 @@ def train(config: Config, workdir: str | Path) -> RunResult | None:
     if loop is not None:
         with stop:
             loop.train()
-    return _report(inputs, workdir, stop) if processes.is_primary() else None
+    if processes.is_primary():
+        _report(inputs, workdir, stop)
+    return RunResult(workdir)
 
 
 @dataclasses.dataclass(eq=False)
@@ -186,15 +188,14 @@ def _open(
     return TrainingLoop(settings, workdir, parts, checkpoints, progress or Progress(), stop)
 
 
-def _report(inputs: _Inputs, workdir: Path, stop: StopRequest) -> RunResult:
-    """The report of the finished run; what of it is missing is made first."""
+def _report(inputs: _Inputs, workdir: Path, stop: StopRequest) -> None:
+    """Make what is missing of the finished run's report."""
     progress = read_progress(workdir)
     assert progress is not None
     verdict = judge(workdir, progress, inputs.settings.train.select_by)
     whole, judged, student = inputs.settings.whole, inputs.judged, inputs.student
     with stop:
         final.make(workdir, whole, judged, student, stop.check, verdict)
-    return read_result(workdir, verdict)
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:

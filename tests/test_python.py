@@ -96,7 +96,9 @@ def test_the_examples_of_the_page_run(tiny_bert, tmp_path):
     assert {hit.doc_id for hit in hits} == {"a", "b"}
     assert len(names["many"]) == 2
     again = ldx.train(names["config"], tmp_path / "run")
-    assert again == run
+    assert (again.text, again.results, again.verdict) == (run.text, run.results, run.verdict)
+    with pytest.raises(ldx.UserError, match="the run has not ended"):
+        str(ldx.RunResult(tmp_path))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

@@ -1,31 +1,64 @@
-"""The result of a finished run, for Python users; the files of its workdir hold the same."""
+"""What a finished run came to, for Python users: read from the files of its workdir."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldx.common.errors import UserError
+from ldx.common.files import read_json
 from ldx.eval.report import Facts, read_results
 from ldx.report.common import PAGE_NAME, REPORT_FOLDER
 from ldx.report.final import REPORT_NAME
-from ldx.training.verdict import Verdict
+from ldx.training.checkpoint import read_progress
+from ldx.training.settings import CONFIG_NAME
+from ldx.training.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a finished run.
+    """What a finished run came to; `ldx.train` returns it, and RunResult(workdir) reads it again.
 
     Attributes:
       workdir: the run's folder.
-      verdict: whether training helped, by dev queries.
-      results: metrics on human judgments by system ("base", "trained", and baselines), as
-        results.json holds them; empty where nobody judged.
-      text: the report as the command prints it.
     """
 
     workdir: Path
-    verdict: Verdict
-    results: Mapping[str, Facts]
-    text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workdir", Path(self.workdir))
+
+    @functools.cached_property
+    def verdict(self) -> Verdict:
+        """Whether training helped, by dev queries.
+
+        Raises:
+          UserError: the folder has no evaluated run.
+        """
+        progress = read_progress(self.workdir)
+        if progress is None:
+            raise UserError(f"{self.workdir}: no run of ldx.train was evaluated here")
+        train = read_json(self.workdir / CONFIG_NAME)["train"]
+        return judge(self.workdir, progress, train["select_by"])
+
+    @functools.cached_property
+    def results(self) -> Mapping[str, Facts]:
+        """The metrics of results.json by system; empty where nobody judged.
+
+        Systems are "base", "trained" and the baselines, such as "bm25" and "teacher".
+        """
+        return read_results(self.workdir)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The report as the command prints it.
+
+        Raises:
+          UserError: it is not made yet; of several processes the first makes it.
+        """
+        if not self.report.is_file():
+            raise UserError(f"{self.report}: no such file; the run has not ended")
+        return self.report.read_text(encoding="utf-8")
 
     @property
     def report(self) -> Path:
@@ -40,9 +73,3 @@ class RunResult:
     def __str__(self) -> str:
         """The report's text."""
         return self.text
-
-
-def read_result(workdir: Path, verdict: Verdict) -> RunResult:
-    """The result of a run whose report is made."""
-    text = (workdir / REPORT_NAME).read_text(encoding="utf-8")
-    return RunResult(workdir, verdict, read_results(workdir), text)
