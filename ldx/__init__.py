@@ -16,31 +16,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_prep.run import prepare
+    from ldx import losses
     from ldx.common.configs import load_config
-    from ldx.common.errors import UserError
+    from ldx.common.errors import UserError, WorseModelError
+    from ldx.common.interrupt import Interrupted
+    from ldx.eval.report import Report
     from ldx.evaluate import evaluate
     from ldx.export import export
     from ldx.report.result import RunResult
-    from ldx.retrieval.model import Model
+    from ldx.retrieval.model import Hit, Index, Model
     from ldx.train import train
     from ldx.training.model import load_model as load
 
 __all__ = [
+    "Hit",
+    "Index",
+    "Interrupted",
     "Model",
+    "Report",
     "RunResult",
     "UserError",
+    "WorseModelError",
     "evaluate",
     "export",
     "load",
     "load_config",
+    "losses",
     "prepare",
     "train",
 ]
 
 _PLACES = {
+    "Hit": ("ldx.retrieval.model", "Hit"),
+    "Index": ("ldx.retrieval.model", "Index"),
+    "Interrupted": ("ldx.common.interrupt", "Interrupted"),
     "Model": ("ldx.retrieval.model", "Model"),
+    "Report": ("ldx.eval.report", "Report"),
     "RunResult": ("ldx.report.result", "RunResult"),
     "UserError": ("ldx.common.errors", "UserError"),
+    "WorseModelError": ("ldx.common.errors", "WorseModelError"),
     "load": ("ldx.training.model", "load_model"),
     "load_config": ("ldx.common.configs", "load_config"),
     "prepare": ("data_prep.run", "prepare"),

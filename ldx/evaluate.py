@@ -26,14 +26,14 @@ from ldx.eval.report import (
     make_report,
     write_report,
 )
-from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import CACHE_NAME, DEFAULT_TEMPLATE, drop_self, excludes_self, retrieve
 from ldx.training.model import load_model
 
+INDEXES = ("auto", "exact", "scann")
 OPTIONS = (
-    *("run", "split", "baseline", "index", "relevance_level", "k", "exclude_self"),
-    *("passage_template", "microbatch_tokens", "query_max_length", "passage_max_length"),
+    *("run", "split", "output", "baseline", "index", "relevance_level", "k", "exclude_self"),
+    "microbatch_tokens",
 )
 
 
@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "Folder in BEIR layout")
     flags.DEFINE_string("split", "test", "Split of its qrels")
     flags.DEFINE_string("output", None, "Folder for metrics.json, per_query.tsv and run.trec")
-    flags.DEFINE_enum("index", "auto", ["auto", "exact", "scann"], "How to search")
+    flags.DEFINE_enum("index", "auto", INDEXES, "How to search")
     flags.DEFINE_string("baseline", None, "TREC run file to compare with")
     flags.DEFINE_integer(
         "relevance_level", 1, "Least grade that is relevant to R, RR and AP", lower_bound=1
@@ -68,10 +68,17 @@ def main(argv: list[str]) -> None:
     """Evaluate a model or a run, and print the table."""
     cli.refuse_arguments(argv)
     values = flags.FLAGS
-    arguments: dict[str, Any] = {name: values[name].value for name in OPTIONS}
-    report = evaluate(
-        cli.required("dataset"), output=cli.required("output"), model=values.model, **arguments
-    )
+    options: dict[str, Any] = {name: values[name].value for name in OPTIONS}
+    cli.required("output")
+    model: Model | str | None = values.model
+    if model and not values.run:
+        model = load_model(
+            model,
+            passage_template=values.passage_template,
+            query_max_length=values.query_max_length,
+            passage_max_length=values.passage_max_length,
+        )
+    report = evaluate(cli.required("dataset"), model=model or None, **options)
     print(format_table("metric", report.results))
     print(
         f"{report.metrics['num_queries']} queries of {values.dataset}, {values.split}; all in "
@@ -91,16 +98,14 @@ def evaluate(
     relevance_level: int = 1,
     k: int = DEPTH,
     exclude_self: bool = False,
-    passage_template: str | None = None,
     microbatch_tokens: int | None = None,
-    query_max_length: int | None = None,
-    passage_max_length: int | None = None,
 ) -> Report:
     """Search a collection with a model, or read a run, and score it as trec_eval does.
 
     Args:
       dataset: a folder in BEIR layout.
-      model: what `ldx.load` gave, or what it takes; this or `run`.
+      model: what `ldx.load` gave, with its lengths and its template, or what it takes; this or
+        `run`.
       run: a TREC run file to score instead.
       split: of the collection's qrels.
       output: a folder for metrics.json, per_query.tsv and run.trec; None writes nothing. Embeddings
@@ -110,10 +115,7 @@ def evaluate(
       relevance_level: the least grade that is relevant to R, RR and AP.
       k: results a query.
       exclude_self: remove passages that have their query's own id.
-      passage_template: joins title and text; None: as the model was trained.
       microbatch_tokens: tokens in work at once; None: as the device's memory allows.
-      query_max_length: tokens of a query; None: as the model declares.
-      passage_max_length: tokens of a passage; likewise.
 
     Returns:
       `metrics`, flat, and `scores`, of every query.
@@ -122,12 +124,11 @@ def evaluate(
       UserError: something that was given is missing or wrong.
     """
     if (model is None) == (run is None):
-        raise UserError("give one of --model=DIR and --run=FILE")
+        raise UserError("give one of model and run (--model=DIR, --run=FILE)")
+    _check_options(index, relevance_level, k)
     folder = None if output is None else Path(output)
     if folder:
         check_report_folder(folder)
-    if passage_template:
-        check_template(passage_template)
     collection = load_dataset(dataset, split)
     base = _read_run(baseline, collection, exclude_self) if baseline else None
     cache = folder / CACHE_NAME if folder else None
@@ -137,12 +138,7 @@ def evaluate(
     else:
         if not isinstance(model, Model):
             assert model is not None
-            model = load_model(
-                model,
-                passage_template=passage_template,
-                query_max_length=query_max_length,
-                passage_max_length=passage_max_length,
-            )
+            model = load_model(model)
         found, facts = retrieve(
             collection,
             model.student,
@@ -150,7 +146,7 @@ def evaluate(
             index=index,
             k=k,
             exclude_self=exclude_self,
-            template=passage_template or model.passage_template,
+            template=model.passage_template,
             microbatch_tokens=microbatch_tokens,
             cache=cache,
         )
@@ -162,6 +158,15 @@ def evaluate(
         write_report(folder, found, report)
         shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
     return report
+
+
+def _check_options(index: str, relevance_level: int, k: int) -> None:
+    """Refuse values that cannot be, as the flags do, before anything is read."""
+    if index not in INDEXES:
+        raise UserError(f"index={index!r}: wanted {', '.join(INDEXES)}")
+    for name, value, least in (("relevance_level", relevance_level, 1), ("k", k, DEPTH)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name}={value!r}: wanted a whole number of at least {least}")
 
 
 def _read_run(path: str | Path, dataset: Dataset, exclude_self: bool) -> Run:

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
             raise explanation from None
         raise
     if processes.is_primary():
-        print(result.text, end="", flush=True)
+        print(f"{result.text}\nThe report with plots: {result.page}", flush=True)
 
 
 def train(config: Config, workdir: str | Path) -> RunResult:
@@ -95,6 +95,7 @@ def train(config: Config, workdir: str | Path) -> RunResult:
     if loop is not None:
         with stop:
             loop.train()
+        del loop  # the report needs the room of its state
     if processes.is_primary():
         _report(inputs, workdir, stop)
     return RunResult(workdir)

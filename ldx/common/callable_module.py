@@ -1,5 +1,6 @@
 """Modules that can be called: `ldx.train` is a command's module, and the function it runs."""
 
+import importlib
 import inspect
 import sys
 import types
@@ -14,6 +15,10 @@ class CallableModule(types.ModuleType):
         """Call the function that `make_callable` was given."""
         return self._function(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the module by its name."""
+        return importlib.import_module, (self.__name__,)
+
 
 def make_callable(name: str, function: Callable[..., Any]) -> None:
     """Let a call of the module `name` be a call of `function`.
@@ -25,3 +30,4 @@ def make_callable(name: str, function: Callable[..., Any]) -> None:
     module.__class__ = CallableModule
     module.__dict__["_function"] = function
     module.__dict__["__signature__"] = inspect.signature(function)
+    module.__doc__ = inspect.getdoc(function)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,9 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Take over the signals."""
+        """Take over the signals; only the main thread of a program can."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         return self
 
@@ -36,6 +39,7 @@ class StopRequest:
         """Give the signals back."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        self._previous = {}
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came."""

@@ -4,12 +4,13 @@ Q queries, N passages, D dimensions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 from ldx.common.types import Params
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
@@ -44,16 +45,25 @@ class Index:
     """
 
     model: "Model"
-    corpus: Corpus
-    embeddings: np.ndarray
+    corpus: Corpus = field(repr=False)
+    embeddings: np.ndarray = field(repr=False)
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The k best passages for a query, best first; the search is exact."""
         return self.search_all([query], k)[0]
 
     def search_all(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The k best passages for each of several queries."""
-        result = search(self.model.encode_queries(queries), self.embeddings, k, index="exact")
+        """The k best passages for each of several queries, best first.
+
+        Raises:
+          UserError: k is less than 1.
+        """
+        if k < 1:
+            raise UserError(f"k={k}: wanted at least 1")
+        embeddings = self.model.encode_queries(queries)
+        if not len(self.corpus) or not len(embeddings):
+            return [[] for _ in embeddings]
+        result = search(embeddings, self.embeddings, k, index="exact")
         return [
             [self._hit(row, score) for row, score in zip(rows, scores, strict=True)]
             for rows, scores in zip(result.rows.tolist(), result.scores.tolist(), strict=True)
@@ -76,8 +86,8 @@ class Model:
       passage_template: joins the title and the text of a passage of a corpus.
     """
 
-    student: Student
-    params: Params
+    student: Student = field(repr=False)
+    params: Params = field(repr=False)
     fingerprint: str
     name: str = ""
     passage_template: str = DEFAULT_TEMPLATE
@@ -131,9 +141,7 @@ class Model:
         return self.index(corpus, cache=cache).search(query, k)
 
     def _encode(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
-        if isinstance(texts, str):
-            raise TypeError(f"wanted a list of texts, got one text: {texts[:60]!r}")
-        return encode_texts(self.student, self.params, list(texts), kind=kind)
+        return encode_texts(self.student, self.params, _texts(texts), kind=kind)
 
 
 def _read(corpus: AnyCorpus) -> Corpus:
@@ -141,6 +149,19 @@ def _read(corpus: AnyCorpus) -> Corpus:
         return corpus
     if isinstance(corpus, str | Path):
         return read_corpus(corpus)
-    if isinstance(corpus, Mapping):
-        return Corpus(list(corpus), [""] * len(corpus), list(corpus.values()))
-    return Corpus([str(i) for i in range(len(corpus))], [""] * len(corpus), list(corpus))
+    is_mapping = isinstance(corpus, Mapping)
+    texts = _texts(list(corpus.values()) if isinstance(corpus, Mapping) else corpus)
+    doc_ids = [str(each) for each in (corpus if is_mapping else range(len(texts)))]
+    return Corpus(doc_ids, [""] * len(texts), texts)
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; a lone text, or what is no text, is refused."""
+    if isinstance(texts, str):
+        raise UserError(f"wanted a list of texts, got one text: {texts[:60]!r}")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(
+                f"text {number} is {type(text).__name__}, wanted a string: {text!r:.60}"
+            )
+    return list(texts)

@@ -51,7 +51,8 @@ class TrainingLoop:
             logging.info("going on from step %d", progress.step)
         self.agreement = processes.Agreement(parts.mesh)
         # Alone, a stop is answered between micro-batches; several processes stop between steps.
-        self.check = stop.check if jax.process_count() == 1 else lambda: None
+        self.is_alone = jax.process_count() == 1
+        self.check = stop.check if self.is_alone else lambda: None
         self.pending: StepResult | None = None
         self.step_begun = time.monotonic()
         # On a CPU nothing is gained by starting a step before the one before it is written.
@@ -112,7 +113,9 @@ class TrainingLoop:
     def _between_microbatches(self) -> None:
         """Answer a stop, and write the step before as soon as it is done."""
         self.check()
-        if self.pending is not None and self.pending.is_ready():
+        # Several processes see a step done at different moments, and what a loss that is not finite
+        # asks of the device they must ask at the same one: between two steps.
+        if self.is_alone and self.pending is not None and self.pending.is_ready():
             self._write_pending()
 
     def _settle(self) -> None:

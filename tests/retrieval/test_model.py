@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus
 from ldx.training.model import load_model
 
@@ -42,8 +43,28 @@ def test_prompts_go_before_texts(tiny_bert):
 
 def test_no_text_and_one_text(model):
     assert model.encode_queries([]).shape == (0, 32)
-    with pytest.raises(TypeError, match="wanted a list of texts"):
-        model.encode_queries("one text")
+    assert model.index([]).search("x") == []
+    assert model.index(PASSAGES).search_all([]) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.encode_queries("one text"), "wanted a list of texts"),
+        (lambda model: model.encode_queries(["a", None]), "text 1 is NoneType, wanted a string"),
+        (lambda model: model.index([{"_id": "a"}]), "text 0 is dict"),
+        (lambda model: model.index({"a": 3}), "text 0 is int"),
+        (lambda model: model.index(PASSAGES).search("x", k=0), "k=0: wanted at least 1"),
+    ],
+)
+def test_mistakes(model, call, message):
+    with pytest.raises(UserError, match=message):
+        call(model)
+
+
+def test_a_model_is_shown_without_its_numbers(model):
+    assert len(repr(model)) < 500
+    assert len(repr(model.index(PASSAGES))) < 500
 
 
 def test_a_search_is_the_dot_product_sorted(model):

@@ -38,6 +38,18 @@ class Result:
         return {"total": 1.0}
 
 
+class Agreement:
+    """Processes that always agree."""
+
+    save_is_due = False
+
+    def tell(self, *facts):
+        pass
+
+    def read(self):
+        pass
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs four steps with evaluations after two and four; gives (event, step, seconds)."""
@@ -92,8 +104,20 @@ def test_on_a_device_a_line_appears_at_the_first_look_after_its_step(run):
         *(("start", 1), ("start", 2), ("line", 1), ("line", 2)),
         *(("start", 3), ("start", 4), ("line", 3), ("line", 4)),
     ]
-    late = run(is_cpu=False, num_looks=9)  # it is not done until its numbers are asked for
-    assert [event[:2] for event in late] == [event[:2] for event in events]
+    # Step 1 is seen to be done after the first of the three micro-batches of step 2.
+    assert events[2][2] == pytest.approx(SECONDS_OF_A_STEP * 4 / 3)
+
+
+def test_what_is_not_done_when_the_next_step_is_started_is_waited_for(run):
+    events = run(is_cpu=False, num_looks=9)
+    assert events[2][:2] == ("line", 1)
+    assert events[2][2] == pytest.approx(SECONDS_OF_A_STEP * 2)  # after all of step 2
+
+
+def test_several_processes_write_between_two_steps_alone(run, monkeypatch):
+    monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loop.processes, "Agreement", lambda mesh: Agreement())
+    assert run(is_cpu=False)[2][2] == pytest.approx(SECONDS_OF_A_STEP * 2)
 
 
 def test_the_time_of_a_line_is_its_steps(run):
