@@ -6,12 +6,15 @@ A stage whose config and inputs are unchanged is skipped, so the same command go
 --dry-run says what all of it will cost, and does nothing.
 """
 
+import contextlib
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,6 +26,9 @@ from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
+
+SECTIONS = ("seed", "model", "data", "train", "eval", "prep")
+"""What the stages read of a config."""
 
 
 def _interpreters(workspace: Workspace) -> dict[str, str]:
@@ -68,10 +74,9 @@ def _run_stage(python: str, name: str, arguments: Sequence[str]) -> None:
       StageStopped: Ctrl-C came.
     """
     # A terminal sends Ctrl-C to all: the stage, which inherits this, leaves it to this command.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
+    with _handling(signal.SIGINT, signal.SIG_IGN):
+        process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
     try:
-        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
         code = process.wait()
     except BaseException as stop:
         code = _end(process)
@@ -80,6 +85,19 @@ def _run_stage(python: str, name: str, arguments: Sequence[str]) -> None:
         raise
     if code:
         raise StageFailed(name, code if code > 0 else 128 - code)
+
+
+@contextlib.contextmanager
+def _handling(signum: signal.Signals, handler: Any) -> Iterator[None]:
+    """Handle a signal so for a while, where this can be: in the main thread of a program."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signum, previous or signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen) -> int:
@@ -92,14 +110,11 @@ def _end(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def _run_stages(
-    workspace: Workspace, interpreters: Mapping[str, str], arguments: Sequence[str]
-) -> None:
-    """Check what only a look at files and packages tells, and run every stage with these flags."""
-    check_models(workspace)
-    check_vllm(workspace)
-    for name, python in interpreters.items():
-        _run_stage(python, name, arguments)
+def _run_stages(interpreters: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Run every stage with these flags; asked to end, end the stage that is under way as well."""
+    with _handling(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum)):
+        for name, python in interpreters.items():
+            _run_stage(python, name, arguments)
 
 
 def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] = ()) -> Path:
@@ -119,13 +134,16 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
     Raises:
       UserError: something that was given is wrong, or a stage failed, which said why itself.
     """
-    workspace = open_workspace(ConfigDict(plain_config(config)), Path(workdir).absolute())
+    plain = plain_config(config, SECTIONS)
+    workspace = open_workspace(ConfigDict(plain), Path(workdir).absolute())
     check_config(workspace)
     interpreters = _interpreters(workspace)
     check_collection(workspace)
+    check_models(workspace)
+    check_vllm(workspace)
     config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
     arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
-    _run_stages(workspace, interpreters, arguments)
+    _run_stages(interpreters, arguments)
     return workspace.records
 
 
@@ -142,10 +160,10 @@ def main(argv: list[str]) -> None:
 
         print(costs_table(estimate(workspace)))
         return
-    # Asked to end, end the stage that is under way as well.
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    check_models(workspace)
+    check_vllm(workspace)
     try:
-        _run_stages(workspace, interpreters, sys.argv[1:])
+        _run_stages(interpreters, sys.argv[1:])
     except StageStopped as stop:
         # A stage that ended in order said "stopped" itself.
         message = "" if stop.exit_code > 128 else "stopped\n"

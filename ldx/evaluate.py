@@ -70,15 +70,15 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     options: dict[str, Any] = {name: values[name].value for name in OPTIONS}
     cli.required("output")
-    model: Model | str | None = values.model
-    if model and not values.run:
+    model: Model | str | None = values.model or None
+    if values.model and not values.run:
         model = load_model(
-            model,
+            values.model,
             passage_template=values.passage_template,
             query_max_length=values.query_max_length,
             passage_max_length=values.passage_max_length,
         )
-    report = evaluate(cli.required("dataset"), model=model or None, **options)
+    report = evaluate(cli.required("dataset"), model=model, **options)
     print(format_table("metric", report.results))
     print(
         f"{report.metrics['num_queries']} queries of {values.dataset}, {values.split}; all in "

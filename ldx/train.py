@@ -33,6 +33,7 @@ from ldx.training.loop import TrainingLoop
 from ldx.training.parts import Parts, check_cut, make_parts, open_sources
 from ldx.training.settings import (
     CONFIG_NAME,
+    SECTIONS,
     Settings,
     check_same_run,
     check_sections,
@@ -85,7 +86,7 @@ def train(config: Config, workdir: str | Path) -> RunResult:
       Interrupted: the process was asked to stop; the last completed step is saved.
     """
     workdir = Path(workdir)
-    inputs = _read(plain_config(config), workdir)
+    inputs = _read(plain_config(config, SECTIONS), workdir)
     progress = _check(inputs, workdir)
     stop = StopRequest()
     is_finished = progress is not None and progress.finished

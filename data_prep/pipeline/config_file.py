@@ -1,6 +1,6 @@
 """The config that `data_prep.run.prepare` was given, for the processes of its stages.
 
---config=data_prep/pipeline/config_file.py:WORKDIR/prep/config.json
+--config=data_prep/pipeline/config_file.py:WORKDIR/prep/config_of_stages.json
 """
 
 import json
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ldx.common.files import write_json
 
-CONFIG_FILE_NAME = "config.json"
+CONFIG_FILE_NAME = "config_of_stages.json"
 
 
 def save_config(config: ConfigDict, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,17 +43,28 @@ def load_config(path: str | Path) -> ConfigDict:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def plain_config(config: Config) -> dict[str, Any]:
+def plain_config(config: Config, sections: Sequence[str]) -> dict[str, Any]:
     """The plain form of an experiment: nested dicts.
 
+    Args:
+      config: any of its forms.
+      sections: those that it must have; `seed`, a number, counts as one.
+
     Raises:
-      UserError: it is a study, or the file cannot be read.
+      UserError: it is a study, lacks a section, or its file cannot be read.
     """
     if isinstance(config, str | Path):
         config = load_config(config)
+    if not isinstance(config, ConfigDict | Mapping):
+        raise UserError(f"config={config!r}: wanted a config, or the path of its file")
     plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     if "study" in plain:
         raise UserError("this config is a study; run it with python -m ldx.study")
+    for name in sections:
+        if name not in plain:
+            raise UserError(f"config.{name} is missing; configs/base.py explains it")
+        if name != "seed" and not isinstance(plain[name], Mapping):
+            raise UserError(f"config.{name}={plain[name]!r}: wanted a section with keys")
     return plain
 
 

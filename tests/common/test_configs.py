@@ -13,8 +13,8 @@ from ldx.common.errors import UserError
 def test_every_form_of_a_config_is_the_same():
     config = demo.get_config()
     forms = [config, config.to_dict(), "configs/demo.py"]
-    assert all(plain_config(form) == config.to_dict() for form in forms)
-    assert plain_config("configs/demo.py:smoke") == demo.get_config("smoke").to_dict()
+    assert all(plain_config(form, ["seed", "model"]) == config.to_dict() for form in forms)
+    assert plain_config("configs/demo.py:smoke", []) == demo.get_config("smoke").to_dict()
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,17 @@ def test_without_the_base_all_is_shown(monkeypatch):
     config = ConfigDict({"model": {"path": "x"}, "seed": 0}).to_dict()
     lines = changes_from_base(config, config).splitlines()
     assert lines == ["  model.path = 'x'", "  seed = 0"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "config=None: wanted a config, or the path of its file"),
+        ({"seed": 0}, r"config\.model is missing"),
+        ({"seed": 0, "model": 5}, r"config\.model=5: wanted a section with keys"),
+        ({"study": {}}, "this config is a study"),
+    ],
+)
+def test_what_is_no_experiment(config, message):
+    with pytest.raises(UserError, match=message):
+        plain_config(config, ["seed", "model"])
