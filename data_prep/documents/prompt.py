@@ -6,6 +6,7 @@ The answer has a heading line for each level and plain text under it. That is mo
 in which one quotation mark or line break that is not escaped loses all passages.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -128,7 +129,7 @@ class DocumentPrompt:
         """The sampler's seed for one request, in [0, 2**31)."""
         return pick(2**31, seed, "document request", query_id, str(attempt))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
         fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}

@@ -4,6 +4,7 @@ A user adds a query type or a language by
 writing another file like them and naming its path.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,7 @@ class Prompt:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": text}]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
         fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
