@@ -16,7 +16,7 @@ from ldx.common.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary sibling for writing; it takes the name `path` once all went well."""
+    """Open a temporary file beside `path`, which replaces `path` once all of it is written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,12 +32,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, who: str) -> Iterator[None]:
+def locked(path: str | Path, holder: str) -> Iterator[None]:
     """Hold a lock that the system releases when this process ends, however it ends.
 
     Args:
-      path: the lock file; it stays.
-      who: told while waiting, such as "another process embeds the passages".
+      path: the lock file; it is not removed.
+      holder: what is logged while waiting, such as "another process embeds the passages".
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def locked(path: str | Path, who: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.info("waiting: %s (lock %s)", who, path)
+            logging.info("waiting: %s (lock %s)", holder, path)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """The program was asked to stop, and what must be kept has been kept."""
+    """Raised where the program stops on request, after everything that must be saved is saved."""
 
     def __init__(self, signum: int):
         super().__init__(f"signal {signum}")
@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM are noted; `check` raises `Interrupted` at a safe place.
+    """A context in which SIGINT and SIGTERM are noted, and raised by `check` at a safe place.
 
     A second signal stops at once.
     """

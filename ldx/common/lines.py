@@ -54,11 +54,11 @@ class Lines:
         """Note that a line is bad."""
         self.problems.append(f"{self.path}:{number}: {problem}")
 
-    def finish(self, wanted: str) -> None:
+    def finish(self, form: str) -> None:
         """Raise when lines were bad.
 
         Args:
-          wanted: what a good line looks like.
+          form: what a good line looks like.
 
         Raises:
           UserError: names the first ten bad lines.
@@ -66,5 +66,5 @@ class Lines:
         if self.problems:
             raise UserError(
                 f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
-                f"wanted: {wanted}"
+                f"wanted: {form}"
             )

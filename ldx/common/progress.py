@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 30  # where nobody sees a bar move
 
 
 class _Lines(tqdm):
-    """For a file: whole lines that stay, where tqdm would write each over the one before."""
+    """A bar for a file: it writes whole lines, where tqdm would overwrite one line."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Write a line; an empty message clears, and there is nothing to clear."""
@@ -20,7 +20,7 @@ class _Lines(tqdm):
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
-    """A tqdm bar that goes away when it is done; where there is no terminal, a line seldom."""
+    """A tqdm bar that disappears when it is done; without a terminal, a line every 30 seconds."""
     kwargs = {"leave": False, "miniters": 1} | kwargs
     if sys.stderr.isatty():
         return tqdm(*args, **kwargs)

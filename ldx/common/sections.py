@@ -1,4 +1,4 @@
-"""Sections of a config: made into the objects whose arguments they hold, their keys checked."""
+"""Sections of a config: the check of their keys, and the objects that are made of them."""
 
 import difflib
 import inspect
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
-    """`make(**section)`; a key that it does not take, or one it misses, is named.
+    """`make(**section)`, after a check that the section has the keys that `make` takes.
 
     Raises:
-      UserError: an unknown or a missing key.
+      UserError: a key is unknown or missing; names it.
     """
     parameters = inspect.signature(make).parameters
     check_keys(section, list(parameters), name)
@@ -41,7 +41,7 @@ def check_seed(seed: Any) -> None:
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+    """A config as one dict, whose keys are the nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

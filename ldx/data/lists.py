@@ -70,7 +70,7 @@ class ListTable:
           records: the lists of a split, validated as they are read.
           queries: the number of every distinct query text; new texts are added.
           list_size: lists longer than that keep their first entries; None keeps all.
-          only: which lists are kept.
+          only: says which lists are read.
           description: shown beside a progress bar; "" shows none.
         """
         num_lists = len(records)
@@ -175,7 +175,7 @@ class Lists:
 
     @classmethod
     def empty(cls, size: BatchSize) -> "Lists":
-        """Padding alone."""
+        """A batch of padding alone."""
         shape = (size.num_queries, size.list_size)
         return cls(
             np.zeros(shape, np.int32),

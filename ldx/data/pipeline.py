@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def epoch_counts(
-    have: Mapping[str, int], weight: float, query_type_weights: Mapping[str, float]
+    num_lists: Mapping[str, int], weight: float, query_type_weights: Mapping[str, float]
 ) -> dict[str, int]:
-    """How many lists of each query type stand in an epoch, of a source that has so many."""
+    """How many lists of each query type stand in an epoch, given how many the source has."""
     return {
         name: round(number * weight * query_type_weights.get(name, 1.0))
-        for name, number in have.items()
+        for name, number in num_lists.items()
     }
 
 
@@ -35,7 +35,7 @@ class TrainingLists:
     """The training lists of one corpus.
 
     Attributes:
-      name: shown with its metrics.
+      name: the corpus, shown with its metrics.
       table: its lists.
       planner: plans a batch from (table, numbers of lists).
       weight: how often each list stands in an epoch; of a fraction, a random part does.
@@ -108,7 +108,7 @@ class Batches:
     Args:
       sources: the corpora.
       batch_size: the most lists in a batch.
-      seed: of everything drawn.
+      seed: decides everything that is drawn.
       num_steps: the length of the run.
       block_size: how many neighbours by `order_key` are drawn together (`shuffle_blocks`).
     """

@@ -93,13 +93,13 @@ def open_source(
     """Read the lists of a source, have them checked, and open its tokens; made where missing.
 
     Args:
-      name: of the source.
-      config: its section.
-      manifest: of its records.
-      folder: where tokens are kept.
+      name: the name of the source.
+      config: the section of the source.
+      manifest: the manifest of its records.
+      folder: the folder of token stores.
       tokenizer: the student's.
       query_prompt: of the student, where the section has none.
-      passage_prompt: likewise.
+      passage_prompt: of the student, likewise.
       list_size: lists longer than that are cut.
       check: called with the split and its lists, before anything is tokenised.
 

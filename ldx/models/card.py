@@ -65,14 +65,14 @@ def base_name(path: str) -> str:
 
 
 def license_of(folder: Path) -> str | None:
-    """What the front matter of a folder's README.md says about the license."""
+    """The license that the front matter of a folder's README.md names; None where it names none."""
     path = folder / "README.md"
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
     front_matter = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = front_matter and re.search(r"^license: *(\S+) *$", front_matter[1], re.MULTILINE)
-    return found[1].strip("'\"") if found else None
+    line = front_matter and re.search(r"^license: *(\S+) *$", front_matter[1], re.MULTILINE)
+    return line[1].strip("'\"") if line else None
 
 
 def _front_matter(student: Student, base: str) -> str:
@@ -115,11 +115,11 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
 
 
 def _teachers(provenance: Mapping[str, Any]) -> str:
-    found = [teacher for each in provenance.values() for teacher in each.get("teachers", ())]
-    told = [
-        f"{t['name']} ({base_name(t['model'])})" if t.get("model") else t["name"] for t in found
+    teachers = [teacher for each in provenance.values() for teacher in each.get("teachers", ())]
+    names = [
+        f"{t['name']} ({base_name(t['model'])})" if t.get("model") else t["name"] for t in teachers
     ]
-    return ", ".join(dict.fromkeys(told))
+    return ", ".join(dict.fromkeys(names))
 
 
 def _losses(losses: Mapping[str, Any]) -> str:
@@ -146,7 +146,7 @@ def _results(results: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
 
 
 def _against_base(values: Mapping[str, Any], metric: str) -> list[str]:
-    """Difference, p, and number of queries; nothing of the base model itself."""
+    """Difference to the base model, p and number of queries; empty cells for the base model."""
     if f"{metric}_difference" not in values:
         return [""] * 3
     low, high = values[f"{metric}_difference_low"], values[f"{metric}_difference_high"]

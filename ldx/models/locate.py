@@ -66,10 +66,10 @@ def _in_package(path: str) -> Path:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise UserError(f"{path}: the package is not installed; {install}") from None
-    if (found := distribution.version) != version:
+    if (installed := distribution.version) != version:
         raise UserError(
-            f"{path}: version {found} is installed; write package:{name}=={found} (with its own "
-            f"sha256, or none), or install the other: {install}"
+            f"{path}: version {installed} is installed; write package:{name}=={installed} (with "
+            f"its own sha256, or none), or install the other: {install}"
         )
     files = [f for f in distribution.files or [] if f.name == WEIGHTS_NAME]
     folders = [Path(str(distribution.locate_file(f))).parent for f in files]
@@ -80,9 +80,9 @@ def _in_package(path: str) -> Path:
     weights = folders[0] / WEIGHTS_NAME
     if not weights.is_file():
         raise UserError(f"{weights}: missing; {install} --force-reinstall")
-    if match["sha"] and (found := sha256_file(weights)) != match["sha"]:
+    if match["sha"] and (digest := sha256_file(weights)) != match["sha"]:
         raise UserError(
-            f"{weights}: sha256 is {found}, wanted {match['sha']}; do not use this file. "
+            f"{weights}: sha256 is {digest}, wanted {match['sha']}; do not use this file. "
             f"{install} --force-reinstall"
         )
     return folders[0]

@@ -49,7 +49,8 @@ def save_student(
       folder: absent, empty, or an earlier export, which is replaced.
       card: the text of README.md.
       texts: what the check embeds, every other one as a query.
-      passage_template: how title and text became passages, for ldx to go on so; None: unsaid.
+      passage_template: how title and text became passages; ldx joins them so by default where
+        this model is used. None: it is not recorded.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.

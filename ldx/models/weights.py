@@ -23,7 +23,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Rule(NamedTuple):
-    """One tensor (or one of every layer: "{i}") in both worlds."""
+    """The name of a tensor in HF's files and its path in ours; "{i}" stands for every layer."""
 
     hf_name: str
     path: str
@@ -37,7 +37,7 @@ class KeyTable:
     Args:
       rules: every tensor of the model.
       prefix: some checkpoints put this before every name.
-      renames: old endings of names, and today's.
+      renames: endings of names in old checkpoints, and the usual ones.
       ignored: surplus tensors whose names start so are of no use here, and no mistake.
     """
 
@@ -57,8 +57,8 @@ class KeyTable:
             ]
         return expanded
 
-    def today(self, name: str) -> str:
-        """A checkpoint's name for a tensor as the rules have it."""
+    def usual_name(self, name: str) -> str:
+        """The name that the rules have for a tensor, given that of a checkpoint."""
         name = name.removeprefix(self.prefix)
         for old, new in self.renames.items():
             if name.endswith(old):
@@ -67,7 +67,7 @@ class KeyTable:
 
 
 def flatten(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters by path."""
+    """Parameters by path, of nested ones."""
     flat: dict[str, Any] = {}
     for key, value in params.items():
         path = f"{prefix}{key}"
@@ -76,7 +76,7 @@ def flatten(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Parameters by path, nested again."""
+    """Nested parameters, of those by path."""
     params: dict[Any, Any] = {}
     for path, value in flat.items():
         *parents, name = (int(key) if key.isdigit() else key for key in path.split("."))
@@ -125,27 +125,27 @@ def load_weights(
     """
     rules = {rule.hf_name: rule for rule in table.expand(num_layers)}
     assert {rule.path for rule in rules.values()} == set(shapes), "key table and model differ"
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     problems: list[str] = []
     seen: set[str] = set()
     for file in weight_files(folder):
         try:
             with safe_open(file, "np") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
-                    today = table.today(name)
-                    if today not in rules:
-                        if today.startswith(table.ignored):
+                    usual = table.usual_name(name)
+                    if usual not in rules:
+                        if usual.startswith(table.ignored):
                             logging.debug("%s: %s is not used", file, name)
                         else:
                             problems.append(f"surplus: {name}")
                         continue
-                    if today in seen:
-                        problems.append(f"twice: {today} (once as {name})")
-                    seen.add(today)
-                    rule = rules[today]
+                    if usual in seen:
+                        problems.append(f"twice: {usual} (once as {name})")
+                    seen.add(usual)
+                    rule = rules[usual]
                     array, problem = _read(tensors, name, rule, shapes[rule.path])
                     problems += [problem] if problem else []
-                    found[rule.path] = array
+                    arrays[rule.path] = array
         except SafetensorError as error:
             raise UserError(f"{file}: damaged safetensors file ({error}); get it again") from None
     problems += [f"missing: {name}" for name in rules if name not in seen]
@@ -154,17 +154,17 @@ def load_weights(
             f"{weight_files(folder)[0]}: the weights do not fit config.json beside them:\n"
             f"{listing(sorted(problems))}"
         )
-    return found
+    return arrays
 
 
 def load_unused(folder: str | Path, table: KeyTable, prefix: str) -> dict[str, np.ndarray]:
-    """The tensors of a folder that the model has no use for, float32, by HF's name of today."""
+    """The tensors of a folder that the model has no use for, float32, by their usual HF names."""
     unused = {}
     for file in weight_files(folder):
         with safe_open(file, "np") as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                if table.today(name).startswith(prefix):
-                    unused[table.today(name)] = tensors.get_tensor(name).astype(np.float32)
+                if table.usual_name(name).startswith(prefix):
+                    unused[table.usual_name(name)] = tensors.get_tensor(name).astype(np.float32)
     return unused
 
 
@@ -198,11 +198,11 @@ def _read(
     tensors: Any, name: str, rule: Rule, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, str | None]:
     """A tensor as the model has it, and what is wrong with it."""
-    wanted = list(reversed(shape)) if rule.transpose else list(shape)
+    expected = list(reversed(shape)) if rule.transpose else list(shape)
     info = tensors.get_slice(name)
     empty = np.zeros(0, np.float32)
-    if info.get_shape() != wanted:
-        return empty, f"misshapen: {name} is {info.get_shape()}, config.json wants {wanted}"
+    if info.get_shape() != expected:
+        return empty, f"misshapen: {name} is {info.get_shape()}, config.json wants {expected}"
     if info.get_dtype() not in FLOATS:
         return empty, f"not floats: {name} is {info.get_dtype()}; supported: {', '.join(FLOATS)}"
     array = tensors.get_tensor(name).astype(np.float32)
@@ -213,7 +213,7 @@ def _read(
 
 def _no_weights(folder: Path) -> str:
     others: Iterable[Path] = sorted([*folder.glob("*.bin"), *folder.glob("*.h5")])
-    found = f"only {', '.join(p.name for p in others)}" if others else "none"
+    present = f"only {', '.join(p.name for p in others)}" if others else "none"
     if (folder / "modules.json").exists():
         code = (
             f"from sentence_transformers import SentenceTransformer as S; S('{folder}').save('NEW')"
@@ -225,6 +225,6 @@ def _no_weights(folder: Path) -> str:
             f"T.from_pretrained('{folder}').save_pretrained('NEW')"
         )
     return (
-        f"{folder}: has no {WEIGHTS_NAME} ({found}); only safetensors are read. Where PyTorch is "
+        f"{folder}: has no {WEIGHTS_NAME} ({present}); only safetensors are read. Where PyTorch is "
         f'installed, convert with\n  python -c "{code}"\nand use the folder NEW'
     )

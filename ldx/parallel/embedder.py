@@ -43,7 +43,7 @@ class Embedder:
         on_rows = jax.shard_map(
             function, mesh=self.mesh, in_specs=in_specs, out_specs=ROWS, check_vma=False
         )
-        # Told and not inferred, so that an array's sharding has one form, and a program one cache
+        # Given and not inferred, so that an array's sharding has one form, and a program one cache
         # entry, whichever program the array comes from.
         return jax.jit(on_rows, out_shardings=split_rows(self.mesh), donate_argnums=donated)
 

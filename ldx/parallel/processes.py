@@ -86,9 +86,11 @@ def _is_scheduled() -> bool:
 
 def _is_on_tpu() -> bool:
     """Whether JAX will use TPUs, of which other hosts may have more."""
-    wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
+    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
     has_library = importlib.util.find_spec("libtpu") is not None
-    return "tpu" in wanted and has_library and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*")))
+    return (
+        "tpu" in platforms and has_library and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*")))
+    )
 
 
 def _join_pod() -> None:
@@ -136,21 +138,21 @@ def primary_first(name: str) -> Iterator[None]:
 
 
 def from_primary(values: Mapping[str, float]) -> dict[str, float]:
-    """Numbers as process 0 has them, to the bit, on every process: for what they decide on."""
+    """Numbers of process 0, exactly, on every process: for decisions that all must take alike."""
     if jax.process_count() == 1:
         return dict(values)
     numbers = np.array(list(values.values()), np.float64)
-    told = multihost_utils.broadcast_one_to_all(numbers.view(np.uint32))
-    return dict(zip(values, np.asarray(told).view(np.float64).tolist(), strict=True))
+    received = multihost_utils.broadcast_one_to_all(numbers.view(np.uint32))
+    return dict(zip(values, np.asarray(received).view(np.float64).tolist(), strict=True))
 
 
 def least(number: int) -> int:
-    """The least of the processes' numbers, under 2**62."""
+    """The least of the numbers that the processes give, each under 2**62."""
     if jax.process_count() == 1:
         return number
     halves = np.array([number >> 31, number & (2**31 - 1)], np.uint32)
-    told = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64)
-    return int(((told[:, 0] << 31) | told[:, 1]).min())
+    gathered = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64)
+    return int(((gathered[:, 0] << 31) | gathered[:, 1]).min())
 
 
 def check_same(what: str, value: Any) -> None:
@@ -167,9 +169,9 @@ def check_same(what: str, value: Any) -> None:
         return
     text = json.dumps(value, sort_keys=True, default=str).encode()
     digest = np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), np.uint32)
-    told = np.asarray(multihost_utils.process_allgather(digest))
-    if (told != told[0]).any():
-        others = [i for i, one in enumerate(told) if (one != told[0]).any()]
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    if (digests != digests[0]).any():
+        others = [i for i, one in enumerate(digests) if (one != digests[0]).any()]
         raise UserError(
             f"{what}: not the same in all processes (process 0 and {others} differ); start the "
             "same command everywhere, with --workdir and records on storage that all hosts share"
@@ -183,7 +185,7 @@ LOST = re.compile(
 
 
 def explain_loss(error: Exception) -> UserError | None:
-    """What to tell of an error that the loss of another process caused; None for others."""
+    """The message for an error that the loss of another process caused; None for other errors."""
     if jax.process_count() == 1 or isinstance(error, UserError) or not LOST.search(str(error)):
         return None
     return UserError(
@@ -195,7 +197,7 @@ def explain_loss(error: Exception) -> UserError | None:
 
 
 def stop_together() -> None:
-    """Note that all processes end now, so that each waits for the others."""
+    """Note that all processes end now, so that `leave` waits for the others."""
     _state["stops_together"] = True
 
 
@@ -214,7 +216,7 @@ def leave(code: int) -> NoReturn:
 
 
 class Agreement:
-    """What the processes tell each other once a step, and read a step later.
+    """Messages of the processes to each other: sent before each step, read a step later.
 
     Args:
       mesh: all devices of all processes.
@@ -222,10 +224,10 @@ class Agreement:
 
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
-        self._share = jax.jit(lambda told: jax.reshard(told, PartitionSpec()))
+        self._share = jax.jit(lambda rows: jax.reshard(rows, PartitionSpec()))
         self._told: tuple[int, jax.Array] | None = None
         self.save_is_due = False
-        """What process 0 said of it."""
+        """Whether process 0 said that it is time for a checkpoint."""
 
     def tell(
         self,
@@ -262,8 +264,8 @@ class Agreement:
         """Wait for what was told last; raises as `tell` does."""
         if self._told is None:
             return
-        (step, told), self._told = self._told, None
-        values = np.asarray(told)
+        (step, shared), self._told = self._told, None
+        values = np.asarray(shared)
         if (values[:, :2] != values[0, :2]).any():
             raise UserError(
                 f"the processes planned different batches for step {step + 1}; they must read "

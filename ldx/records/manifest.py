@@ -42,8 +42,8 @@ class Manifest:
       teachers: one dict a teacher with at least its `name`, in the order of raw_scores.
       calibration: how teacher_scores came from raw_scores.
       order_key: how lists came to their order_key; "" where nothing is said of it.
-      prompts: what teachers and generators were asked, by stage.
-      yields: what each stage got and let through, by stage.
+      prompts: the prompts of teachers and generators, by stage.
+      yields: how much each stage was given and let through, by stage.
       versions: of ldx and of the libraries that made the records.
     """
 
@@ -78,8 +78,8 @@ class Manifest:
     def judges_of(self, query_type: str) -> list[str]:
         """Who said what is relevant to the queries of a type that people wrote; [] for others.
 
-        Where `judges` is not told, people did for the types that are theirs; but a language model
-        may have written what graded lists hold.
+        A manifest without `judges` means people; but of graded lists nobody knows, for a language
+        model may have graded them.
         """
         if query_type == HUMAN_DEV:
             return [Judge.PEOPLE]
@@ -114,20 +114,20 @@ class Manifest:
         return manifest
 
     def _check_counts(self, path: Path) -> None:
-        found = {
+        counts = {
             name: {
                 split: sum(lengths)
                 for split, lengths in tfds_layout.read_shard_lengths(path.parent, name).items()
             }
             for name in ("passages", "lists")
         }
-        told = {
+        declared = {
             "passages": {PASSAGE_SPLIT: self.num_passages},
             "lists": {split: sum(types.values()) for split, types in self.num_lists.items()},
         }
-        if found != told:
+        if counts != declared:
             raise UserError(
-                f"{path}: the manifest tells of {told}, beside it are {found}; "
+                f"{path}: the manifest says {declared}, the sets beside it have {counts}; "
                 f"make the records again with\n  {PREPARE_COMMAND}"
             )
 
@@ -166,9 +166,9 @@ def _problems(values: Any) -> list[str]:
     missing = _TYPES.keys() - _MAY_LACK - values.keys()
     problems = [f"the key {key} is missing" for key in _TYPES if key in missing]
     problems += [f"the key {key} is unknown" for key in values if key not in _TYPES]
-    for key, wanted in _TYPES.items():
+    for key, expected in _TYPES.items():
         value = values.get(key)
-        if key in values and (not isinstance(value, wanted) or isinstance(value, bool)):
+        if key in values and (not isinstance(value, expected) or isinstance(value, bool)):
             problems.append(f"{key} is {value!r}")
     if not problems:
         problems += _nested_problems(values)

@@ -17,11 +17,11 @@ FORMAT_VERSION = 1
 """Raised when a record of this version could not be read by an older ldx."""
 
 PREPARE_COMMAND = "python -m data_prep.run --config=FILE.py --workdir=DIR"
-"""The command that makes, and makes again, a folder of records."""
+"""The command that makes a folder of records."""
 
 HUMAN_DEV = "human_dev"
-"""The type of queries that people wrote and judged for dev: their lists have no loss, for they may
-be of hundreds of passages; dev nDCG is theirs."""
+"""The type of queries that people wrote and judged for dev. Their lists may have hundreds of
+passages, so no loss is computed on them; dev nDCG is."""
 
 HUMAN_TYPES = ("human", HUMAN_DEV)
 """The types of queries that people wrote."""

@@ -32,8 +32,8 @@ def write_passages(
 ) -> int:
     """Write the passage set, rows in the order given, and return the number of passages.
 
-    An old set is replaced when the new one is complete; the manifest is removed before, for it
-    describes what was there. `shard_size` cuts the set into files of that many passages.
+    An old set is replaced when the new one is complete. The manifest is removed before that,
+    because it describes the old set. `shard_size` cuts the set into files of that many passages.
 
     Raises:
       UserError: a text is not valid Unicode.

@@ -74,8 +74,8 @@ def test_round_trip(records):
         ({"judges": {"human": "people"}}, r"judges\.human is 'people'"),
         ({"judges": ["people"]}, r"judges is \['people'\]"),
         ({"num_lists": {"train": 3}}, r"num_lists\.train is 3"),
-        ({"num_passages": 21}, "the manifest tells of"),
-        ({"num_lists": {"train": {"title": 7}, "dev": {}}}, "the manifest tells of"),
+        ({"num_passages": 21}, "the manifest says"),
+        ({"num_lists": {"train": {"title": 7}, "dev": {}}}, "the manifest says"),
     ],
 )
 def test_wrong_manifests(records, changes, message):
@@ -141,5 +141,5 @@ def test_missing_set(records, name):
 
 def test_writing_checks_the_counts(records):
     wrong = dataclasses.replace(Manifest.read(records), num_passages=1)
-    with pytest.raises(UserError, match="the manifest tells of"):
+    with pytest.raises(UserError, match="the manifest says"):
         wrong.write(records)
