@@ -5,8 +5,10 @@ VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
+# What tests/conftest.py leaves out so that small programs compile quickly.
+AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true'
 
-.PHONY: demo test test-slow test-vllm check lint clean
+.PHONY: demo test test-golden test-slow test-vllm check lint clean
 
 demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under ten minutes)
 	$(BIN)/python -m data_prep.run --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
@@ -18,9 +20,12 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 test: $(VENV)/.test  ## the default tests, in two processes
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
+test-golden: $(VENV)/.test  ## the reference numbers, with programs compiled as users compile them
+	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m golden
+
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
 	# Large programs earn the optimisation that tests/conftest.py leaves out.
-	XLA_FLAGS='--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true' $(BIN)/python -m pytest -m slow
+	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m slow
 
 test-vllm: $(VLLM_VENV)/.vllm  ## the tests with a real vLLM on CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm

@@ -17,9 +17,10 @@ from data_prep.documents.document import DOCUMENTS_NAME, Document, write_documen
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.documents.written import num_tokens, write_for
 from data_prep.llm.base import llm_fingerprint
-from data_prep.pipeline.stage import Stage, refuse_arguments, run_as_command, workspace_from_flags
+from data_prep.pipeline.stage import Stage, run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, Query, load_queries
+from ldx.common import cli
 from ldx.common.errors import UserError
 from ldx.records.schema import HUMAN_DEV
 
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["dry-run"].value:
         STAGE.main(argv)
         return
-    refuse_arguments(argv)
+    cli.refuse_arguments(argv)
     print(_dry_run(workspace_from_flags()))
 
 

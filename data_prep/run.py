@@ -21,9 +21,10 @@ from ml_collections import ConfigDict
 
 from data_prep.pipeline.config_file import save_config
 from data_prep.pipeline.order import GRADED_STAGES, STAGES, stages_of
-from data_prep.pipeline.stage import refuse_arguments, run_as_command, workspace_from_flags
+from data_prep.pipeline.stage import run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
+from ldx.common import cli
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
 
@@ -149,7 +150,7 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
 
 def main(argv: list[str]) -> None:
     """Run every stage with the flags of this command."""
-    refuse_arguments(argv)
+    cli.refuse_arguments(argv)
     workspace = workspace_from_flags()
     check_config(workspace)
     interpreters = _interpreters(workspace)

@@ -24,6 +24,7 @@ from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.model import declared_template
+from ldx.training.settings import CONFIG_NAME
 from ldx.training.verdict import Status, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
@@ -96,7 +97,7 @@ def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
-    path = workdir / "config.json"
+    path = workdir / CONFIG_NAME
     if not path.is_file():
         raise UserError(f"{path}: no such file; --workdir is the folder of a run of ldx.train")
     config = read_json(path)

@@ -81,5 +81,5 @@ class LlmTask(ABC, Generic[T]):
         return Made(json_lines(lines), rejects, len(lines))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields that are pickled."""
+        """The fields that are sent to workers; copies have no more."""
         return {name: value for name, value in vars(self).items() if name not in self.not_sent}

@@ -35,7 +35,7 @@ class Stage:
 
     def main(self, argv: list[str]) -> None:
         """Run as a command."""
-        refuse_arguments(argv)
+        cli.refuse_arguments(argv)
         workspace = workspace_from_flags()
         self.run(workspace)
 
@@ -69,12 +69,6 @@ class Stage:
             return False
         same = isinstance(record, dict) and record.get("made_from") == made_from
         return same and record.get("outputs") == fingerprint(*outputs)
-
-
-def refuse_arguments(argv: list[str]) -> None:
-    """Refuse what is no flag, such as a path without its flag's name."""
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
 
 
 def define_flags() -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ldx.losses.common import Array, list_scores
 
-Settings = Mapping[str, Any]
+LossSettings = Mapping[str, Any]
 """Values by the keys of a loss's section in the config, without its weight."""
 
 
@@ -73,9 +73,9 @@ class Setting:
 class When:
     """The values of settings under which something holds; without any it always does."""
 
-    settings: Settings = dataclasses.field(default_factory=dict)
+    settings: LossSettings = dataclasses.field(default_factory=dict)
 
-    def holds(self, settings: Settings) -> bool:
+    def holds(self, settings: LossSettings) -> bool:
         """Whether these settings have those values."""
         return all(settings[key] == value for key, value in self.settings.items())
 
@@ -87,7 +87,7 @@ def loss_of_lists(
     return function(batch.student_scores(), batch.targets(targets), where=batch.where, **settings)
 
 
-def lists_with_entries(labels: Array, where: Array, settings: Settings) -> Array:
+def lists_with_entries(labels: Array, where: Array, settings: LossSettings) -> Array:
     """bool [Q]: the lists with a real entry."""
     return jnp.any(where, axis=1)
 
@@ -119,7 +119,7 @@ class Loss:
     targets: str | None = None
     learns_from_one_entry: When | None = None
     takes_any_scores: When = When()
-    has_loss: Callable[[Array, Array, Settings], Array] = lists_with_entries
+    has_loss: Callable[[Array, Array, LossSettings], Array] = lists_with_entries
     uses_guide: bool = False
     package: str | None = None
 
@@ -128,23 +128,23 @@ class Loss:
         """The name of the loss's section in the config."""
         return self.function.__name__
 
-    def __call__(self, batch: Batch, settings: Settings) -> jax.Array:
+    def __call__(self, batch: Batch, settings: LossSettings) -> jax.Array:
         """The loss of a batch."""
         return self.of_batch(self.function, batch, **settings)
 
-    def with_defaults(self, settings: Settings) -> Settings:
+    def with_defaults(self, settings: LossSettings) -> LossSettings:
         """These settings, and the defaults of those that are left out."""
         return {key: setting.default for key, setting in self.settings.items()} | dict(settings)
 
-    def learns_from(self, settings: Settings) -> str | None:
+    def learns_from(self, settings: LossSettings) -> str | None:
         """The targets of the loss: "teacher_scores", "labels", or None."""
         return settings.get("targets", self.targets)
 
-    def compares_entries(self, settings: Settings) -> bool:
+    def compares_entries(self, settings: LossSettings) -> bool:
         """Whether the loss learns nothing from lists of one entry."""
         when = self.learns_from_one_entry
         return when is None or not when.holds(settings)
 
-    def needs_unit_scores(self, settings: Settings) -> bool:
+    def needs_unit_scores(self, settings: LossSettings) -> bool:
         """Whether teacher scores must be in [0, 1]."""
         return not self.takes_any_scores.holds(settings)

@@ -20,6 +20,7 @@ from ldx.common.types import Params
 from ldx.step.state import TrainState
 
 PROGRESS_NAME = "progress.json"
+CHECKPOINTS_NAME = "checkpoints"
 NUM_LAST = 2
 
 
@@ -74,7 +75,7 @@ class Checkpoints:
         together = ocp.options.MultiprocessingOptions()
         self._workdir = workdir
         self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            (workdir / CHECKPOINTS_NAME).absolute(),
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=not read_only,

@@ -16,10 +16,8 @@ from ldx.records.manifest import Manifest
 from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
-from ldx.training.checkpoint import best_params
+from ldx.training.checkpoint import CHECKPOINTS_NAME, best_params
 from ldx.training.settings import CONFIG_NAME
-
-CHECKPOINTS_NAME = "checkpoints"
 
 
 def load_model(path: str | Path, *, passage_template: str | None = None, **overrides: Any) -> Model:
