@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ldx.common.errors import UserError
 from ldx.data.lists import Lists
 from ldx.losses import LOSSES, Batch, Loss, slot_counts
-from ldx.losses.loss import Settings
+from ldx.losses.loss import LossSettings
 from ldx.models.pooling import normalize
 
 
@@ -60,7 +60,7 @@ class Term:
 
     loss: Loss
     weight: float
-    settings: Settings
+    settings: LossSettings
 
     @property
     def name(self) -> str:
