@@ -65,7 +65,10 @@ def main(argv: list[str]) -> None:
             raise explanation from None
         raise
     if processes.is_primary():
-        print(f"{result.text}\nThe report with plots: {result.page}", flush=True)
+        for path in (result.report, result.page):
+            if path.exists():
+                logging.info("%s", path)
+        print(result.text, end="", flush=True)
 
 
 def train(config: Config, workdir: str | Path) -> RunResult:
