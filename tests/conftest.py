@@ -11,10 +11,10 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all the time goes into compiling programs that run once or twice on a few numbers: LLVM
-# need not optimise them, and XLA's older emitters are twice as fast. One thread a process, for
+# need not optimise them much, and XLA's older emitters are twice as fast. One thread a process, for
 # `make test` has a worker on every core. What XLA_FLAGS has already comes later and so holds.
 QUICKLY = (
-    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=1",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_cpu_multi_thread_eigen=false",
