@@ -21,7 +21,7 @@ test: $(VENV)/.test  ## the default tests, in two processes
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 test-golden: $(VENV)/.test  ## the reference numbers, with programs compiled as users compile them
-	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m golden
+	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m 'golden and not slow'
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
 	# Large programs earn the optimisation that tests/conftest.py leaves out.
