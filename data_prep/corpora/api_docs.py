@@ -25,7 +25,7 @@ MIN_BODY_CHARS = 60
 MIN_SUMMARY_WORDS = 3
 MAX_SUMMARY_CHARS = 300
 SAMPLE_SEED = 0
-"""Of the draw of max_passages: runs of other seeds have the same passages and test queries."""
+"""The seed that draws max_passages: runs of other seeds have the same passages and test queries."""
 
 # Modules that are no API, or that do things when they are imported.
 _SKIPPED_MODULES = re.compile(

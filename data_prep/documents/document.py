@@ -26,7 +26,7 @@ class Document:
 
     @property
     def passage(self) -> Passage:
-        """As a row of the passage set."""
+        """The passage as a row of the passage set."""
         return Passage(f"{ID_PREFIX}{self.query_id}:{self.level}", "", self.text)
 
 

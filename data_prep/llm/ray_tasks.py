@@ -1,4 +1,4 @@
-"""What `data_prep.llm.ray_vllm` runs on the machines of a Ray cluster, before and after vLLM."""
+"""Functions that run on the machines of a Ray cluster, before and after vLLM (llm/ray_vllm.py)."""
 
 import asyncio
 import functools

@@ -219,7 +219,7 @@ class _Source:
         return self._shards[number], payload, [answers[place] for place in sorted(answers)]
 
     def names_under_way(self) -> list[str]:
-        """Of shards that were asked for and are not done."""
+        """The names of shards that were asked for and are not done."""
         return [self._shards[number].name for number in sorted(set(self._payloads) - self._done)]
 
 

@@ -26,7 +26,7 @@ EMBEDDINGS_AT_ONCE = 65_536  # embeddings in memory at once
 
 
 class RetrieverKind(enum.StrEnum):
-    """What `kind` may be in a section of `config.prep.retrievers`."""
+    """The kinds of retrievers: `kind` in a section of `config.prep.retrievers`."""
 
     BM25 = "bm25"
     RUN = "run"
@@ -37,7 +37,7 @@ class Retriever(Protocol):
     """Anything that finds passages for queries."""
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterable[Retrieved]:
-        """What is found for each query, one query after another."""
+        """The passages found for each query, one query after another."""
 
 
 class Bm25Retriever:
@@ -48,7 +48,7 @@ class Bm25Retriever:
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Retrieved]:
-        """What is found for each query, one at a time, because a query may match every passage."""
+        """The passages found for each query, one query at a time: one may match every passage."""
         for matches in self._index.match_all(queries):
             searched = ~self._excluded[matches.rows]
             ranking = top_rows(matches.rows[searched], matches.scores[searched], self._depth)
@@ -91,7 +91,7 @@ class DenseRetriever:
         self._mean, self._second = second_moments(self._embeddings)
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
-        """What is found for each query."""
+        """The passages found for each query."""
         embeddings = self._model.embed(queries, "query")
         rows = self._searcher.search(embeddings).rows
         precise = embeddings.astype(np.float64)
@@ -125,7 +125,7 @@ class RunRetriever:
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> list[Retrieved]:
-        """What is found for each query; a passage that the run lacks scores 0."""
+        """The passages found for each query; one that the run lacks scores 0."""
         results = []
         for query_id in query_ids:
             places, scores = self._run.of_query(query_id)

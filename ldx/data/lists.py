@@ -134,7 +134,7 @@ class _ListColumns(NamedTuple):
 
     @classmethod
     def of(cls, record: ListRecord, query: int, size: int | None) -> "_ListColumns":
-        """Those of a record, whose query's text has the number `query`."""
+        """The columns of a record; `query` is the number of its query's text."""
         return cls(
             record.list_id,
             query,

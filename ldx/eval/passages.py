@@ -44,7 +44,7 @@ CORPUS_FORMS = (
     f"a folder (BEIR, or .parquet files), a file ({', '.join(_SUFFIXES)}), or org/name@REVISION on "
     "the Hugging Face hub"
 )
-"""What `read_passages` takes, in words."""
+"""A phrase for messages: the forms that `read_passages` takes."""
 
 
 class PlacedPassage(NamedTuple):

@@ -58,7 +58,7 @@ class BadRow(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """What is wrong, its kind first."""
+        """The flaw in words, its kind first."""
         return f"{self.flaw}: {self.detail}"
 
 
@@ -242,7 +242,7 @@ def _with_usual_names(record: Any, fields: Fields) -> Any:
 
 
 def _field_problem(record: Any, fields: Fields, *, may_be_no_text: bool) -> str | None:
-    """What is wrong with the fields of a row."""
+    """The flaw of a row's fields, None if they are right."""
     if not isinstance(record, dict):
         return f"{type(record).__name__} instead of an object"
     missing = [name for name in ("_id", "text") if name not in record]

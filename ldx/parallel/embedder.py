@@ -71,7 +71,7 @@ class Embedder:
             return self._forward.lower(params, *self.token_shapes(shape))
 
     def token_shapes(self, shape: tuple[int, int]) -> tuple[Any, Any]:
-        """What `put_tokens` gives for a micro-batch of this shape (rows, length)."""
+        """The shapes of what `put_tokens` gives for a micro-batch of this shape (rows, length)."""
         rows = split_rows(self.mesh)
         return (
             jax.ShapeDtypeStruct(shape, np.int32, sharding=rows),

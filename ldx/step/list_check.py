@@ -64,7 +64,7 @@ class ListCheck:
                 )
 
     def _targets_missing(self, split: str, table: ListTable) -> list[str]:
-        """What is said of lists without the targets of a loss."""
+        """A message about lists without the targets of a loss."""
         problems = []
         if learners := self._objective.learn_from("teacher_scores"):
             problems += [

@@ -101,7 +101,7 @@ class Objective:
         return total, values | {"total": total}
 
     def total(self, values: Mapping[str, Any]) -> Any:
-        """What is minimised, of the value of each loss."""
+        """The number that is minimised, given the value of each loss."""
         return sum(term.weight * values[term.name] for term in self.terms)
 
     def num_lists(self, lists: Lists) -> dict[str, jax.Array]:
