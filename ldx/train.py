@@ -244,15 +244,17 @@ def _log_start(inputs: _Inputs, workdir: Path, parts: Parts, sources: Mapping[st
             len(source.passages),
         )
     logging.info(
-        "%d steps of %d lists, %d an epoch; evaluation every %d steps; %d %s device(s)",
+        "%d steps of %d lists, %d an epoch; evaluation every %d steps; "
+        "%d %s device(s) in %d process(es)",
         settings.train.num_steps,
         settings.data.batch_size,
         parts.batches.steps_per_epoch,
         settings.train.eval_every,
         jax.device_count(),
         jax.default_backend(),
+        jax.process_count(),
     )
-    logging.debug("%d process(es), mesh %s", jax.process_count(), dict(parts.mesh.shape))
+    logging.debug("mesh %s", dict(parts.mesh.shape))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_killed_while_it_embeds_it_goes_on(tiny_bert: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--run={run}", "--model=y"], "give one of --model=DIR and --run=FILE"),
+        (["--run={run}", "--model=y"], "give one of model and run"),
         (["--run={run}", "--split=dev"], "there are: test"),
         (["--run={run}"], "has no query of"),
         (["--model=y", "--k=5"], "100"),

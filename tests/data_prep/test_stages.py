@@ -339,7 +339,7 @@ def test_a_broken_row_is_set_aside(tiny_bert, tmp_path):
     ("key", "value", "module", "message"),
     [
         ("collection", "wiki", corpus, "no such file or folder"),
-        ("max_score", -1.0, calibrate, "no lists: of each query type"),
+        ("max_score", -1.0, calibrate, "no lists: the counts by query type"),
         ("teachers.hybrid.dense_weight", 1.5, score, "dense_weight=1.5"),
         ("teachers.hybrid.bm25", "student", score, "of kind bm25 there are bm25"),
         ("retrievers.bm25.kind", "sparse", mine, "known are bm25"),
