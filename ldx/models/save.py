@@ -1,4 +1,4 @@
-"""A student as a sentence-transformers folder, checked before it takes its place."""
+"""Writing a student as a sentence-transformers folder, checked before it takes its place."""
 
 import contextlib
 import importlib.util
@@ -40,17 +40,17 @@ def save_student(
 ) -> None:
     """Write a folder that SentenceTransformer(DIR) and AutoModel.from_pretrained(DIR) open.
 
-    It is written beside its place, read back (by sentence-transformers where that is installed,
-    else by ldx) and takes its place only when the embeddings of `texts` are those of the student.
+    It is written beside its place and read back, by sentence-transformers where that is installed,
+    else by ldx. It takes its place only if the embeddings of `texts` are then those of the student.
 
     Args:
-      student: what the parameters belong to.
+      student: the model that the parameters belong to.
       params: the parameters to write.
-      folder: absent, empty, or an earlier export, which is replaced.
+      folder: the folder to write; absent, empty, or an earlier export, which is replaced.
       card: the text of README.md.
       texts: what the check embeds, every other one as a query.
-      passage_template: how title and text became passages; ldx joins them so by default where
-        this model is used. None: it is not recorded.
+      passage_template: how title and text became passages; ldx joins them like this by default
+        where this model is used. None: it is not recorded.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.
@@ -82,7 +82,7 @@ def check_student_folder(folder: str | Path) -> None:
 
 
 def max_seq_length(student: Student) -> int:
-    """The one maximum length that the format has; ldx's own for queries goes beside it."""
+    """The one maximum length that the format has; ldx's own file beside it has that of queries."""
     return max(student.config.query_max_length, student.config.passage_max_length)
 
 
@@ -118,7 +118,7 @@ def _write_tokenizer(base: Path, folder: Path, max_length: int) -> None:
 
 
 def _write_modules(student: Student, folder: Path, lower_case: bool) -> None:
-    """What sentence-transformers reads, in the long-standing form that every server knows."""
+    """Write what sentence-transformers reads, in the long-standing form that every server knows."""
     config = student.config
     names = MODULES if config.normalize else MODULES[:2]
     paths = ("", "1_Pooling", "2_Normalize")
@@ -148,7 +148,7 @@ def _write_modules(student: Student, folder: Path, lower_case: bool) -> None:
 
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when all went well, else is removed."""
+    """A new folder beside `folder`; it takes its place if all goes well, and else is removed."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -169,7 +169,11 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def _check(student: Student, params: Params, folder: Path, texts: Sequence[str]) -> None:
-    """Embeddings in memory and read back agree, in direction and in length."""
+    """Check that embeddings of the model in memory and of the model read back agree.
+
+    Raises:
+      UserError: they differ in direction or in length.
+    """
     assert texts, "nothing to check with"
     queries, passages = list(texts[::2]), list(texts[1::2])
     config = student.config
@@ -203,7 +207,7 @@ def _check(student: Student, params: Params, folder: Path, texts: Sequence[str])
 
 
 def _embed(student: Student, params: Params, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings float32 [len(texts), D] on one device, cut as the exported folder does."""
+    """Embeddings float32 [len(texts), D] on one device; texts are cut as the export cuts them."""
     ids = student.tokenizer.encode(texts)
     num_special = len(student.tokenizer.prefix) + len(student.tokenizer.suffix)
     max_length = max_seq_length(student)

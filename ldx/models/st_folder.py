@@ -40,7 +40,7 @@ def read_st_folder(folder: Path) -> Declared:
     """Read modules.json and what it names; a plain HF folder has none and gets the defaults.
 
     Raises:
-      UserError: a module or a setting that is not supported.
+      UserError: a module or a setting is not supported.
     """
     path = folder / "modules.json"
     if not path.is_file():
@@ -76,7 +76,7 @@ def declared_pooling(declared: Declared) -> str:
     """The one pooling of a folder.
 
     Raises:
-      UserError: it is another than mean or cls, or several.
+      UserError: the pooling is neither mean nor cls, or there are several.
     """
     if len(declared.poolings) == 1 and declared.poolings[0] in POOLINGS:
         return declared.poolings[0]
@@ -113,7 +113,7 @@ def _poolings(path: Path) -> tuple[str, ...]:
 
 
 def _prompts(path: Path) -> tuple[str, str]:
-    """Query and passage prompt; a passage's may be filed under several names."""
+    """The prompts of queries and passages; that of passages may stand under several names."""
     config = _read_optional(path)
     prompts = config.get("prompts") or {}
     default = prompts.get(config.get("default_prompt_name")) or ""

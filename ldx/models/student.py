@@ -1,6 +1,6 @@
 """The model that learns: an encoder, its pooling, its prompts and its tokenizer.
 
-`params` is a nested dict of arrays (`flax.nnx.to_pure_dict`), what optax, Orbax and jax.tree take.
+`params` is a nested dict of arrays (`flax.nnx.to_pure_dict`), as optax, Orbax and jax.tree take it.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ JAX_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class StudentConfig:
-    """How texts become embeddings around the encoder; lengths in tokens, special ones included."""
+    """How texts become embeddings around the encoder; lengths count special tokens too."""
 
     pooling: str
     normalize: bool
@@ -84,13 +84,13 @@ def load_student(
       path: a folder, a package or a model of the hub (`resolve_model_path`).
       pooling: mean or cls.
       normalize: whether embeddings have norm 1.
-      query_prompt: goes before every query.
-      passage_prompt: goes before every passage.
-      query_max_length: tokens of a query, special tokens and prompt included.
-      passage_max_length: likewise of a passage.
-      attention: auto, xla or cudnn (a GPU and bfloat16).
-      dtype: of matrix products, float32 or bfloat16; parameters are float32.
-      remat: compute every layer again in the backward pass, for less memory.
+      query_prompt: the text before every query.
+      passage_prompt: the text before every passage.
+      query_max_length: the most tokens of a query, special tokens and prompt included.
+      passage_max_length: the most tokens of a passage, special tokens and prompt included.
+      attention: auto, xla or cudnn (for a GPU and bfloat16).
+      dtype: the type of matrix products, float32 or bfloat16; parameters are float32.
+      remat: compute every layer again in the backward pass, to save memory.
 
     Raises:
       UserError: the model is missing, damaged or not supported.
@@ -104,7 +104,7 @@ def load_student(
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise UserError(
             f"{declared.transformer}: tokenizer.json has {tokenizer.vocab_size} tokens, the model "
-            f"{bert_config.vocab_size}; they are not of one model"
+            f"has {bert_config.vocab_size}; they are not of one model"
         )
     max_length = min(declared.max_length or bert_config.max_length, bert_config.max_length)
     declared_query = min(declared.query_max_length or max_length, max_length)
@@ -153,7 +153,7 @@ def _check_choices(pooling: str | None, attention: str, dtype: str) -> None:
     ):
         if value not in choices:
             raise UserError(
-                f"model.{key} is {value!r}; it is one of {', '.join(map(str, choices))}"
+                f"model.{key} is {value!r}; it must be one of {', '.join(map(str, choices))}"
             )
 
 
@@ -165,8 +165,8 @@ def _check_lengths(
         length = getattr(config, key)
         if not least <= length <= bert_config.max_length:
             raise UserError(
-                f"model.{key} is {length}; this model takes {least} to {bert_config.max_length} "
-                f"tokens (max_position_embeddings in {path})"
+                f"model.{key} is {length}; it must be {least} to {bert_config.max_length} tokens "
+                f"for this model (max_position_embeddings in {path})"
             )
 
 

@@ -16,31 +16,31 @@ class SpecialTokens(Protocol):
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """Before every text."""
+        """The token ids before every text."""
 
     @property
     def suffix(self) -> tuple[int, ...]:
-        """After every text."""
+        """The token ids after every text."""
 
     @property
     def pad_id(self) -> int:
-        """At padding."""
+        """The token id of padding."""
 
 
 def num_special(tokens: SpecialTokens) -> int:
-    """The special tokens of every text."""
+    """The number of special tokens around every text."""
     return len(tokens.prefix) + len(tokens.suffix)
 
 
 class Tokenizer:
     """The tokenizer.json of a folder; its own truncation and padding are switched off.
 
-    Texts of a batch are tokenised in threads, the GIL released. (TOKENIZERS_PARALLELISM is left
-    alone: unset, the library runs threads and still survives a later fork.)
+    Texts of a batch are tokenised in threads without the GIL. (ldx leaves TOKENIZERS_PARALLELISM
+    alone: while it is unset, the library runs threads and still survives a later fork.)
 
     Args:
-      folder: where tokenizer.json is.
-      lower_case: lower-case texts first, whatever tokenizer.json says.
+      folder: the folder of tokenizer.json.
+      lower_case: whether to lower-case texts first, whatever tokenizer.json says.
 
     Raises:
       UserError: tokenizer.json is missing, damaged, or adds special tokens within a text.
@@ -83,12 +83,12 @@ def pad_tokens(
     padded_length: int,
     num_rows: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Model input for some texts.
+    """Model input for some texts: their token ids and mask, padded to one shape.
 
     Args:
       ids: token ids of each text, without special tokens.
-      tokenizer: gives the special tokens around a text.
-      max_length: a text is cut so that it has at most so many tokens, special tokens included.
+      tokenizer: the special tokens around a text.
+      max_length: the most tokens of a text, special tokens included; longer texts are cut.
       padded_length: the width of the result.
       num_rows: the height; rows beyond the texts hold an empty text, so that all stays finite.
 

@@ -1,6 +1,6 @@
 """Weights in safetensors files, read into and written from NNX parameters by one table of names.
 
-Parameters are a nested dict of arrays, as `flax.nnx.to_pure_dict` gives; the elements of an
+Parameters are a nested dict of arrays, as `flax.nnx.to_pure_dict` gives it; the elements of an
 `nnx.List` have integer keys. A path is its keys joined by dots: layers.0.attention.query.kernel.
 """
 
@@ -32,13 +32,13 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KeyTable:
-    """How a family's tensors are named.
+    """How the tensors of a family of models are named.
 
     Args:
-      rules: every tensor of the model.
-      prefix: some checkpoints put this before every name.
-      renames: endings of names in old checkpoints, and the usual ones.
-      ignored: surplus tensors whose names start so are of no use here, and no mistake.
+      rules: a rule for every tensor of the model.
+      prefix: what some checkpoints put before every name.
+      renames: the usual endings of names, by those of old checkpoints.
+      ignored: beginnings of the names of surplus tensors that are no mistake and are not used.
     """
 
     rules: tuple[Rule, ...]
@@ -67,7 +67,7 @@ class KeyTable:
 
 
 def flatten(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Parameters by path, of nested ones."""
+    """Nested parameters as one dict by path."""
     flat: dict[str, Any] = {}
     for key, value in params.items():
         path = f"{prefix}{key}"
@@ -76,7 +76,7 @@ def flatten(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Nested parameters, of those by path."""
+    """Parameters by path as a nested dict."""
     params: dict[Any, Any] = {}
     for path, value in flat.items():
         *parents, name = (int(key) if key.isdigit() else key for key in path.split("."))
@@ -112,11 +112,11 @@ def weight_files(folder: str | Path) -> list[Path]:
 def load_weights(
     folder: str | Path, table: KeyTable, num_layers: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Read a folder's weights, float32, by path.
+    """Read the weights of a folder as float32 arrays by path.
 
     Args:
-      folder: holds model.safetensors, or shards and their index.
-      table: the family's names.
+      folder: a folder with model.safetensors, or with shards and their index.
+      table: the names of the model's family.
       num_layers: how many layers the rules with "{i}" stand for.
       shapes: the parameters' shapes by path.
 
@@ -127,7 +127,7 @@ def load_weights(
     assert {rule.path for rule in rules.values()} == set(shapes), "key table and model differ"
     arrays: dict[str, np.ndarray] = {}
     problems: list[str] = []
-    seen: set[str] = set()
+    present: set[str] = set()
     for file in weight_files(folder):
         try:
             with safe_open(file, "np") as tensors:
@@ -139,16 +139,16 @@ def load_weights(
                         else:
                             problems.append(f"surplus: {name}")
                         continue
-                    if usual in seen:
+                    if usual in present:
                         problems.append(f"twice: {usual} (once as {name})")
-                    seen.add(usual)
+                    present.add(usual)
                     rule = rules[usual]
                     array, problem = _read(tensors, name, rule, shapes[rule.path])
                     problems += [problem] if problem else []
                     arrays[rule.path] = array
         except SafetensorError as error:
             raise UserError(f"{file}: damaged safetensors file ({error}); get it again") from None
-    problems += [f"missing: {name}" for name in rules if name not in seen]
+    problems += [f"missing: {name}" for name in rules if name not in present]
     if problems:
         raise UserError(
             f"{weight_files(folder)[0]}: the weights do not fit config.json beside them:\n"
@@ -158,7 +158,13 @@ def load_weights(
 
 
 def load_unused(folder: str | Path, table: KeyTable, prefix: str) -> dict[str, np.ndarray]:
-    """The tensors of a folder that the model has no use for, float32, by their usual HF names."""
+    """The tensors of a folder that the model does not use, as float32, by their usual HF names.
+
+    Args:
+      folder: a folder with model.safetensors, or with shards and their index.
+      table: the names of the model's family.
+      prefix: the beginning of the usual names of these tensors.
+    """
     unused = {}
     for file in weight_files(folder):
         with safe_open(file, "np") as tensors:
@@ -175,14 +181,14 @@ def save_weights(
     params: Mapping[Any, Any],
     unused: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write parameters as a safetensors file, float32, under HF's names.
+    """Write parameters to a safetensors file as float32, under HF's names.
 
     Args:
       path: the file.
-      table: the family's names.
+      table: the names of the model's family.
       num_layers: how many layers the rules with "{i}" stand for.
       params: nested parameters.
-      unused: tensors that go in as they are (`load_unused`).
+      unused: further tensors, which are written as they are (`load_unused`).
     """
     flat = flatten(params)
     tensors = dict(unused or {})
@@ -197,7 +203,7 @@ def save_weights(
 def _read(
     tensors: Any, name: str, rule: Rule, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, str | None]:
-    """A tensor as the model has it, and what is wrong with it."""
+    """A tensor in the model's layout, and what is wrong with it; None if nothing is."""
     expected = list(reversed(shape)) if rule.transpose else list(shape)
     info = tensors.get_slice(name)
     empty = np.zeros(0, np.float32)
