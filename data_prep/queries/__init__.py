@@ -1,1 +1,1 @@
-"""Training queries: extracted from passages, written by a language model, or people's."""
+"""Training queries: cut out of passages, written by a language model, or written by people."""

@@ -1,7 +1,7 @@
-"""What a language model answered, made into a query, or the reason why it is none.
+"""Turning the answer of a language model into a query, or into the reason why it holds none.
 
-Models wrap a query in quotes, markdown, labels and small talk. All of it is taken off until nothing
-more comes off, so that cleaning what is clean changes nothing; then the query is judged.
+Models wrap a query in quotes, markdown, labels and small talk. The wrapping is taken off until
+nothing more comes off, so that cleaning a clean query changes nothing; then the query is judged.
 """
 
 import functools
@@ -12,7 +12,7 @@ from data_prep.llm.answers import EMPTY, REFUSED, is_refusal, visible
 from data_prep.llm.words import copies, has_words, num_words, split_words
 from data_prep.queries.prompt import AnswerRules, Prompt
 
-NO_QUERY = "no query"  # only talk around one, or it speaks of the passage
+NO_QUERY = "no query"  # the answer is only talk around a query, or it refers to the passage
 CUT_OFF = "cut off"
 TOO_SHORT = "too short"
 TOO_LONG = "too long"
@@ -26,14 +26,14 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
 
     Args:
       answer: all that the model wrote.
-      prompt: what it was asked with; its `answer` are the rules.
-      passage: the passage it was asked about.
+      prompt: the prompt that the model was asked with; its `answer` holds the rules for queries.
+      passage: the passage that the model was asked about.
       finish_reason: why the model stopped. `length` (at max_tokens) and `abort` mean that the end
         is missing, `content_filter` that a server held the answer back.
 
     Returns:
-      (query, "") or ("", one of REASONS). The query is one line of NFC text; cleaned again, as a
-      whole answer, it stays as it is.
+      (query, "") or ("", one of REASONS). The query is one line of NFC text; cleaning it again as
+      if it were an answer does not change it.
     """
     if finish_reason == "content_filter":
         return "", REFUSED
@@ -50,7 +50,7 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
 
 
 def _reason(query: str, prompt: Prompt, passage: str) -> str:
-    """Why `query` is none; "" if it is one."""
+    """Why `query` cannot be used; "" if it can."""
     rules = prompt.answer
     lower = query.casefold()
     if is_refusal(query, rules.refusals):
@@ -77,7 +77,7 @@ _KIND = (
 )
 _SOURCE = r"(?:passage|text|excerpt|paragraph|document|article|content|context|information|snippet)"
 _REFERENCE = re.compile(
-    # "the passage of time" and "the passage between the islands" are no references.
+    # "the passage of time" and "the passage between the islands" do not refer to the passage.
     r"\b(?:the|this|that) (?:passage|excerpt)\b"
     r"(?! (?:of|between|from|through|to|into|across|around|along|under|beneath|over)\b)"
     rf"|\b(?:the|this) (?:given|provided|above|following|preceding|quoted) {_SOURCE}\b"
@@ -101,12 +101,12 @@ _CLOSERS = "\"'”’»›」』)]*_`"
 _BULLET = r"(?:[-*•–—·▪◦●‣➤→>]|#{1,6}|\(\d{1,2}\)|\d{1,2}\)"
 _LIST_MARK = re.compile(rf"(?:{_BULLET}|\d{{1,2}}\.)\s+)+")
 _LIST_MARK_NO_ORDINAL = re.compile(rf"(?:{_BULLET})\s+)+")
-# Languages that write "2." for second: "2. Weltkrieg" is no list of one item.
+# Languages that write "2." for "second": "2. Weltkrieg" is not a list of one item.
 _ORDINAL_DOT = ("cs", "da", "de", "et", "fi", "hr", "hu", "nb", "nn", "no", "pl", "sk", "sl", "tr")
 
 
 def _whole_lines(text: str) -> tuple[str, bool]:
-    """What the end of the tokens did not hit, and whether it hit something."""
+    """The lines that are complete although the tokens ran out, and whether a line was cut."""
     lines = [line.strip() for line in text.splitlines() if has_words(line)]
     if lines and lines[-1].rstrip(_CLOSERS).endswith(_END):
         return "\n".join(lines), False
@@ -114,8 +114,8 @@ def _whole_lines(text: str) -> tuple[str, bool]:
 
 
 def _unwrapped(text: str, prompt: Prompt) -> str:
-    """The query in one line; "" where there is none."""
-    while True:  # every round takes something off or is the last
+    """The query of an answer in one line; "" where there is none."""
+    while True:  # every round takes something off, or is the last one
         stripped = _first_line(_from_json(visible(text), prompt), prompt)
         if stripped == text:
             return text
@@ -123,7 +123,7 @@ def _unwrapped(text: str, prompt: Prompt) -> str:
 
 
 def _first_line(text: str, prompt: Prompt) -> str:
-    """The first line that says something; of a list all items, where the query is one."""
+    """The first line that holds text, or all items of a list where the query is a list."""
     lines = [" ".join(line.split()) for line in text.splitlines() if not _FENCE.fullmatch(line)]
     marks = [_LIST_MARK.match(line) for line in lines]
     if prompt.language.split("-")[0] in _ORDINAL_DOT and len([m for m in marks if m]) < 2:
@@ -139,7 +139,7 @@ def _first_line(text: str, prompt: Prompt) -> str:
 
 
 def _from_json(text: str, prompt: Prompt) -> str:
-    """The text inside, where a model answers in JSON; else `text`."""
+    """The text inside the JSON where a model answers in JSON; else `text`."""
     inner = "\n".join(line for line in text.splitlines() if not _FENCE.fullmatch(line)).strip()
     if not inner.startswith(("{", "[", '"')):
         return text
@@ -149,8 +149,8 @@ def _from_json(text: str, prompt: Prompt) -> str:
         return text
     if isinstance(value, dict):
         labels = {label.casefold() for label in prompt.answer.labels}
-        named = [v for k, v in value.items() if k.casefold().replace("_", " ") in labels]
-        value = next(iter([*named, *value.values()]), "")
+        answers = [v for k, v in value.items() if k.casefold().replace("_", " ") in labels]
+        value = next(iter([*answers, *value.values()]), "")
     if isinstance(value, list):
         texts = [x for x in value if isinstance(x, str)] or [""]
         value = ", ".join(texts) if prompt.answer.is_list else texts[0]
@@ -203,7 +203,7 @@ _QUALIFIERS = (
 
 
 def _line(line: str, rules: AnswerRules) -> str:
-    """A line without what stands around its query; "" where it has none."""
+    """The query in a line, without the words and marks around it; "" where there is none."""
     label = _label_pattern(rules.labels)
     before = None
     while line != before:
@@ -221,7 +221,10 @@ def _line(line: str, rules: AnswerRules) -> str:
 
 @functools.lru_cache
 def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """`Question:`, `Search query 2 -`, `[Query]:`, or the word alone, at the start of a line."""
+    """A pattern for a label at the start of a line.
+
+    It matches `Question:`, `Search query 2 -`, `[Query]:`, and a line that is only the label.
+    """
     known = [*labels, "Answer", "Response", "Output", "Assistant"]
     names = "|".join(re.escape(label) for label in sorted(known, key=len, reverse=True))
     number = r"(?: ?\(?#?\d{1,2}\)?)?"
@@ -233,7 +236,7 @@ def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _unquoted(text: str) -> str:
-    """`text` without the quotation marks around all of it, and without one that has no partner."""
+    """`text` without the quotation marks around it, and without a mark that has no partner."""
     for pair in _QUOTES:
         opener, closer = pair[0], pair[1]
         end = text.rfind(closer)
@@ -242,14 +245,14 @@ def _unquoted(text: str) -> str:
         if is_whole and inner and _is_around(inner, opener, closer):
             return inner + ("" if inner.endswith(_END) else tail)
     is_alone = sum(text.count(mark) for mark in _DOUBLE) == 1
-    # A last one may mean inches.
+    # A mark after a digit at the end may mean inches.
     if is_alone and (text[0] in _DOUBLE or (text[-1] in _DOUBLE and not text[-2:-1].isdigit())):
         return text.strip(_DOUBLE).strip()
     return text
 
 
 def _is_around(inner: str, opener: str, closer: str) -> bool:
-    """Whether marks around `inner` belong together: not so in `"this" or "that"`."""
+    """Whether the marks around `inner` belong together, unlike those of `"this" or "that"`."""
     depth = 0
     for place, mark in enumerate(inner):
         before, after = inner[place - 1 : place], inner[place + 1 : place + 2]

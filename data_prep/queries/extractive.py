@@ -1,6 +1,7 @@
 """Queries that are cut out of a passage: a sentence, its keywords, or a title-like phrase.
 
-They need no language model; whatever is chosen is a function of (seed, passage, type).
+They need no language model. Which words are chosen depends on the seed, the passage and the query
+type alone.
 """
 
 import functools
@@ -43,7 +44,7 @@ _MARKUP = [
     (re.compile(r"`+_*|\*\*|\[\d+\]_?"), ""),
     (re.compile(r"::$"), ":"),
 ]
-# Console sessions, tables, parameter lists, field lists, directives, headings of sections.
+# Console sessions, tables, parameter lists, field lists, directives and section headings.
 _NO_PROSE = re.compile(
     r"^(>>>|\.\.\.|\.\. |:\w+|[-=~^+|#\d\[({]|array\("
     r"|\*{0,2}\w+(, \*{0,2}\w+)*\s*:(\s|$)|[\w ]+:?$)"
@@ -65,7 +66,12 @@ class Extractor:
     """Cuts queries of several types out of the passages of one corpus."""
 
     def __init__(self, rarity: Callable[[str], float], seed: int):
-        """`rarity` is a word's idf in the corpus, 0 for a word that it does not know."""
+        """Make an extractor.
+
+        Args:
+          rarity: gives a word's idf in the corpus, and 0 for a word that is not in it.
+          seed: the seed of the run.
+        """
         self._seed = seed
         self._rarity = functools.lru_cache(MAX_CACHED_WORDS)(rarity)
         self._makers: dict[str, Callable[[list[str], tuple[str, ...]], tuple[str, str]]] = {
@@ -77,7 +83,8 @@ class Extractor:
     def make(self, query_type: str, doc_id: str, text: str) -> tuple[str, str]:
         """One query of a type in EXTRACTIVE_TYPES for a passage, and the sentence it was cut from.
 
-        Keywords come from no single sentence. Where the passage has nothing to give, both are "".
+        The sentence is "" for keywords, which come from the whole passage. Both are "" where the
+        passage holds nothing suitable.
         """
         sentences = split_sentences(text)
         if not sentences:
@@ -85,9 +92,9 @@ class Extractor:
         return self._makers[query_type](sentences, (doc_id, query_type))
 
     def _sentence(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
-        """One of the three sentences next above the passage's middle information.
+        """One of the three sentences from the median of information upwards.
 
-        The least informative are boilerplate, the most informative lists of names.
+        The least informative sentences are boilerplate, the most informative are lists of names.
         """
         low, high = SENTENCE_WORDS
         fitting = [s for s in sentences if low <= len(_WORD.findall(s)) <= high]
@@ -100,7 +107,7 @@ class Extractor:
         return sentence.rstrip(" .:;,"), sentence
 
     def _keywords(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
-        """The words of the highest TF-IDF, in order of appearance."""
+        """The words with the highest TF-IDF, in the order in which they appear."""
         words = [w for w in _terms(" ".join(sentences)) if self._rarity(w) > 0]
         counts = {word: words.count(word) for word in dict.fromkeys(words)}
         low, high = KEYWORDS
@@ -111,13 +118,14 @@ class Extractor:
         return " ".join(word for word in counts if word in chosen), ""
 
     def _title(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
-        """The head of one of the two sentences that say most of what the passage says."""
+        """The head of one of the two sentences that cover most of the passage's terms."""
         terms = _terms(" ".join(sentences))
         heads = [(head, s) for s in sentences if (head := _head_phrase(s))]
         if not heads:
             return "", ""
         weight = {w: terms.count(w) * self._rarity(w) for w in set(terms)}
-        # Exact sums: those of sets would depend on their order, which differs between processes.
+        # math.fsum is exact: a plain sum would depend on the order of the set, which differs
+        # between processes.
         central = [math.fsum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
         order = np.argsort(-np.array(central), kind="stable")[:2]
         return heads[order[pick(len(order), self._seed, *names)]]
@@ -128,7 +136,7 @@ class Extractor:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The prose of a passage, sentence by sentence: no code, tables or lists of parameters."""
+    """The sentences of a passage's prose, without code, tables and lists of parameters."""
     sentences = []
     for block in _prose_blocks(text.splitlines()):
         for pattern, replacement in _MARKUP:
@@ -144,9 +152,9 @@ def split_sentences(text: str) -> list[str]:
 
 
 def remove_sentence(text: str, sentence: str) -> str:
-    """`text` without `sentence`, which may be broken over lines and stand in markup there.
+    """`text` without `sentence`, which may be broken over lines and hold markup in `text`.
 
-    Returns `text` unchanged where it does not hold the sentence.
+    Returns `text` unchanged where the sentence is not in it.
     """
     words = _WORD.findall(sentence)
     if not words:
@@ -190,7 +198,7 @@ def _terms(text: str) -> list[str]:
 
 
 def _head_phrase(sentence: str) -> str:
-    """The first clause, without the empty words around it, cut to the length of a title."""
+    """The first clause that is long enough for a title, cut to length, no empty words around it."""
     low, high = TITLE_WORDS
     empty = _empty_words()
     clauses = [clause for clause in _CLAUSE_END.split(sentence) if clause]
@@ -207,7 +215,7 @@ def _head_phrase(sentence: str) -> str:
 
 
 EXTRACTIVE_VERSION = 2
-"""Raised when the same passage gives another extractive answer than before."""
+"""This number is raised when the same passage gives other extractive queries than before."""
 
 
 def extractive_queries(
@@ -216,7 +224,7 @@ def extractive_queries(
     """One query of each extractive type for each passage; its text may be empty.
 
     Raises:
-      UserError: a type is unknown, or there is none.
+      UserError: a query type is unknown, or the config names none.
     """
     config, types = workspace.config, types_of(workspace.settings)
     unknown = [name for name in types if name not in EXTRACTIVE_TYPES]
@@ -258,11 +266,11 @@ class _Extracting:
 def _shards(
     workspace: Workspace, passages: Passages, rows: np.ndarray, query_type: str, key: str, size: int
 ) -> list[Shard]:
-    """Shards of passages that queries of a type are cut out of."""
+    """The shards of the passages that queries of one type are cut out of."""
     passage_set = PassageSet(workspace.corpus_records)
 
-    def payload(some: np.ndarray) -> Payload:
-        return passages_payload(passage_set, passages, query_type, some.tolist())
+    def payload(shard_rows: np.ndarray) -> Payload:
+        return passages_payload(passage_set, passages, query_type, shard_rows.tolist())
 
     return [
         Shard(

@@ -11,13 +11,14 @@ from ldx.eval import beir
 def human_queries(workspace: Workspace, roles: Roles, split: str, query_type: str) -> Collected:
     """The judged queries of a split of the collection.
 
-    Held-out passages are left out; a near-duplicate stands for the passage that holds it. Queries
-    that have no relevant passage left are counted.
+    Held-out passages are left out, and a near-duplicate is replaced by the passage that contains
+    it. Queries without a relevant passage after that are dropped and counted.
 
     Args:
-      roles: of the passages.
-      split: of the qrels.
-      query_type: of the queries.
+      workspace: the workspace of the run.
+      roles: the roles of the passages.
+      split: the split of the qrels.
+      query_type: the type that the queries get.
     """
     qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, split))
     texts = beir.read_queries(workspace.dataset)

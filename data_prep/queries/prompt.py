@@ -1,7 +1,6 @@
 """Prompts that ask a language model for queries: TOML files, checked, and filled for a passage.
 
-A user adds a query type or a language by
-writing another file like them and naming its path.
+A user adds a query type or a language by writing another such file and naming its path.
 """
 
 import functools
@@ -38,16 +37,21 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """What `data_prep.queries.answer.clean` takes for a query.
+    """The rules by which `data_prep.queries.answer.clean` accepts a query.
 
     Words are counted so that languages without spaces fit: see `data_prep.llm.words.num_words`.
 
     Attributes:
-      labels: what the model may put before its answer, such as `Question` in `Question: …`.
-      max_copied_words: the longest run of words that may stand in the passage too; 0: any.
-      is_list: the answer is a list: items on lines of their own become one line.
-      refusals: how refusals begin in the language of the prompt; English ones are known.
-      references: words by which a query speaks of its passage, such as `im obigen Text`; likewise.
+      labels: words that the model may put before its answer, such as `Question` in `Question: …`.
+      min_words: the fewest words of a query.
+      max_words: the most words of a query.
+      max_chars: the most characters of a query.
+      max_copied_words: the longest run of words that a query may share with its passage; 0: no
+        limit.
+      is_list: whether the query is a list, whose items on lines of their own become one line.
+      refusals: how refusals begin in the language of the prompt; the English ones are built in.
+      references: phrases by which a query refers to its passage, such as `im obigen Text`; the
+        English ones are built in.
     """
 
     labels: tuple[str, ...] = ()
@@ -70,16 +74,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A way to ask for queries of one type.
+    """A prompt for queries of one type.
 
     Attributes:
-      query_type: a plain name; it becomes part of file names.
-      version: raised with every change of the text, so that reports tell which one was used.
+      query_type: the name of the type, which becomes part of file names.
+      version: a number that is raised with every change of the text, so that reports tell which
+        text was used.
       language: a BCP 47 tag such as `en` or `pt-BR`.
-      few_shot: how many of the examples stand in each prompt.
-      system: the system message; "": none.
+      few_shot: how many of the examples stand in the message.
       template: the user message, with {passage} and, where few_shot > 0, {examples}.
+      system: the system message; "": none.
       example_template: an example inside the message, with {passage} and {query}.
+      sampling: how the model draws its answer.
+      answer: the rules by which an answer is accepted.
+      examples: the examples that are drawn from.
     """
 
     query_type: str
@@ -97,28 +105,30 @@ class Prompt:
         """The chat that asks for a query; the same for the same arguments, in any process.
 
         Args:
-          passage: the text; braces in it mean nothing.
-          doc_id: decides, with `seed` and the query type, which examples are shown in which order.
+          passage: the text; braces in it are kept as they are.
+          doc_id: the passage's id; with `seed` and the query type it decides which examples are
+            shown, and in which order.
+          seed: the seed of the run.
 
         Returns:
           Messages with a role (`system` or `user`) and content.
         """
-        shown = [
+        examples = [
             fill(self.example_template, passage=example.passage, query=example.query)
             for example in self._drawn(doc_id, seed)
         ]
-        text = fill(self.template, passage=passage.strip(), examples="\n\n".join(shown))
+        text = fill(self.template, passage=passage.strip(), examples="\n\n".join(examples))
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": text}]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
+        """A hash of what decides the model's answers; the rules for answers are not in it."""
         fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
         return fingerprint(json.dumps(fields, sort_keys=True))
 
     def _drawn(self, doc_id: str, seed: int) -> list[Example]:
-        """`few_shot` examples without repetition."""
+        """The `few_shot` different examples that are drawn for a passage."""
 
         def place(number: int) -> float:
             return draw(seed, "example", doc_id, self.query_type, str(number))
@@ -133,19 +143,20 @@ def request_seed(seed: int, doc_id: str, query_type: str, attempt: int) -> int:
 
 
 def shipped_prompts() -> list[str]:
-    """The names that `load_prompts` knows."""
+    """The names of the prompts that are shipped with ldx."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def load_prompts(names: Sequence[str]) -> list[Prompt]:
-    """Read prompts, in the order given.
+    """Read prompts, in the order of their names.
 
     Args:
-      names: each a name out of `shipped_prompts`, or the path of a user's own .toml file.
+      names: for each prompt a name out of `shipped_prompts`, or the path of a user's own .toml
+        file.
 
     Raises:
-      UserError: there is no such file, files have keys that cannot be (all are told), or two
-        prompts have the same query_type.
+      UserError: a file does not exist, some files hold mistakes (all are reported), or two prompts
+        have the same query_type.
     """
     if not names:
         raise UserError(f"no prompt is named; shipped are {', '.join(shipped_prompts())}")
@@ -171,7 +182,7 @@ _EXAMPLE_KEYS = {"passage": FULL_TEXT, "query": FULL_TEXT}
 
 
 def _problems(table: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with a file."""
+    """The mistakes in a prompt's file."""
     problems = wrong_keys(table, _KEYS, "")
     right = right_values(table, _KEYS)
     problems += wrong_tables(right, {"answer": _ANSWER_KEYS, "examples": _EXAMPLE_KEYS})
@@ -191,7 +202,7 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
 
 
 def _build(table: Mapping[str, Any]) -> Prompt:
-    """The prompt of a table without problems; white space around texts is dropped."""
+    """The prompt that a table without mistakes describes; white space around texts is dropped."""
     plain = {k: table[k] for k in ("query_type", "version", "language", "few_shot")}
     texts = ("system", "template", "example_template")
     return Prompt(
@@ -207,13 +218,13 @@ def _build(table: Mapping[str, Any]) -> Prompt:
 
 
 def _refuse_repeated_types(names: Sequence[str], prompts: Sequence[Prompt]) -> None:
-    """Types differ by more than case, for some file systems know no case."""
-    named: dict[str, str] = {}
+    """Refuse query types that differ only in letter case, which some file systems ignore."""
+    name_of: dict[str, str] = {}
     for name, prompt in zip(names, prompts, strict=True):
         key = prompt.query_type.casefold()
-        if key in named:
+        if key in name_of:
             raise UserError(
-                f"{named[key]} and {name} both have query_type = {prompt.query_type!r}; types must "
-                "differ (letter case does not count)"
+                f"{name_of[key]} and {name} both have query_type = {prompt.query_type!r}; types "
+                "must differ (letter case does not count)"
             )
-        named[key] = name
+        name_of[key] = name

@@ -1,4 +1,4 @@
-"""Training queries as stages hand them on: WORKDIR/prep/queries.jsonl, cut into shards by type."""
+"""Training queries as stages pass them on: WORKDIR/prep/queries.jsonl, cut into shards by type."""
 
 import json
 from collections import Counter
@@ -21,12 +21,17 @@ class Query:
     """A training query.
 
     Attributes:
-      row: the passage it was made from; -1 for a human query.
-      excerpt: the sentence of that passage it was cut from; "" where there is no single one.
-      relevant: rows judged relevant, with their grades; empty for a query made from a passage.
-      irrelevant: rows judged and found not relevant.
-      group: the doc_id that decides its split: of its passage, or of a human's best.
+      query_id: the id of the query.
+      query_type: the type of the query, such as `question`.
+      text: the query itself.
+      row: the row of the passage that the query was made from; -1 for a human query.
+      excerpt: the sentence that the query was cut from; "" where there is no single one.
+      relevant: the grades of the rows that people judged relevant; empty for a query made from a
+        passage.
+      group: the doc_id that decides the split of the query: that of its passage, or for a human
+        query that of its best passage.
       never_negative: rows of other passages that a query of the same words was made from.
+      irrelevant: rows that people judged not relevant.
     """
 
     query_id: str
@@ -41,23 +46,26 @@ class Query:
 
     @property
     def is_human(self) -> bool:
-        """Whether people wrote and judged it."""
+        """Whether people wrote and judged the query."""
         return self.query_type in (QueryOrigin.HUMAN, HUMAN_DEV)
 
     @property
     def judged(self) -> dict[int, int]:
-        """Grades by row; of a query made from a passage, 1 for that passage."""
+        """Grades by row; for a query made from a passage, grade 1 for that passage."""
         if self.row >= 0:
             return {self.row: 1}
         return self.relevant | dict.fromkeys(self.irrelevant, 0)
 
     @property
     def needed_rows(self) -> list[int]:
-        """The rows that are in its list whether a retriever finds them or not."""
+        """The rows that the query's list holds whether a retriever finds them or not."""
         return list(self.relevant) or [self.row]
 
     def split(self, dev_fraction: float, seed: int) -> str:
-        """train or dev, by its passage; queries of config.prep.human_dev_split are all dev."""
+        """The split of the query, `train` or `dev`, which its group decides.
+
+        Queries of config.prep.human_dev_split are all `dev`.
+        """
         if self.query_type == HUMAN_DEV:
             return "dev"
         return split_of(dev_fraction, seed, self.group)
@@ -65,12 +73,12 @@ class Query:
 
 @dataclass(frozen=True)
 class QueryShard:
-    """Queries that are worked on together.
+    """Queries of one type that are worked on together.
 
     Attributes:
       name: `TYPE-NUMBER`.
-      first: the place of its first query among all.
-      queries: of one type.
+      first: the place of the shard's first query among all queries.
+      queries: the queries of the shard.
     """
 
     name: str
@@ -79,26 +87,26 @@ class QueryShard:
 
     @property
     def query_type(self) -> str:
-        """The type of all its queries."""
+        """The type that all queries of the shard have."""
         return self.queries[0].query_type
 
     @property
     def numbers(self) -> range:
-        """The places of its queries among all."""
+        """The places of the shard's queries among all queries."""
         return range(self.first, self.first + len(self.queries))
 
     def content(self) -> str:
-        """All that a later stage can depend on."""
+        """The text of all fields of the queries, which later stages hash."""
         return json.dumps([asdict(query) for query in self.queries], ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Queries from one place.
+    """Queries from one source.
 
     Attributes:
-      queries: those that can be used.
-      dropped: what gave none, by reason.
+      queries: the queries that can be used.
+      dropped: how many queries were dropped, by reason.
     """
 
     queries: list[Query]
@@ -113,7 +121,7 @@ def write_prepared_queries(path: Path, queries: Iterable[Query]) -> None:
 
 
 def read_prepared_queries(path: Path) -> list[Query]:
-    """Read what `write_prepared_queries` wrote."""
+    """Read the queries that `write_prepared_queries` wrote."""
     queries = []
     for values in read_json_lines(path):
         values["relevant"] = {int(row): grade for row, grade in values["relevant"].items()}
@@ -122,27 +130,27 @@ def read_prepared_queries(path: Path) -> list[Query]:
 
 
 def load_queries(workspace: Workspace) -> list[Query]:
-    """What the stage generate_queries left."""
+    """Load the queries that the stage generate_queries left."""
     return read_prepared_queries(needed(workspace.prep / QUERIES_NAME, "generate_queries"))
 
 
 def query_shards(workspace: Workspace) -> list[QueryShard]:
-    """The training queries in shards."""
+    """The shards of the training queries."""
     return cut_into_shards(load_queries(workspace), workspace.settings.shard_size)
 
 
 def shards_of_type(workspace: Workspace, query_type: str) -> list[QueryShard]:
-    """The training queries of one type in shards."""
+    """The shards of the training queries of one type."""
     return [part for part in query_shards(workspace) if part.query_type == query_type]
 
 
 def scored_shards(parts: Sequence[QueryShard]) -> list[QueryShard]:
-    """The shards that teachers score: all but people's dev queries, which teach nothing."""
+    """The shards that teachers score: all but those of people's dev queries."""
     return [part for part in parts if part.query_type != HUMAN_DEV]
 
 
 def cut_into_shards(queries: Sequence[Query], size: int) -> list[QueryShard]:
-    """Shards of at most `size` queries of one type; queries stand type by type."""
+    """Cut queries, which are sorted by type, into shards of at most `size` queries of one type."""
     shards: list[QueryShard] = []
     for number, query in enumerate(queries):
         last = shards[-1] if shards else None

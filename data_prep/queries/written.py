@@ -21,15 +21,15 @@ from ldx.records.sets import PassageSet
 
 @dataclass(frozen=True)
 class QueryTask(LlmTask[str]):
-    """A query of every type for each of some passages.
+    """The task of writing a query of every type for each passage of a selection.
 
     Attributes:
-      prompts: by query type, which is the group.
-      seed: of the run.
+      prompts: the prompts by query type; a query type is a group of the task.
+      seed: the seed of the run.
       model: the fingerprint of the language model.
-      passages: the corpus; a passage's row is its number.
+      passages: the corpus; a passage's row is its number in the task.
       passage_set: the records of the corpus.
-      rows: passages that get queries.
+      rows: the rows of the passages that get queries.
     """
 
     what = "queries"
@@ -45,21 +45,21 @@ class QueryTask(LlmTask[str]):
 
     @property
     def groups(self) -> dict[str, Sequence[int]]:
-        """The rows, for each query type."""
+        """The rows of the passages that get queries, for each query type."""
         return dict.fromkeys(self.prompts, self.rows)
 
     @property
     def total(self) -> int:
-        """A query of each type for every passage that gets queries."""
+        """The number of queries: one of each type for every passage that gets queries."""
         return len(self.prompts) * int(self.passages.roles.gets_queries.sum())
 
     def key(self, group: str, number: int, attempt: int) -> str:
-        """A hash of all that decides an answer."""
+        """A hash of all that decides the answer for a passage."""
         settings = f"{self.prompts[group].fingerprint} {self.model} {self.seed} {attempt}"
         return shard_key(settings, self.passage_set[number].doc_id, self.passages.texts[number])
 
     def payload(self, group: str, numbers: Sequence[int], attempt: int) -> Payload:
-        """The passages that stand in the requests."""
+        """The passages that requests are made for."""
         passages = passages_payload(self.passage_set, self.passages, group, list(numbers))
         return {**passages, "attempt": attempt}
 
@@ -76,21 +76,21 @@ class QueryTask(LlmTask[str]):
         ]
 
     def judge(self, group: str, number: int, answer: Mapping[str, Any]) -> tuple[str, str]:
-        """The query in an answer, and why there is none."""
+        """The query in an answer, or "" and the reason why there is none."""
         passage = self.passages.texts[number]
         return clean(answer["text"], self.prompts[group], passage, answer["finish_reason"])
 
     def name(self, group: str, thing_id: str) -> str:
-        """The name of a query that failed."""
+        """The name of a query whose request failed."""
         return f"{thing_id} {group}"
 
 
 def llm_queries(
     workspace: Workspace, passages: Passages, rows: np.ndarray, engine: Engine
 ) -> Collected:
-    """One query of each prompt for each passage; a bad answer is asked for again.
+    """One query from each prompt for each passage; after a bad answer the model is asked again.
 
-    Bad answers are counted by reason, and so are passages that gave none in the end.
+    Bad answers are counted by reason, and so are passages that got no query in the end.
     """
     task = QueryTask(
         prompts={p.query_type: p for p in load_prompts(types_of(workspace.settings))},
