@@ -1,1 +1,1 @@
-"""Passages that a language model writes for a query, of several levels of relevance."""
+"""Passages at several levels of relevance that a language model writes for a query."""

@@ -1,4 +1,4 @@
-"""The answer of a language model that was asked for passages of several levels."""
+"""Reading the passages out of a language model's answer, one for each level of relevance."""
 
 import re
 
@@ -26,10 +26,10 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"^\W*(?:passage|text|document|content)\s*:\s*", re.IGNORECASE)
-# A line without words, or with no more than their number: "---", "(Word count: 85)".
+# A line without words, or one that only counts words: "---", "(Word count: 85)".
 _RULER = re.compile(r"^\W*(?:word count\W*\d+(?: words)?|\(\d+ words\))?\W*$", re.IGNORECASE)
-# What a model says behind its answer: it speaks of "these passages" or takes leave. "Note that part
-# 3 of the form must reach the office by May" is a leaflet.
+# What a model says after its answer: it speaks of "these passages" or takes leave. "Note that part
+# 3 of the form must reach the office by May", however, belongs to a leaflet.
 _REMARK = re.compile(
     r"^\W*(?:"
     r"(?:(?:please )?note|disclaimer|i have|i['’]ve)\b"
@@ -54,18 +54,19 @@ _TASK = re.compile(
 def read_answer(
     answer: str, prompt: DocumentPrompt, query: str, finish_reason: str
 ) -> tuple[dict[int, str], str]:
-    """The passages in an answer.
+    """The passages in an answer: those of all levels, or none.
 
-    All levels or none: passages of two answers were not set off from each other.
+    Passages of two answers cannot be combined: the model did not set them off from each other.
 
     Args:
       answer: all that the model wrote.
-      prompt: what it was asked with.
-      query: that it was asked about.
-      finish_reason: why the model stopped; `length` and `abort` mean that the end is missing.
+      prompt: the prompt that the model was asked with.
+      query: the query that the model was asked about.
+      finish_reason: why the model stopped; `length` and `abort` mean that the end is missing,
+        `content_filter` that a server held the answer back.
 
     Returns:
-      (text by level, "") or ({}, one of REASONS). A text is one line.
+      (text by level, "") or ({}, one of REASONS). Each text is one line.
     """
     if finish_reason == "content_filter":
         return {}, REFUSED
@@ -85,27 +86,27 @@ def read_answer(
             return {}, reason
     if len({passage.casefold() for passage in passages.values()}) < len(passages):
         return {}, EQUAL
-    shown = {" ".join(p.split()) for example in prompt.examples for p in example.passages}
-    if shown & set(passages.values()):
+    examples = {" ".join(p.split()) for example in prompt.examples for p in example.passages}
+    if examples & set(passages.values()):
         return {}, COPIED_EXAMPLE
     return passages, ""
 
 
 def _sections(text: str) -> list[tuple[int, str]]:
-    """Level and passage of each heading; what stands before the first belongs to none."""
+    """The level and the passage of each heading; text before the first heading is dropped."""
     sections: list[tuple[int, list[str]]] = []
     for line in text.splitlines():
         if heading := _HEADING.match(line):
             sections.append((int(heading[1]), [heading["rest"] or ""]))
         elif sections:
             sections[-1][1].append(line)
-    # A remark about the answer can only stand behind all of it.
+    # A remark about the answer can only stand after the last passage.
     last = len(sections) - 1
     return [(n, _passage(lines, has_remarks=i == last)) for i, (n, lines) in enumerate(sections)]
 
 
 def _passage(lines: list[str], *, has_remarks: bool) -> str:
-    """The lines of a passage as one, without its label and what stands behind it."""
+    """The lines of a passage joined into one, without its label and the remarks after it."""
     while lines and (_RULER.match(lines[-1]) or (has_remarks and _REMARK.match(lines[-1]))):
         lines = lines[:-1]
     text = " ".join(" ".join(lines).replace("**", "").replace("```", "").split())
@@ -116,7 +117,7 @@ def _passage(lines: list[str], *, has_remarks: bool) -> str:
 
 
 def _reason(passage: str, rules: DocumentRules, query: str) -> str:
-    """Why a passage is none; "" if it is one."""
+    """Why a passage cannot be used; "" if it can."""
     if is_refusal(passage, rules.refusals):
         return REFUSED
     lower, lower_query = passage.casefold(), query.casefold()

@@ -1,4 +1,4 @@
-"""Passages that a language model wrote, as later stages read them."""
+"""The passages that a language model wrote, in the file that later stages read."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,12 @@ from ldx.records.schema import Passage
 
 DOCUMENTS_NAME = "documents.jsonl"
 ID_PREFIX = "synthetic:"
-"""How the doc_ids of written passages begin; a collection with such doc_ids is refused."""
+"""The beginning of the doc_ids of written passages; a collection with such doc_ids is refused."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A passage that was written for a query, to be of a level of relevance to it."""
+    """A passage that was written for a query at one level of relevance."""
 
     query_id: str
     level: int
@@ -38,7 +38,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 
 
 def load_documents(workspace: Workspace) -> Iterator[Document]:
-    """What the stage generate_documents left, in the order of their rows behind the corpus."""
+    """Load what the stage generate_documents left, in the order of the rows after the corpus."""
     path = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
     return (Document(**values) for values in read_json_lines(path))
 
@@ -47,7 +47,7 @@ def join_passages(corpus: Iterable[Passage], documents: Iterable[Document]) -> I
     """The passages of the corpus, then those that were written.
 
     Raises:
-      UserError: a passage of the corpus is named as written ones are.
+      UserError: the doc_id of a passage of the corpus begins with ID_PREFIX.
     """
     for passage in corpus:
         if passage.doc_id.startswith(ID_PREFIX):

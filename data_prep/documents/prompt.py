@@ -1,9 +1,9 @@
 """The prompt that asks a language model for passages at several levels of relevance to a query.
 
-One request asks for all levels, as SyCL does (arXiv 2503.23239): the model can set each passage off
-from the one above it, which it cannot where it sees one level alone, and a query costs one request.
-The answer has a heading line for each level and plain text under it. That is more robust than JSON,
-in which one quotation mark or line break that is not escaped loses all passages.
+One request asks for all levels, as SyCL does (arXiv 2503.23239): this way the model can set each
+passage off from the one above it, and a query costs one request. The answer has a heading line for
+each level and plain text under it. That is more robust than JSON, where a single quotation mark or
+line break that is not escaped makes the whole answer unreadable.
 """
 
 import functools
@@ -38,7 +38,13 @@ HEADING = "### LEVEL {level}"
 
 @dataclass(frozen=True)
 class Level:
-    """A level of relevance: its number, higher is more relevant, its name and what it means."""
+    """A level of relevance.
+
+    Attributes:
+      level: the number of the level; a higher one is more relevant.
+      name: the name of the level, which the prompt tells the model.
+      meaning: what a passage of this level is like, which the prompt tells the model.
+    """
 
     level: int
     name: str
@@ -47,13 +53,15 @@ class Level:
 
 @dataclass(frozen=True)
 class DocumentRules:
-    """What `data_prep.documents.answer.read_answer` takes for a passage.
+    """The rules by which `data_prep.documents.answer.read_answer` accepts a passage.
 
     Attributes:
-      refusals: how refusals begin in the language of the prompt; English ones are known.
-      references: words by which a passage speaks of its query or its level; English ones are known
-        (`data_prep.documents.answer`). Words that a page may use of its own accord do not belong
-        here.
+      min_words: the fewest words of a passage.
+      max_words: the most words of a passage.
+      refusals: how refusals begin in the language of the prompt; the English ones are built in.
+      references: phrases by which a passage refers to its query or its level; the English ones are
+        built in (`data_prep.documents.answer`). Phrases that an ordinary page may hold do not
+        belong here.
     """
 
     min_words: int = 10
@@ -72,20 +80,28 @@ class DocumentExample:
 
 @dataclass(frozen=True)
 class DocumentPrompt:
-    """A way to ask for passages.
+    """A prompt for passages at all levels of relevance.
+
+    One length, style and difficulty is drawn for every passage, so that passages vary, and neither
+    length nor style gives the level away.
 
     Attributes:
-      version: raised with every change of the text, so that reports tell which one was used.
+      version: a number that is raised with every change of the text, so that reports tell which
+        text was used.
       language: a BCP 47 tag such as `en` or `pt-BR`.
-      few_shot: how many of the examples stand in each prompt.
-      system: the system message; "": none.
+      few_shot: how many of the examples stand in the message.
       template: the user message, with {query}, {levels} and, where few_shot > 0, {examples}.
-      level_template: one of the levels, with {level}, {name}, {meaning}, {length}, {style} and
-        {difficulty}.
-      example_template: an example, with {query} and {passages}.
-      lengths, styles, difficulties: one of each is drawn for every passage, so that passages vary,
-        and neither length nor style tells a level.
-      levels: from the highest down.
+      level_template: the text for one of the levels, with {level}, {name}, {meaning}, {length},
+        {style} and {difficulty}.
+      lengths: the instructions about length that are drawn from.
+      styles: the instructions about style that are drawn from.
+      difficulties: the instructions about difficulty that are drawn from.
+      levels: the levels, from the highest down.
+      system: the system message; "": none.
+      example_template: an example inside the message, with {query} and {passages}.
+      sampling: how the model draws its answer.
+      answer: the rules by which an answer is accepted.
+      examples: the examples that are drawn from.
     """
 
     version: int
@@ -107,8 +123,11 @@ class DocumentPrompt:
         """The chat that asks for all levels; the same for the same arguments, in any process.
 
         Args:
-          query: the text; braces in it mean nothing.
-          query_id: decides, with `seed`, `attempt` and the level, the instructions that are drawn.
+          query: the text; braces in it are kept as they are.
+          query_id: the query's id; with `seed`, `attempt` and the level it decides which
+            instructions and examples are drawn.
+          seed: the seed of the run.
+          attempt: how often the model was asked for these passages before.
         """
         names = (query_id, str(attempt))
         levels = [self._level(level, seed, *names) for level in self.levels]
@@ -131,7 +150,7 @@ class DocumentPrompt:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides what is asked and drawn; the answer's rules are no part."""
+        """A hash of what decides the model's answers; the rules for answers are not in it."""
         fields = {k: v for k, v in asdict(self).items() if k not in ("language", "answer")}
         return fingerprint(json.dumps(fields, sort_keys=True))
 
@@ -151,15 +170,15 @@ class DocumentPrompt:
 
     def _example(self, example: DocumentExample) -> str:
         passages = zip(self.levels, example.passages, strict=True)
-        shown = [f"{HEADING.format(level=level.level)}\n{text}" for level, text in passages]
-        return fill(self.example_template, query=example.query, passages="\n\n".join(shown))
+        sections = [f"{HEADING.format(level=level.level)}\n{text}" for level, text in passages]
+        return fill(self.example_template, query=example.query, passages="\n\n".join(sections))
 
 
 def load_document_prompt(name: str) -> DocumentPrompt:
     """Read a prompt: a shipped one by its name, or a user's own by the path of its .toml file.
 
     Raises:
-      UserError: there is no such file, or it has keys that cannot be; all are told.
+      UserError: the file does not exist, or it holds mistakes; all are reported.
     """
     (prompt,) = load_prompt_files([name], FOLDER, _problems, _build)
     return prompt
@@ -193,7 +212,7 @@ _PLACEHOLDERS = {
 
 
 def _problems(table: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with a file."""
+    """The mistakes in a prompt's file."""
     problems = wrong_keys(table, _KEYS, "")
     right = right_values(table, _KEYS)
     problems += wrong_tables(right, _TABLES)
@@ -209,18 +228,20 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
             problems += wrong_placeholders(right, name, placeholders)
     if problems:
         return problems
-    levels = [each["level"] for each in table["levels"]]
+    levels = [level["level"] for level in table["levels"]]
     if len(levels) < 2 or levels != sorted(set(levels), reverse=True):
         problems.append(f"levels are {levels}; wanted at least two, from the highest down")
-    for number, each in enumerate(table.get("examples", []), 1):
-        if len(each["passages"]) != len(levels):
-            num = len(each["passages"])
-            problems.append(f"examples[{number}] has {num} passages for {len(levels)} levels")
+    for number, example in enumerate(table.get("examples", []), 1):
+        num_passages = len(example["passages"])
+        if num_passages != len(levels):
+            problems.append(
+                f"examples[{number}] has {num_passages} passages for {len(levels)} levels"
+            )
     return problems
 
 
 def _build(table: Mapping[str, Any]) -> DocumentPrompt:
-    """The prompt of a table without problems; white space around texts is dropped."""
+    """The prompt that a table without mistakes describes; white space around texts is dropped."""
     plain: dict[str, Any] = {k: table[k] for k in ("version", "language", "few_shot")}
     for name in ("system", "template", "level_template", "example_template"):
         plain[name] = table.get(name, "").strip()
@@ -229,13 +250,13 @@ def _build(table: Mapping[str, Any]) -> DocumentPrompt:
     return DocumentPrompt(
         **plain,
         levels=tuple(
-            Level(each["level"], each["name"].strip(), each["meaning"].strip())
-            for each in table["levels"]
+            Level(level["level"], level["name"].strip(), level["meaning"].strip())
+            for level in table["levels"]
         ),
         sampling=Sampling(**frozen(table.get("sampling", {}))),
         answer=DocumentRules(**frozen(table.get("answer", {}))),
         examples=tuple(
-            DocumentExample(each["query"].strip(), tuple(p.strip() for p in each["passages"]))
-            for each in table.get("examples", [])
+            DocumentExample(example["query"].strip(), tuple(p.strip() for p in example["passages"]))
+            for example in table.get("examples", [])
         ),
     )

@@ -1,4 +1,4 @@
-"""Asking a language model for passages of several levels of relevance."""
+"""Asking a language model for passages at several levels of relevance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ GROUP = "documents"
 
 @dataclass(frozen=True)
 class DocumentTask(LlmTask[dict[int, str]]):
-    """Passages of all levels of relevance for each of some queries.
+    """The task of writing passages at all levels of relevance for each query of a selection.
 
     Attributes:
-      prompt: that asks for them.
-      seed: of the run.
+      prompt: the prompt that asks for the passages.
+      seed: the seed of the run.
       model: the fingerprint of the language model.
-      queries: those that get passages; a query's place is its number.
+      queries: the queries that get passages; a query's place is its number in the task.
     """
 
     what = "queries' passages"
@@ -47,13 +47,13 @@ class DocumentTask(LlmTask[dict[int, str]]):
         return len(self.queries)
 
     def key(self, group: str, number: int, attempt: int) -> str:
-        """A hash of all that decides an answer."""
+        """A hash of all that decides the answer for a query."""
         settings = f"{self.prompt.fingerprint} {self.model} {self.seed} {attempt}"
         query = self.queries[number]
         return shard_key(settings, query.query_id, query.text)
 
     def payload(self, group: str, numbers: Sequence[int], attempt: int) -> Payload:
-        """The queries that stand in the requests."""
+        """The queries that requests are made for."""
         return {
             "query_ids": [self.queries[number].query_id for number in numbers],
             "queries": [self.queries[number].text for number in numbers],
@@ -61,7 +61,7 @@ class DocumentTask(LlmTask[dict[int, str]]):
         }
 
     def requests(self, payload: Payload) -> list[Request]:
-        """One request for each query of a payload, for its passages of all levels."""
+        """One request for each query of a payload, which asks for its passages of all levels."""
         attempt = payload["attempt"]
         return [
             Request(
@@ -75,7 +75,7 @@ class DocumentTask(LlmTask[dict[int, str]]):
     def judge(
         self, group: str, number: int, answer: Mapping[str, Any]
     ) -> tuple[dict[int, str], str]:
-        """The passages in an answer by level, and why there are none."""
+        """The passages in an answer by level, or {} and the reason why there are none."""
         query = self.queries[number].text
         return read_answer(answer["text"], self.prompt, query, answer["finish_reason"])
 
@@ -85,8 +85,9 @@ class WrittenPassages:
     """Passages that a language model wrote for queries.
 
     Attributes:
-      by_query: texts by level, highest first, for the place of each query that got them.
-      dropped: bad answers by reason, and queries that got no good one in the end.
+      by_query: texts by level, the highest level first, by the place of the query.
+      dropped: how many answers were bad, by reason, and how many queries got no passages in the
+        end.
     """
 
     by_query: dict[int, dict[int, str]]
@@ -94,7 +95,7 @@ class WrittenPassages:
 
 
 def write_for(workspace: Workspace, queries: Sequence[Query]) -> WrittenPassages:
-    """Have passages written for queries."""
+    """Have a language model write passages for queries."""
     task = DocumentTask(
         prompt=load_document_prompt(workspace.settings.document_prompt),
         seed=workspace.config.seed,
@@ -108,10 +109,12 @@ def write_for(workspace: Workspace, queries: Sequence[Query]) -> WrittenPassages
 
 
 def num_tokens(prompt: DocumentPrompt, queries: list[tuple[str, str]], seed: int) -> float:
-    """About how many tokens a request and its answer have, at most, by a sample of queries.
+    """An estimate of the most tokens that a request and its answer have, from a sample of queries.
 
     Args:
-      queries: query_ids and texts.
+      prompt: the prompt that asks for passages.
+      queries: the query_ids and texts of the sample.
+      seed: the seed of the run.
     """
     chats = (prompt.messages(text, query_id, seed, 0) for query_id, text in queries)
     chars = [sum(len(message["content"]) for message in chat) for chat in chats]
