@@ -12,11 +12,11 @@ import numpy as np
 from ldx.common.errors import UserError
 
 LENGTH_STEP = 8
-"""Padded lengths are multiples of this, but for the longest."""
+"""All padded lengths but the longest are multiples of this."""
 TAIL_FACTORS = (2, 8)
-"""The last micro-batch of a batch may have so many times fewer rows, for it is seldom full."""
+"""How many times fewer rows the last micro-batch of a batch may have, because it is seldom full."""
 MIN_ROWS = 4
-"""Fewer rows than that leave a device idle."""
+"""The fewest rows that a micro-batch has; fewer would leave a device idle."""
 
 
 def default_microbatch_tokens(platform: str) -> int:
@@ -25,7 +25,7 @@ def default_microbatch_tokens(platform: str) -> int:
 
 
 def default_num_lengths(platform: str) -> int:
-    """How many padded lengths are worth their programs: a CPU runs few micro-batches an hour."""
+    """How many padded lengths are worth a program each: a CPU runs few micro-batches an hour."""
     return 6 if platform == "cpu" else 12
 
 
@@ -59,8 +59,8 @@ class Shapes:
 
         Args:
           max_length: tokens of the longest text, special tokens included.
-          microbatch_tokens: tokens in work at once on each device, padding included.
-          num_devices: the devices that share a micro-batch.
+          microbatch_tokens: tokens that each device works on at once, padding included.
+          num_devices: the number of devices that share a micro-batch.
           lengths: padded lengths to use; None means `even_lengths`.
 
         Raises:
@@ -91,7 +91,7 @@ class Shapes:
 
 
 def even_lengths(max_length: int) -> list[int]:
-    """Padded lengths for texts of which nothing is known, each a quarter longer than the last."""
+    """Padded lengths for texts of unknown lengths, each a quarter longer than the one before."""
     lengths, length = [], 4 * LENGTH_STEP
     while length < max_length:
         lengths.append(length)
@@ -102,13 +102,13 @@ def even_lengths(max_length: int) -> list[int]:
 def best_lengths(lengths: np.ndarray, max_length: int, num_lengths: int) -> list[int]:
     """The padded lengths with the fewest padded tokens for texts of these lengths.
 
-    Exact, by dynamic programming over the multiples of `LENGTH_STEP`: the last edge is that of the
-    longest text, and every text is padded to the next edge.
+    They are exact, by dynamic programming over the multiples of `LENGTH_STEP`. The padded lengths
+    are edges: the last edge is that of the longest text, and every text is padded to the next one.
 
     Args:
       lengths: tokens of the texts, special tokens included; longer ones count as `max_length`.
-      max_length: tokens a text is cut at.
-      num_lengths: how many edges.
+      max_length: the number of tokens at which a text is cut.
+      num_lengths: the most edges.
     """
     lengths = np.minimum(lengths, max_length)
     top = min(max_length, _round_up(int(lengths.max(initial=3))))
@@ -144,11 +144,11 @@ class MicroBatch:
 def cut_microbatches(lengths: np.ndarray, shapes: Shapes) -> list[MicroBatch]:
     """Cut texts into micro-batches: longest first, each filled up with the next shorter texts.
 
-    So every micro-batch but the last is full, and texts share it with texts of like length.
+    Thus every micro-batch but the last is full, and its texts have similar lengths.
 
     Args:
-      lengths: tokens of each text, special tokens included, at most the longest shape.
-      shapes: the shapes allowed.
+      lengths: tokens of each text, special tokens included; no more than the longest shape has.
+      shapes: the shapes that a micro-batch may have.
     """
     order = np.argsort(-lengths, kind="stable")
     edges = np.array([shape.length for shape in shapes.shapes])

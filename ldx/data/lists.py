@@ -18,7 +18,7 @@ AnyArray = Any  # numpy on the host, jax on the device
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GuideEmbeddings:
-    """A guide model's embeddings of all that lists point to, G dimensions."""
+    """A guide model's embeddings, of G dimensions, of all queries and passages of the lists."""
 
     queries: np.ndarray  # float32 [query texts, G]
     passages: np.ndarray  # float32 [passages, G]
@@ -30,15 +30,15 @@ class ListTable:
 
     Attributes:
       list_ids: the ids of the lists.
-      query: int32 [N], the number of its text among the distinct `queries` it was read with.
-      rows: int32 [N, L], passages by row; 0 at padding.
-      sizes: int32 [N], the entries that are real.
+      query: int32 [N], the numbers of the queries' texts among the distinct `queries` of `read`.
+      rows: int32 [N, L], the passages by row; 0 at padding.
+      sizes: int32 [N], the numbers of real entries.
       teacher_scores: float32 [N, L]; 0 at padding.
       has_scores: bool [N], whether the record had teacher scores.
-      labels: int32 [N, L], -1 unjudged or padding.
-      query_type: int32 [N], into `query_types`.
+      labels: int32 [N, L]; -1 where unjudged and at padding.
+      query_type: int32 [N], indices into `query_types`.
       query_types: the names of the query types.
-      order_key: int64 [N], near for lists that share passages.
+      order_key: int64 [N], keys that are close for lists that share passages.
       guide: a guide's embeddings of `queries` and passages; None where there is no guide.
     """
 
@@ -67,14 +67,14 @@ class ListTable:
         """Read every list once.
 
         Args:
-          records: the lists of a split, validated as they are read.
+          records: the lists of a split, which are validated as they are read.
           queries: the number of every distinct query text; new texts are added.
-          list_size: lists longer than that keep their first entries; None keeps all.
-          only: says which lists are read.
-          description: shown beside a progress bar; "" shows none.
+          list_size: the most entries of a list, which keeps its first ones; None keeps all.
+          only: whether to read a list.
+          description: the text beside a progress bar; "" shows no bar.
         """
         num_lists = len(records)
-        read: list[_ListColumns] = []
+        lists: list[_ListColumns] = []
         with progress_bar(
             total=num_lists, desc=description, unit=" lists", delay=2.0, disable=not description
         ) as bar:
@@ -82,28 +82,28 @@ class ListTable:
                 record = records[number]
                 if only(record):
                     number_of_text = queries.setdefault(record.query, len(queries))
-                    read.append(_ListColumns.of(record, number_of_text, list_size))
+                    lists.append(_ListColumns.of(record, number_of_text, list_size))
                 bar.update()
-        longest = max((len(each.rows) for each in read), default=1)
-        shape = (len(read), longest)
+        longest = max((len(x.rows) for x in lists), default=1)
+        shape = (len(lists), longest)
         types: dict[str, int] = {}
-        codes = [types.setdefault(each.query_type, len(types)) for each in read]
+        codes = [types.setdefault(x.query_type, len(types)) for x in lists]
         table = cls(
-            list_ids=[each.list_id for each in read],
-            query=np.array([each.query for each in read], np.int32),
+            list_ids=[x.list_id for x in lists],
+            query=np.array([x.query for x in lists], np.int32),
             rows=np.zeros(shape, np.int32),
-            sizes=np.array([len(each.rows) for each in read], np.int32),
+            sizes=np.array([len(x.rows) for x in lists], np.int32),
             teacher_scores=np.zeros(shape, np.float32),
-            has_scores=np.array([len(each.teacher_scores) > 0 for each in read], bool),
+            has_scores=np.array([len(x.teacher_scores) > 0 for x in lists], bool),
             labels=np.full(shape, -1, np.int32),
             query_type=np.array(codes, np.int32),
             query_types=list(types),
-            order_key=np.array([each.order_key for each in read], np.int64),
+            order_key=np.array([x.order_key for x in lists], np.int64),
         )
-        for i, each in enumerate(read):
-            table.rows[i, : len(each.rows)] = each.rows
-            table.teacher_scores[i, : len(each.teacher_scores)] = each.teacher_scores
-            table.labels[i, : len(each.labels)] = each.labels
+        for i, columns in enumerate(lists):
+            table.rows[i, : len(columns.rows)] = columns.rows
+            table.teacher_scores[i, : len(columns.teacher_scores)] = columns.teacher_scores
+            table.labels[i, : len(columns.labels)] = columns.labels
         return table
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class ListTable:
 
     @property
     def where(self) -> np.ndarray:
-        """bool [N, L], true at real entries."""
+        """A mask, bool [N, L], true at real entries."""
         return np.arange(self.list_size)[None] < self.sizes[:, None]
 
 
@@ -175,7 +175,7 @@ class Lists:
 
     @classmethod
     def empty(cls, size: BatchSize) -> "Lists":
-        """A batch of padding alone."""
+        """A batch that consists of padding alone."""
         shape = (size.num_queries, size.list_size)
         return cls(
             np.zeros(shape, np.int32),
@@ -190,11 +190,11 @@ class Lists:
 
 
 def take_lists(table: ListTable, numbers: np.ndarray, size: BatchSize) -> tuple[Lists, np.ndarray]:
-    """The lists of a batch, padded, over its distinct passages, and the rows of those.
+    """The padded lists of a batch, which point to its distinct passages, and the passages' rows.
 
     Args:
       table: the lists of a split.
-      numbers: which of them, at most `size.num_queries`.
+      numbers: the numbers of the lists to take, at most `size.num_queries`.
       size: the padded sizes; no list is longer than its `list_size`.
     """
     num, width = len(numbers), table.list_size

@@ -1,8 +1,8 @@
 """Batches of lists: batch k is a pure function of (files, config, seed, k), read through Grain.
 
-An epoch takes every source's lists, as often as weights say, cuts them into batches of one source
-whose sizes differ by at most one, and lets the sources take turns until each is used up; no batch
-crosses an epoch. So a run goes on from any step with nothing but the step's number.
+An epoch takes the lists of every source as often as weights say, cuts them into batches of one
+source whose sizes differ by at most one, and lets the sources take turns until each is used up; no
+batch crosses the end of an epoch. So a run can go on from any step, given nothing but its number.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class TrainingLists:
     """The training lists of one corpus.
 
     Attributes:
-      name: the corpus, shown with its metrics.
+      name: the name of the corpus, shown with its metrics.
       table: its lists.
       planner: plans a batch from (table, numbers of lists).
-      weight: how often each list stands in an epoch; of a fraction, a random part does.
-      query_type_weights: the same for query types, times `weight`; a type that is not named has 1.
+      weight: how often each list stands in an epoch; for a fraction, a random part of them does.
+      query_type_weights: a further factor for each query type; a type that is not named has 1.
     """
 
     name: str
@@ -50,8 +50,8 @@ class TrainingLists:
 
     def counts(self) -> dict[str, int]:
         """How many lists of each query type stand in an epoch."""
-        have = np.bincount(self.table.query_type, minlength=len(self.table.query_types))
-        by_type = dict(zip(self.table.query_types, have.tolist(), strict=True))
+        sizes = np.bincount(self.table.query_type, minlength=len(self.table.query_types))
+        by_type = dict(zip(self.table.query_types, sizes.tolist(), strict=True))
         return epoch_counts(by_type, self.weight, self.query_type_weights)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -65,15 +65,15 @@ class TrainingLists:
 
 
 def num_batches(num_lists: int, batch_size: int) -> int:
-    """Batches of an epoch of one source: ceil(num_lists / batch_size)."""
+    """The number of batches of an epoch of one source: ceil(num_lists / batch_size)."""
     return -(-num_lists // batch_size)
 
 
 def shuffle_blocks(order_key: np.ndarray, block_size: int, rng: np.random.Generator) -> np.ndarray:
     """A random order in which neighbours by `order_key` stay together, `block_size` at a time.
 
-    With `block_size` 1 it is a permutation as random as any. Equal keys are in random order, and
-    where the first block begins is random too, so that blocks differ from epoch to epoch.
+    With `block_size` 1 it is a plain random permutation. Equal keys are in random order, and the
+    beginning of the first block is random too, so that blocks differ from epoch to epoch.
     """
     order = rng.permutation(len(order_key))
     if block_size == 1:
@@ -103,12 +103,12 @@ def take_turns(batch_counts: Sequence[int]) -> list[Turn]:
 
 
 class Batches:
-    """Random access to the planned batches of a training run; one item a step.
+    """Random access to the planned batches of a training run, one item a step.
 
     Args:
       sources: the corpora.
       batch_size: the most lists in a batch.
-      seed: decides everything that is drawn.
+      seed: the seed of everything that is drawn.
       num_steps: the length of the run.
       block_size: how many neighbours by `order_key` are drawn together (`shuffle_blocks`).
     """
@@ -133,11 +133,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch, of all sources."""
+        """The number of batches of an epoch, over all sources."""
         return len(self._turns)
 
     def __len__(self) -> int:
-        """Steps of the run."""
+        """The number of steps of the run."""
         return self._num_steps
 
     def lists_of_step(self, step: int) -> tuple[TrainingLists, np.ndarray]:
@@ -163,7 +163,7 @@ class Batches:
         return np.array_split(drawn[order], parts)
 
     def __repr__(self) -> str:
-        """Short, for Grain's messages."""
+        """A short text for Grain's messages."""
         return f"Batches({self._num_steps} steps of at most {self._batch_size} lists)"
 
 

@@ -2,8 +2,8 @@
 
 A passage or query that stands in a batch many times is embedded once. Shapes: Q lists, L list
 entries, P distinct passages, all padded to the sizes of `BatchSize`, so that one compiled program
-serves every batch. Pure numpy, a pure function of the batch: every process makes the same plan, and
-reads token ids only for the rows that its own devices embed.
+serves every batch. The plan is a pure function of the batch, made in numpy: every process makes the
+same plan, and reads token ids only for the rows that its own devices embed.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from ldx.models.tokenizer import SpecialTokens, num_special, pad_tokens
 
 @dataclasses.dataclass(frozen=True)
 class TokenBatch:
-    """One micro-batch of tokens, and the first row of each device that its embeddings take.
+    """One micro-batch of tokens, and the row from which its embeddings stand on each device.
 
-    The arrays hold the rows of this process's devices, of `num_rows` in all.
+    The arrays hold the rows of this process's devices; there are `num_rows` in all.
     """
 
     token_ids: np.ndarray  # int32 [rows, length]
@@ -32,7 +32,7 @@ class TokenBatch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, length) over all processes."""
+        """The shape (rows, length) over all processes."""
         return self.num_rows, self.token_ids.shape[1]
 
 
@@ -45,15 +45,15 @@ class BatchPlan:
     passage_position: np.ndarray  # int32 [P]
     lists: Lists
     list_ids: list[str]
-    texts: np.ndarray  # int64: the distinct queries and passages, by number, and their lengths
+    texts: np.ndarray  # int64: the numbers of the distinct queries and passages, then their lengths
     source: str
     num_distinct_passages: int
     num_slots: int
-    num_tokens: int  # that the texts have
-    num_padded_tokens: int  # that the micro-batches have
+    num_tokens: int  # of the texts, without padding
+    num_padded_tokens: int  # of the micro-batches, with padding
 
     def digest(self) -> np.ndarray:
-        """uint32 [2], a hash of which text goes where; equal on all processes of a run.
+        """A hash, uint32 [2], of which text goes where; it is equal on all processes of a run.
 
         A guide's embeddings are left out: a step has 250 MB of them, and the texts decide them.
         """
@@ -70,14 +70,14 @@ class BatchPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """How the rows of a micro-batch are split: over so many devices, some of them here."""
+    """The devices that share the rows of a micro-batch; `local` are those of this process."""
 
     count: int = 1
     local: tuple[int, ...] = (0,)  # places of this process's devices, ascending
 
 
 class BatchPlanner:
-    """Plans batches of lists over one passage set.
+    """A planner of batches of lists over one passage set.
 
     Args:
       passages: tokens of every passage, prompt included.
@@ -85,7 +85,7 @@ class BatchPlanner:
       special: the special tokens around a text.
       query_max_length: tokens of a query, special tokens included.
       passage_max_length: tokens of a passage, special tokens included.
-      shapes: the micro-batches allowed.
+      shapes: the shapes that a micro-batch may have.
       size: the padded sizes of a batch.
       devices: the devices that share each micro-batch.
       source: the name of the lists' source.
@@ -117,7 +117,7 @@ class BatchPlanner:
 
     @property
     def buffer_rows(self) -> int:
-        """Rows of the buffer that holds a batch's embeddings; divisible by the device count."""
+        """The rows of the buffer of a batch's embeddings, divisible by the number of devices."""
         rows = self.size.num_texts + self.shapes.max_rows
         return -(-rows // self._devices.count) * self._devices.count
 

@@ -1,6 +1,6 @@
 """A corpus to train on: its records, its lists in memory, its tokens on disk.
 
-One run may have several (`config.data.sources`); rows, prompts and calibration are each one's own.
+One run may have several (`config.data.sources`); each has its own rows, prompts and calibration.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if not _is_number(self.weight) or self.weight <= 0:
             raise UserError(
-                f"config.data.sources: weight={self.weight!r} of {self.records}: wanted over 0"
+                f"config.data.sources: weight={self.weight!r} of {self.records}: wanted a number "
+                "over 0"
             )
 
 
@@ -41,12 +42,12 @@ class Source:
     """An opened source.
 
     Attributes:
-      name: shown with its metrics.
+      name: its name, shown with its metrics.
       config: where it is and how often its lists stand in an epoch.
-      manifest: what its records are.
-      train: training lists; `query` points into `queries`.
-      dev: dev lists, likewise.
-      judged: dev lists of people's queries and judgments, whole; there may be none.
+      manifest: the manifest of its records.
+      train: training lists; `query` points into `query_texts` and `queries`.
+      dev: dev lists, in the same form.
+      judged: dev lists of people's queries and judgments, uncut; there may be none.
       query_texts: every distinct query text of all splits.
       passages: tokens of every passage, by row.
       queries: tokens of `query_texts`.
@@ -64,7 +65,7 @@ class Source:
 
 
 class QueryTexts(Sequence[str]):
-    """Distinct queries as the model sees them."""
+    """Distinct queries as the model sees them, with the prompt in front."""
 
     def __init__(self, queries: Sequence[str], prompt: str):
         self._queries, self._prompt = queries, prompt
@@ -90,17 +91,17 @@ def open_source(
     list_size: int | None,
     check: Callable[[str, ListTable], None],
 ) -> Source:
-    """Read the lists of a source, have them checked, and open its tokens; made where missing.
+    """Read and check the lists of a source, and open its tokens, which are made where missing.
 
     Args:
       name: the name of the source.
       config: the section of the source.
       manifest: the manifest of its records.
       folder: the folder of token stores.
-      tokenizer: the student's.
-      query_prompt: of the student, where the section has none.
-      passage_prompt: of the student, likewise.
-      list_size: lists longer than that are cut.
+      tokenizer: the student's tokenizer.
+      query_prompt: the student's prompt, which is used where the section has none.
+      passage_prompt: the student's prompt for passages, which is used in the same way.
+      list_size: the most entries of a list; longer ones are cut.
       check: called with the split and its lists, before anything is tokenised.
 
     Raises:
@@ -127,11 +128,11 @@ def open_source(
     }
     # One process makes the tokens, then the others find them.
     with primary_first(f"tokens of {name}"):
-        opened = {
+        stores = {
             kind: TokenStore.open_or_build(
-                folder, texts=each, tokenizer=tokenizer, key=key, description=f"{kind} of {name}"
+                folder, texts=items, tokenizer=tokenizer, key=key, description=f"{kind} of {name}"
             )
-            for kind, (each, key) in texts.items()
+            for kind, (items, key) in texts.items()
         }
     return Source(
         name,
@@ -141,8 +142,8 @@ def open_source(
         dev=tables["dev"],
         judged=tables["judged"],
         query_texts=queries,
-        passages=opened["passages"],
-        queries=opened["queries"],
+        passages=stores["passages"],
+        queries=stores["queries"],
     )
 
 
@@ -152,7 +153,7 @@ def _read_lists(
     list_size: int | None,
     check: Callable[[str, ListTable], None],
 ) -> tuple[dict[str, ListTable], list[str]]:
-    """The lists by split, checked, and the distinct queries of all."""
+    """The checked lists by split, and the distinct queries of all of them."""
     queries: dict[str, int] = {}
     tables = {}
     for split in ("train", "dev"):
@@ -178,7 +179,7 @@ def check_query_types(weights: Mapping[str, float], manifests: Mapping[str, Mani
     """Refuse a weight of a query type that no source has, and weights under 0.
 
     Raises:
-      UserError: names the key.
+      UserError: a weight is refused; the message names its key.
     """
     known = {t for m in manifests.values() for t in m.num_lists["train"]}
     for name, weight in weights.items():
@@ -202,7 +203,7 @@ def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, Sourc
     """The sources of `config.data`: its `sources`, or the one of `records`, named "".
 
     Raises:
-      UserError: an unknown or missing key, or both are given.
+      UserError: a key is unknown or missing, or both `sources` and `records` are set.
     """
     sections = data["sources"] or {}
     if not isinstance(sections, Mapping):
@@ -215,8 +216,8 @@ def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, Sourc
     for key in ("records", "root"):
         if data[key]:
             raise UserError(
-                f"config.data.{key}={data[key]!r} beside config.data.sources; each source has "
-                "its own"
+                f"config.data.{key}={data[key]!r} is set beside config.data.sources, where each "
+                "source has its own"
             )
     return {
         name: build(SourceConfig, section, f"data.sources.{name}")
@@ -232,13 +233,13 @@ def lists_of_epoch(
     """How many training lists each source has in an epoch.
 
     Raises:
-      UserError: a source has none, or a weight is of a query type that there is not.
+      UserError: a source has none, or a weight is of a query type that no source has.
     """
     check_query_types(query_type_weights, manifests)
     counts = []
     for name, config in configs.items():
-        have = manifests[name].num_lists["train"]
-        count = sum(epoch_counts(have, config.weight, query_type_weights).values())
+        num_lists = manifests[name].num_lists["train"]
+        count = sum(epoch_counts(num_lists, config.weight, query_type_weights).values())
         if not count:
             raise UserError(
                 f"no training list of {name or config.records} stands in an epoch; raise its "

@@ -20,7 +20,7 @@ from ldx.common.files import atomic_write, fingerprint, locked, read_json, write
 from ldx.common.progress import progress_bar
 
 CHUNK_TEXTS = 8192
-"""Texts tokenised between two points from which a killed build goes on."""
+"""Texts of a chunk; a build that was killed goes on after its last whole chunk."""
 
 
 class Texts(Protocol):
@@ -38,11 +38,11 @@ class TextTokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Differs where any text could be tokenised otherwise."""
+        """A hash that differs where any text could be tokenised differently."""
 
     @property
     def vocab_size(self) -> int:
-        """Every id is below it."""
+        """The number that every id is below."""
 
     def encode(self, texts: list[str], /) -> list[np.ndarray]:
         """Token ids, without special tokens or truncation."""
@@ -53,7 +53,7 @@ class Tokens(Protocol):
 
     @property
     def lengths(self) -> np.ndarray:
-        """int32 [N]."""
+        """The numbers of tokens of the texts, int32 [N]."""
 
     def __len__(self) -> int:
         """N, the number of texts."""
@@ -63,7 +63,7 @@ class Tokens(Protocol):
 
 
 class TokensInMemory:
-    """Token ids that were made already."""
+    """Token ids that are already in memory."""
 
     def __init__(self, ids: Sequence[np.ndarray]):
         self._ids = ids
@@ -118,12 +118,14 @@ class TokenStore:
     ) -> "TokenStore":
         """Open the store of these texts and this tokenizer under `folder`; build it when missing.
 
-        One process builds while others wait; a killed build goes on where it was.
+        One process builds while others wait; a build that was killed goes on where it was.
 
         Args:
-          texts: the prompt is part of every text; read only when building.
-          key: changes whenever any text does (content, join, cut and prompt).
-          description: what the texts are, for progress and logs.
+          folder: the folder of token stores.
+          texts: the texts, prompts included; they are read only when building.
+          tokenizer: the tokenizer of the store's ids.
+          key: a text that changes whenever any of the texts does (content, join, cut and prompt).
+          description: what the texts are, for progress bars and logs.
         """
         name = fingerprint(key, str(len(texts)), tokenizer.fingerprint)
         target = Path(folder) / name
@@ -158,7 +160,7 @@ class TokenStore:
         return self._ids[self._offsets[row] : self._offsets[row + 1]]
 
     def __repr__(self) -> str:
-        """The folder, and nothing that changes between processes."""
+        """The folder alone: nothing that changes between processes."""
         return f"TokenStore({str(self.folder)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def _build(target: Path, texts: Texts, tokenizer: TextTokenizer, description: st
     meta = {
         "description": description,
         "num_texts": len(texts),
-        "num_tokens": int(sum(int(each.sum()) for each in lengths)),
+        "num_tokens": int(sum(int(x.sum()) for x in lengths)),
         "dtype": dtype.name,
         "tokenizer": tokenizer.fingerprint,
     }
@@ -216,7 +218,7 @@ def _write_chunk(
     ids = np.concatenate([np.zeros(0, np.int32), *encoded])
     assert ids.min(initial=0) >= 0, "negative token id"
     assert ids.max(initial=0) < tokenizer.vocab_size, (ids.max(), tokenizer.vocab_size)
-    lengths = np.array([len(each) for each in encoded], np.int64)
+    lengths = np.array([len(x) for x in encoded], np.int64)
     with atomic_write(path, "wb") as file:
         np.savez(file, ids=ids.astype(dtype), lengths=lengths)
     return lengths

@@ -1,4 +1,4 @@
-"""Token micro-batches to embeddings: one program a shape, rows split over the devices."""
+"""Embeddings of micro-batches of tokens: one program a shape, rows split over the devices."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,10 +16,11 @@ EmbedFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
 
 
 class Embedder:
-    """Runs a student's `embed` on a mesh.
+    """A student's `embed` as programs of a mesh.
 
     Args:
-      embed: (params, token_ids int32 [B, T], mask bool [B, T]) -> embeddings [B, D]; pure.
+      embed: a pure function (params, token_ids int32 [B, T], mask bool [B, T]) -> embeddings
+        [B, D].
       mesh: the devices; B is divisible by their number.
     """
 
@@ -30,25 +31,28 @@ class Embedder:
 
     @property
     def num_devices(self) -> int:
-        """The devices that share a micro-batch."""
+        """The number of devices that share a micro-batch."""
         return self.mesh.size
 
     def on_every_device(
         self, function: Callable, in_specs: tuple, *, donated: tuple[int, ...] = ()
     ) -> Any:
-        """`function` as a program of every device on its own rows; nothing crosses devices.
+        """A program that runs `function` on every device's own rows; nothing crosses devices.
 
-        `donated` are the arguments whose memory the result takes.
+        Args:
+          function: what every device computes of its rows.
+          in_specs: how the arguments are split over the devices.
+          donated: the numbers of the arguments whose memory the result takes.
         """
         on_rows = jax.shard_map(
             function, mesh=self.mesh, in_specs=in_specs, out_specs=ROWS, check_vma=False
         )
-        # Given and not inferred, so that an array's sharding has one form, and a program one cache
-        # entry, whichever program the array comes from.
+        # The sharding is given and not inferred, so that it has one form whichever program an array
+        # comes from, and a program has one cache entry.
         return jax.jit(on_rows, out_shardings=split_rows(self.mesh), donate_argnums=donated)
 
     def put_params(self, params: Params) -> Params:
-        """Parameters, whole, on every device."""
+        """Parameters as whole copies on every device."""
         return put(params, replicated(self.mesh))
 
     def put_tokens(
@@ -58,15 +62,15 @@ class Embedder:
 
         Args:
           token_ids: all rows; or, where `num_rows` is given, those of this process's devices.
-          mask: likewise.
-          num_rows: B, where the arrays hold a part of it.
+          mask: the mask of the same rows.
+          num_rows: B, where the arrays hold only a part of the rows.
         """
         if num_rows is None:
             return put((token_ids, mask), split_rows(self.mesh))
         return tuple(put_local_rows(x, self.mesh, num_rows) for x in (token_ids, mask))  # type: ignore[return-value]
 
     def lower(self, params: Params, shape: tuple[int, int]) -> jax.stages.Lowered:
-        """The program of a shape (rows, length), to be compiled."""
+        """The program of a shape (rows, length), lowered but not yet compiled."""
         with jax.set_mesh(self.mesh):  # a part of the key by which a program is found again
             return self._forward.lower(params, *self.token_shapes(shape))
 
@@ -85,7 +89,7 @@ class Embedder:
 
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> None:
-    """Compile programs in threads, before the calls that find them compiled."""
+    """Compile programs in threads, so that later calls find them compiled."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in threads.map(lambda program: program.compile(), programs):
             pass

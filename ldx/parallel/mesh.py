@@ -1,7 +1,7 @@
 """The device mesh, where arrays live on it, and how they come back to the host.
 
-Two axes: texts of a micro-batch are split over both (`ROWS`); parameters and optimiser state are
-split over `fsdp` alone (`split_state`), so each of its devices keeps a part of them.
+The mesh has two axes. Texts of a micro-batch are split over both (`ROWS`); parameters and optimiser
+state are split over `fsdp` alone (`split_state`), so each of its devices keeps a part of them.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from ldx.common.errors import UserError
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
 ROWS = PartitionSpec((DATA_AXIS, FSDP_AXIS))
-"""The first axis split over every device of the mesh."""
+"""The partition that splits the first axis over every device of the mesh."""
 
 
 def make_mesh(num_devices: int | None = None, *, fsdp: int = 1) -> Mesh:
-    """A mesh over the first `num_devices` devices (None: all, of all processes).
+    """A mesh over the first `num_devices` devices.
 
     Args:
-      num_devices: how many devices.
-      fsdp: the devices that share one copy of parameters and optimiser state; it divides the
+      num_devices: how many devices; None means all devices of all processes.
+      fsdp: how many devices share one copy of parameters and optimiser state; it divides the
         number of devices, and the others hold further copies.
 
     Raises:
@@ -40,7 +40,7 @@ def make_mesh(num_devices: int | None = None, *, fsdp: int = 1) -> Mesh:
 
 
 def make_local_mesh() -> Mesh:
-    """A mesh over this process's devices: for work that the other processes have no part in."""
+    """A mesh over this process's devices, for work in which the other processes have no part."""
     return _mesh(jax.local_devices(), 1)
 
 
@@ -54,17 +54,17 @@ def _mesh(devices: Sequence[jax.Device], fsdp: int) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_rows(mesh: Mesh) -> NamedSharding:
-    """Rows (the first axis) split over all devices."""
+    """The sharding that splits rows (the first axis) over all devices."""
     return NamedSharding(mesh, ROWS)
 
 
 def fsdp_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """How an array of the state is split over `fsdp` devices: its longest axis that divides."""
+    """How an array of the state is split over `fsdp` devices: by its longest axis that divides."""
     axes = [i for i, size in enumerate(shape) if size and size % fsdp == 0]
     if fsdp == 1 or not axes:
         return PartitionSpec()
@@ -79,7 +79,7 @@ def split_state(mesh: Mesh, state: Any) -> Any:
 
 
 def local_blocks(mesh: Mesh) -> list[int]:
-    """Places in the mesh of this process's devices: the blocks of rows that it holds."""
+    """The places of this process's devices in the mesh; it holds the blocks of rows there."""
     here = jax.process_index()
     return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == here]
 
@@ -104,7 +104,7 @@ def put(value: Any, sharding: Any) -> Any:
 
 
 def put_local_rows(array: np.ndarray, mesh: Mesh, num_rows: int) -> jax.Array:
-    """Rows split over all devices, of which this process holds those of `local_blocks`."""
+    """An array with rows split over all devices; this process gives those of `local_blocks`."""
     shape = (num_rows, *array.shape[1:])
     return jax.make_array_from_process_local_data(split_rows(mesh), array, shape)
 

@@ -1,8 +1,9 @@
 """Several processes that train as one: how they find each other, and what they agree on.
 
 Every process runs the same command and makes the same plan; process 0 alone writes what is not
-split over processes. Before every step they tell each other whether one was asked to stop, and a
-hash of the plan they made of the batch. That is read before the next step, when it has long come.
+split over processes. Before every step they send each other whether one was asked to stop, and a
+hash of the plan that they made of the batch. This message is read before the next step, when it has
+long arrived.
 """
 
 import contextlib
@@ -29,12 +30,12 @@ from ldx.common.interrupt import Interrupted
 from ldx.parallel.mesh import put_local_rows
 
 HEARTBEAT_SECONDS = 20
-"""A process that is silent for so long counts as dead, and the others end."""
+"""How long a process may be silent until it counts as dead and the others end."""
 START_SECONDS = 300
 END_SECONDS = 24 * 3600
 """How long a process that is done waits for process 0, which makes the report."""
 
-# What schedulers set in every process of a job of several, and the number of those.
+# Variables that schedulers set in every process of a job, and those with the number of processes.
 SCHEDULERS: Mapping[str, str] = {
     "SLURM_STEP_NODELIST": "SLURM_NTASKS",
     "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
@@ -51,14 +52,14 @@ def define_flags() -> None:
 
 
 def initialize() -> None:
-    """Join the other processes, if there are any; before anything else uses JAX.
+    """Join the other processes, if there are any; call it before anything else uses JAX.
 
     Raises:
-      UserError: flags are incomplete, or the others did not come.
+      UserError: flags are incomplete, or the other processes did not join.
     """
     names = ("coordinator_address", "num_processes", "process_id")
-    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    missing = [name for name, value in given.items() if value is None]
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    missing = [name for name, value in values.items() if value is None]
     if len(missing) == len(names):
         if _is_scheduled():
             _join({})
@@ -67,13 +68,13 @@ def initialize() -> None:
         return
     if missing:
         raise UserError(f"--{missing[0]} is missing; the flags {', '.join(names)} go together")
-    if given["process_id"] >= given["num_processes"]:
+    if values["process_id"] >= values["num_processes"]:
         raise UserError(
-            f"--process_id={given['process_id']}: processes are numbered from 0 to "
-            f"{given['num_processes'] - 1}, one less than --num_processes"
+            f"--process_id={values['process_id']}: processes are numbered from 0 to "
+            f"{values['num_processes'] - 1}, one less than --num_processes"
         )
-    if given["num_processes"] > 1:
-        _join(given)
+    if values["num_processes"] > 1:
+        _join(values)
 
 
 def _is_scheduled() -> bool:
@@ -94,17 +95,17 @@ def _is_on_tpu() -> bool:
 
 
 def _join_pod() -> None:
-    """Join the other hosts of a TPU pod, as JAX finds them; a TPU VM alone has none."""
+    """Join the other hosts of a TPU pod, as JAX finds them; a single TPU VM has none."""
     try:
         _join({})
     except UserError as error:
         logging.warning("%s\nThis host trains alone.", error)
 
 
-def _join(given: Mapping[str, Any]) -> None:
+def _join(arguments: Mapping[str, Any]) -> None:
     try:
         jax.distributed.initialize(
-            **given,
+            **arguments,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             initialization_timeout=START_SECONDS,
             shutdown_timeout_seconds=END_SECONDS,
@@ -125,9 +126,9 @@ def is_primary() -> bool:
 
 @contextlib.contextmanager
 def primary_first(name: str) -> Iterator[None]:
-    """Let process 0 do the block first, and then all others.
+    """Let process 0 run the block first, and then all others.
 
-    For what one process makes on the storage that they share, and the others find there.
+    It is for files that one process makes on the shared storage and the others find there.
     """
     wait = functools.partial(ocp.multihost.sync_global_processes, name, timeout=END_SECONDS)
     if jax.process_count() > 1 and not is_primary():
@@ -138,7 +139,7 @@ def primary_first(name: str) -> Iterator[None]:
 
 
 def from_primary(values: Mapping[str, float]) -> dict[str, float]:
-    """Numbers of process 0, exactly, on every process: for decisions that all must take alike."""
+    """The exact numbers of process 0 on every process, for decisions that all must take alike."""
     if jax.process_count() == 1:
         return dict(values)
     numbers = np.array(list(values.values()), np.float64)
@@ -147,7 +148,7 @@ def from_primary(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def least(number: int) -> int:
-    """The least of the numbers that the processes give, each under 2**62."""
+    """The least of the numbers that the processes pass, which are all under 2**62."""
     if jax.process_count() == 1:
         return number
     halves = np.array([number >> 31, number & (2**31 - 1)], np.uint32)
@@ -156,14 +157,14 @@ def least(number: int) -> int:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Refuse to begin where the processes do not have the same.
+    """Refuse to begin where the processes do not have the same value.
 
     Args:
       what: the value's name, for the message.
       value: anything JSON can hold.
 
     Raises:
-      UserError: on every process.
+      UserError: the values differ; every process raises it.
     """
     if jax.process_count() == 1:
         return
@@ -171,7 +172,7 @@ def check_same(what: str, value: Any) -> None:
     digest = np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), np.uint32)
     digests = np.asarray(multihost_utils.process_allgather(digest))
     if (digests != digests[0]).any():
-        others = [i for i, one in enumerate(digests) if (one != digests[0]).any()]
+        others = [i for i, other in enumerate(digests) if (other != digests[0]).any()]
         raise UserError(
             f"{what}: not the same in all processes (process 0 and {others} differ); start the "
             "same command everywhere, with --workdir and records on storage that all hosts share"
@@ -202,7 +203,7 @@ def stop_together() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code; at once where the others cannot be waited for.
+    """End this process with an exit code, at once where it must not wait for the others.
 
     After a failure of one process the others hang in a collective that it never joins; they end
     when they hear no more of it, so it must not wait for them either.
@@ -216,7 +217,7 @@ def leave(code: int) -> NoReturn:
 
 
 class Agreement:
-    """Messages of the processes to each other: sent before each step, read a step later.
+    """The messages of the processes to each other, sent before each step and read a step later.
 
     Args:
       mesh: all devices of all processes.
@@ -225,7 +226,7 @@ class Agreement:
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
         self._share = jax.jit(lambda rows: jax.reshard(rows, PartitionSpec()))
-        self._told: tuple[int, jax.Array] | None = None
+        self._message: tuple[int, jax.Array] | None = None
         self.save_is_due = False
         """Whether process 0 said that it is time for a checkpoint."""
 
@@ -236,18 +237,19 @@ class Agreement:
         signum: int | None,
         save_is_due: bool,
     ) -> None:
-        """Tell the others about the step to come; first read what was told before the last one.
+        """Tell the others about the step to come, after reading the messages before the last one.
 
         Args:
           step: the step's number.
-          digest: gives uint32 [2], of its plan; asked for where there are others.
+          digest: a function that gives a hash of the step's plan, uint32 [2]; it is called only
+            where there are other processes.
           signum: the signal that asks this process to stop; None for none.
           save_is_due: whether this process's clock says that it is time for a checkpoint.
 
         Raises:
           UserError: the processes planned different batches for the last step.
-          Interrupted: one of them was asked to stop before the last step; alone, this one is now.
-            The step to come is not begun.
+          Interrupted: one of several processes was asked to stop before the last step, or a
+            process without others is asked to stop now. The step to come is not begun.
         """
         if jax.process_count() == 1:
             self.save_is_due = save_is_due
@@ -258,13 +260,13 @@ class Agreement:
         value = np.array([[*digest(), signum or 0, save_is_due]], np.uint32)
         rows = np.repeat(value, jax.local_device_count(), axis=0)
         with jax.set_mesh(self._mesh):
-            self._told = step, self._share(put_local_rows(rows, self._mesh, self._mesh.size))
+            self._message = step, self._share(put_local_rows(rows, self._mesh, self._mesh.size))
 
     def read(self) -> None:
-        """Wait for what was told last; raises as `tell` does."""
-        if self._told is None:
+        """Wait for the last messages of all processes and read them; it raises as `tell` does."""
+        if self._message is None:
             return
-        (step, shared), self._told = self._told, None
+        (step, shared), self._message = self._message, None
         values = np.asarray(shared)
         if (values[:, :2] != values[0, :2]).any():
             raise UserError(

@@ -172,7 +172,7 @@ def test_eight_devices_give_the_same_losses(config, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.data.records=somewhere", "config.data.records='somewhere' beside"),
+        ("--config.data.records=somewhere", "config.data.records='somewhere' is set beside"),
         ("--config.data.query_type_weights.words=-1.0", "query_type_weights.words=-1.0"),
         ("--config.data.sources.scifact.records=absent", "absent/manifest.json"),
         ("--config.data.sources.nfcorpus.weight=0.0", "weight=0.0"),

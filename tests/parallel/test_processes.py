@@ -224,10 +224,10 @@ def test_different_plans_end_the_run(monkeypatch):
     from ldx.parallel.mesh import make_mesh
 
     agreement = processes.Agreement(make_mesh(2))
-    agreement._told = 6, np.array([[1, 2, 0, 1], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
+    agreement._message = 6, np.array([[1, 2, 0, 1], [1, 2, 0, 0]], np.uint32)  # type: ignore[assignment]
     agreement.read()
     assert agreement.save_is_due
-    agreement._told = 7, np.array([[1, 2, 0, 1], [1, 3, 0, 0]], np.uint32)  # type: ignore[assignment]
+    agreement._message = 7, np.array([[1, 2, 0, 1], [1, 3, 0, 0]], np.uint32)  # type: ignore[assignment]
     with pytest.raises(UserError, match="different batches for step 8"):
         agreement.read()
 
