@@ -185,7 +185,7 @@ def load_document_prompt(name: str) -> DocumentPrompt:
 
 
 _NEEDED_TEXTS = Key(
-    f"{TEXTS.wanted}, at least one", lambda v: TEXTS.is_right(v) and bool(v), is_needed=True
+    f"{TEXTS.rule}, at least one", lambda v: TEXTS.is_right(v) and bool(v), is_needed=True
 )
 _KEYS = COMMON_KEYS | {
     "level_template": FULL_TEXT,

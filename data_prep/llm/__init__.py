@@ -1,14 +1,14 @@
-"""A language model, whatever it is asked for: backends, requests, answers, asking again."""
+"""Language models: backends, requests, answers, and asking again after bad answers."""
 
 from data_prep.llm.base import Llm
 from data_prep.pipeline.llm_settings import LlmConfig
 
 
 def make_llm(config: LlmConfig) -> Llm:
-    """The language model that a config names; it is started by the first `generate`.
+    """The language model that a config names; the first call of `generate` starts it.
 
     Raises:
-      UserError: the backend's package or the key is missing.
+      UserError: the backend's package or the server's key is missing.
     """
     if config.backend == "openai":
         from data_prep.llm.openai_server import OpenAiLlm

@@ -1,4 +1,4 @@
-"""Answers of any kind: the part that a model meant to be read, and refusals."""
+"""What all kinds of answers share: the part that a model meant to be read, and refusals."""
 
 import re
 import unicodedata
@@ -22,7 +22,8 @@ _REFUSAL = re.compile(
     r"|as an? (?:ai(?:,| (?:language )?(?:model|assistant))|large language|artificial intelligence)"
     r"|es tut mir leid\b|leider kann ich\b|(?:je suis )?désolée?,|lo siento,|mi dispiace,|desculpe,"
     r"|sinto muito,|很?抱歉|对不起[，,]|作为一个?(?:AI|人工智能)|申し訳|죄송합니다"
-    # "i can't write to a usb stick" is a search; a model writes I, and names what it withholds.
+    # "i can't write to a usb stick" is a search query; a model writes a capital I, and names what
+    # it does not write.
     r"|(?-i:I (?:cannot|can not|can['’]t|could not|couldn['’]t|will not|won['’]t|do not|don['’]t"
     r"|(?:am|['’]m) (?:unable|not able) to)|I['’]m (?:unable|not able) to)\s(?:[a-z]+ ){0,2}?"
     r"(?-i:provide|create|generate|assist|fulfill?|comply|produce|formulate|engage|have access to"
@@ -38,12 +39,13 @@ _SPECIAL_TOKEN = re.compile(
 
 
 def visible(answer: str) -> str:
-    """The answer without reasoning, special tokens, and characters that nobody sees."""
+    """The answer without reasoning, special tokens and invisible characters."""
     # Some chat templates open the reasoning themselves, and the answer only closes it.
     text = _REASONING_END.split(_REASONING.sub("\n", answer))[-1]
     text = _SPECIAL_TOKEN.sub("\n", text)
-    # Joiners belong to words in Persian, Hindi and others; the rest of Cf turns text around. Lone
-    # surrogates and U+FFFD are halves of characters that the end of the answer cut in two.
+    # Joiners belong to words in Persian, Hindi and other languages; other format characters (Cf),
+    # such as direction marks, do not. Lone surrogates and U+FFFD are left where the end of the
+    # answer cut a character in two.
     characters = [
         c
         for c in text

@@ -1,8 +1,8 @@
-"""Asking a language model for many things: nothing twice, and bad answers again.
+"""Asking a language model for many things: no request is sent twice, and bad answers are replaced.
 
-Answers are shards of a folder, as the model gave them, before anything is dropped: new rules for
-what is a good answer need no new one. Each tells what it answers, and serves again wherever the
-same is asked, whatever shard that is in.
+Answers are kept in the shards of a folder as the model gave them, before any is dropped, so that
+new rules for good answers cost no new requests. Each answer holds the key of its request, and is
+used again wherever the same request comes up, in whatever shard.
 """
 
 import functools
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 
 class Asking:
-    """Asks a language model what a task wants for one shard after another."""
+    """A worker that asks a language model for the answers of one shard after another."""
 
     def __init__(self, config: LlmConfig, task: LlmTask[Any]):
         self._llm, self._task = make_llm(config), task
 
     def __call__(self, payload: Payload) -> Made:
-        """The answers for `payload`."""
+        """The content of the shard with the answers to the requests of `payload`."""
         answers = self._llm.generate(self._task.requests(payload))
         return self._task.made(payload, answers)
 
@@ -52,10 +52,10 @@ class GoodAnswer(Generic[T]):
     """A good answer.
 
     Attributes:
-      group: of the thing that was asked for.
-      number: of that thing.
-      line: the answer as the model gave it.
-      value: what the task made of it.
+      group: the group of the thing that was asked for.
+      number: the number of that thing in its group.
+      line: the answer as the model gave it, a line of a shard.
+      value: what the task made of the answer.
     """
 
     group: str
@@ -66,11 +66,12 @@ class GoodAnswer(Generic[T]):
 
 @dataclass(frozen=True)
 class Answers(Generic[T]):
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
-      good: one for everything that got a good answer.
-      dropped: bad answers by group and reason, and what got no good one in the end.
+      good: the good answers, at most one for each thing that was asked for.
+      dropped: how many answers were bad, by group and reason, and how many things got no good
+        answer in the end.
     """
 
     good: list[GoodAnswer[T]] = field(default_factory=list)
@@ -78,13 +79,13 @@ class Answers(Generic[T]):
 
 
 class Asker(Generic[T]):
-    """Has a task done with the settings of a workspace.
+    """Carries out a task for a language model with the settings of a workspace.
 
     Args:
-      workspace: its `config.prep.llm` is asked.
-      engine: where that is done.
-      folder: where the answers are kept.
-      task: what is asked for.
+      workspace: the workspace whose `config.prep.llm` names the model.
+      engine: the engine that sends the requests.
+      folder: the folder where the answers are kept.
+      task: the task that says what is asked for.
     """
 
     def __init__(self, workspace: Workspace, engine: Engine, folder: Path, task: LlmTask[T]):
@@ -98,24 +99,24 @@ class Asker(Generic[T]):
         if isinstance(engine, RayEngine) and llm.backend == "vllm":
             engine = RayGeneration(engine, llm, task)
         self._engine = engine
-        # As many shards at once as keep a server busy; one for an engine in this process.
+        # A server gets as many shards at once as keep it busy; an engine in this process gets one.
         threads = 1 + -(-llm.concurrency // self._prep.shard_size)
         self._num_workers = 1 if llm.backend == "vllm" else threads
 
     def ask(self) -> Answers[T]:
-        """Ask for everything; a bad answer is asked for again, `prep.max_attempts` times in all.
+        """Ask for everything, and again after bad answers, `prep.max_attempts` times in all.
 
         Raises:
-          UserError: too many requests failed, or nothing can be had of the model.
+          UserError: too many requests failed, or the model gives no answers at all.
         """
         answers = Answers[T]()
         left = {name: list(numbers) for name, numbers in self._task.groups.items()}
         for attempt in range(self._prep.max_attempts):
-            # All groups together: an engine that loads its model for each call loads it once.
+            # All groups go in one call, since some engines load their model for each call.
             lines = self._lines(left, attempt)
             left = {name: [] for name in left}
             for group, number, line in lines:
-                if line["error"]:  # which it would again
+                if line["error"]:  # the request would fail again
                     answers.dropped[f"{group}: {REQUEST_FAILED}"] += 1
                     continue
                 value, reason = self._task.judge(group, number, line)
@@ -135,7 +136,7 @@ class Asker(Generic[T]):
     def _lines(
         self, left: Mapping[str, list[int]], attempt: int
     ) -> list[tuple[str, int, dict[str, Any]]]:
-        """Group, number and answer of everything that is left."""
+        """The group, number and answer of everything that has no good answer yet."""
         task = self._task
         keys = {
             group: {number: task.key(group, number, attempt) for number in numbers}
@@ -176,14 +177,14 @@ class Asker(Generic[T]):
         shards = []
         for start in range(0, len(numbers), size):
             of_shard = numbers[start : start + size]
-            asked_keys = [keys[number] for number in of_shard]
-            payload = functools.partial(_payload, self._task, group, of_shard, attempt, asked_keys)
+            shard_keys = [keys[number] for number in of_shard]
+            payload = functools.partial(_payload, self._task, group, of_shard, attempt, shard_keys)
             name = f"{group}-{start // size:05d}{suffix}"
-            shards.append(Shard(name, shard_key(*asked_keys), len(of_shard), payload))
+            shards.append(Shard(name, shard_key(*shard_keys), len(of_shard), payload))
         return shards
 
     def _known(self, group: str, keys: set[str]) -> dict[str, dict[str, Any]]:
-        """Answers of earlier runs, by the key of what was asked."""
+        """Answers that earlier runs left, by the key of their request."""
         paths = sorted(self._folder.folder.glob(f"{group}-*.jsonl"))
         sound = (path for path in paths if self._folder.is_sound(path))
         lines = (line for path in sound for line in read_json_lines(path))
@@ -191,6 +192,6 @@ class Asker(Generic[T]):
 
 
 def _payload(
-    task: LlmTask[Any], group: str, numbers: list[int], attempt: int, asked: list[str]
+    task: LlmTask[Any], group: str, numbers: list[int], attempt: int, keys: list[str]
 ) -> Payload:
-    return {**task.payload(group, numbers, attempt), "group": group, "asked": asked}
+    return {**task.payload(group, numbers, attempt), "group": group, "asked": keys}

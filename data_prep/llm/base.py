@@ -1,4 +1,4 @@
-"""What every backend of a language model shares: request, answer, fingerprint."""
+"""What all backends of language models share: requests, answers, and the fingerprint of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ NEUTRAL_ENGINE_ARGS = (
     "download_dir",
     "disable_log_stats",
 )
-"""Keys of `engine_args` that say how the work is done; every other one may change the answers."""
+"""Keys of `engine_args` that say how the work is done; every other key may change the answers."""
 
-CHARS_PER_TOKEN = 4.0  # of English, where no tokenizer tells
+CHARS_PER_TOKEN = 4.0  # an estimate for English, for counting without a tokenizer
 
 WHOLE_FILE_BYTES = 2**24  # files up to this size enter a fingerprint whole
 SAMPLE_BYTES = 2**16
@@ -50,13 +50,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt.
+    """A request for one answer.
 
     Attributes:
-      messages: of a chat, each with its role (system, user or assistant) and its content.
+      messages: the messages of a chat, each with its role (system, user or assistant) and its
+        content.
       sampling: how the answer is drawn.
-      seed: of the draw, from 0 to 2^63 − 1. The same request to the same model, on the same
-        machine, gives the same answer as far as the backend's arithmetic is repeatable.
+      seed: the seed of the draw, from 0 to 2^63 − 1. The same request to the same model, on the
+        same machine, gives the same answer as far as the backend's arithmetic is repeatable.
     """
 
     messages: list[dict[str, str]]
@@ -66,14 +67,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """The answer to a request, or why there is none.
 
     Attributes:
-      text: as the model wrote it; "" where there is an error.
+      text: the answer as the model wrote it; "" where there is an error.
       finish_reason: `stop` (the model ended), `length` (cut at max_tokens), or the backend's own
-        word; "" where there is an error before any answer.
-      error: why this request failed for good, such as a prompt longer than the model's context;
-        "" where it did not.
+        word; "" where the request failed before there was any answer.
+      error: why the request failed for good, such as a prompt longer than the model's context;
+        "" where it did not fail.
     """
 
     text: str
@@ -85,30 +86,31 @@ class Llm(Protocol):
     """A language model behind one of the backends."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers to requests, in their order.
+        """Answers to requests, in the order of the requests.
 
-        May be called from several threads at a time. Many requests in one call are faster than
-        many calls.
+        Several threads may call this at a time. Many requests in one call are faster than many
+        calls.
 
         Raises:
-          UserError: nothing more can be had of the model, as the server is away, refuses the key
-            or does not know the model, or the engine does not start. A request that fails alone
-            is an `Answer` with an error.
+          UserError: the model gives no more answers, because the server is away, refuses the key
+            or does not know the model, or because the engine does not start. Where a single
+            request fails, its `Answer` holds the error.
         """
 
     def close(self) -> None:
-        """Give back what the backend holds; it cannot be used afterwards."""
+        """Free what the backend holds; it cannot be used afterwards."""
 
 
 def llm_fingerprint(config: LlmConfig) -> str:
-    """A digest of what decides the answers: the model, and what changes what it says.
+    """A hash of what decides the answers: the model, and the settings that change what it writes.
 
-    It starts nothing and asks no server, which is trusted to serve the model that it names. It is
-    silent on the backend (the same model writes alike behind each, and half-done work may go on
-    behind another) and on addresses, keys, limits, retries and the cut of the work.
+    No engine is started and no server is asked; a server is trusted to serve the model that it
+    names. The backend is not part of the hash, because the same model writes alike behind each, and
+    half-done work may go on behind another. Neither are addresses, keys, limits, retries and the
+    size of shards.
 
     Raises:
-      UserError: the model is a folder that lacks safetensors.
+      UserError: the model is a folder without safetensors.
     """
     model, args = config.model, {}
     if config.backend == "vllm":
@@ -125,8 +127,8 @@ def _canonical(values: Mapping[str, Any]) -> str:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    # Weights can be hundreds of gigabytes and this is asked at every start: of large files the
-    # size and many samples are read, in which any training leaves its mark.
+    # Weights can be hundreds of gigabytes, and this runs at every start. So of a large file only
+    # the size and many samples are read; any further training changes some of these samples.
     paths = sorted(
         path
         for path in folder.iterdir()

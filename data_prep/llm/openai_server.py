@@ -1,4 +1,4 @@
-"""Answers from a server that speaks OpenAI's chat completions, `vllm serve` first of all."""
+"""The backend `openai`: a server that speaks OpenAI's chat completions, such as `vllm serve`."""
 
 import asyncio
 import concurrent.futures
@@ -17,17 +17,17 @@ from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NO_KEY = "none"  # sent where the server asks for no key
+NO_KEY = "none"  # the key that is sent where the server asks for none
 NOT_FOUND = (404, 405)
 AWAY = (429, 502, 503, 504)
-"""After all retries these speak of the server, not of one request."""
+"""Statuses that, after all retries, mean a problem of the server and not of one request."""
 
 for _name in ("openai", "httpx2", "httpcore2"):  # they log every request
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class RateLimiter:
-    """Spaces turns evenly, so that no minute has more than `per_minute` of them."""
+    """Spaces turns evenly, so that there are at most `per_minute` of them in any minute."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ):
-        """`per_minute` None: every turn is at once."""
+        """Make a limiter; where `per_minute` is None, nobody waits for a turn."""
         self._seconds = 60 / per_minute if per_minute else 0.0
         self._clock, self._sleep = clock, sleep
         self._next = 0.0
@@ -52,13 +52,13 @@ class RateLimiter:
 
 
 class OpenAiLlm:
-    """An `Llm` behind an address; its requests run in one event loop, in a thread of its own."""
+    """An `Llm` that a server runs; its requests run in one event loop, in a thread of its own."""
 
     def __init__(self, config: LlmConfig):
-        """Asks the server nothing yet.
+        """Prepare the client; the server is not asked yet.
 
         Raises:
-          UserError: the package openai, or the variable with the key, is missing.
+          UserError: the package openai, or the environment variable with the key, is missing.
         """
         if importlib.util.find_spec("openai") is None:
             raise UserError(
@@ -84,7 +84,7 @@ class OpenAiLlm:
         except concurrent.futures.CancelledError:
             raise RuntimeError("closed while answers were awaited") from None
         finally:
-            work.cancel()  # of a caller that was interrupted
+            work.cancel()  # has an effect only where the caller was interrupted
 
     def close(self) -> None:
         """See `Llm.close`."""
@@ -97,7 +97,7 @@ class OpenAiLlm:
             assert not self._is_closed, "used after close"
             if self._started is None:
                 self._started = _Started(self._config, self._key, self._limiter)
-                # Also where nobody calls close: when this object, or the process, ends.
+                # Where nobody calls close, this runs when the object or the process ends.
                 self._stop = weakref.finalize(self, self._started.stop)
             return self._started
 
@@ -136,7 +136,7 @@ class OpenAiLlm:
                 **optional,
             )
         except openai.APIStatusError as error:
-            # A gateway may answer 403 to one request, for what it says.
+            # A gateway may answer 403 to a single request because of its content.
             if error.status_code == 401 or (error.status_code == 403 and not self._has_answered):
                 raise UserError(self._refused(error)) from None
             if error.status_code in NOT_FOUND:
@@ -150,7 +150,7 @@ class OpenAiLlm:
 
     def _read(self, completion: Any) -> Answer:
         choices = getattr(completion, "choices", None)
-        if not choices:  # a page of another server, or an error under status 200
+        if not choices:  # the page of another kind of server, or an error with status 200
             raise UserError(
                 f"{self._config.base_url}: not an answer of OpenAI's chat completions: "
                 f"{self._clean(str(completion))}. Is config.prep.llm.base_url right?"
@@ -160,7 +160,7 @@ class OpenAiLlm:
         return Answer(choice.message.content or "", choice.finish_reason or "")
 
     async def _check_server(self, client: Any) -> None:
-        """Tell an unreachable server at once, and an address that lacks its /v1."""
+        """Raise a UserError if the server cannot be reached, or if its address lacks the /v1."""
         import openai
 
         try:
@@ -172,16 +172,16 @@ class OpenAiLlm:
                     f"{base_url}; set config.prep.llm.base_url to that"
                 ) from None
         except openai.APIStatusError:
-            pass  # it may not list its models, and yet answer
+            pass  # a server that does not list its models may still answer requests
         except openai.APIConnectionError as error:
             raise UserError(self._unreachable(self._words(error))) from None
 
     async def _address_with_models(self, client: Any) -> str | None:
         import openai
 
-        given = self._config.base_url.rstrip("/")
-        base_url = given.removesuffix("/chat/completions")
-        if base_url == given:
+        address = self._config.base_url.rstrip("/")
+        base_url = address.removesuffix("/chat/completions")
+        if base_url == address:
             base_url += "/v1"
         try:
             await _get_models(client.with_options(base_url=base_url))
@@ -223,9 +223,9 @@ class OpenAiLlm:
 
     def _away(self, words: str) -> str:
         return (
-            f"{self._config.base_url}: the server answers no more, after "
-            f"{self._config.max_retries} retries ({words}). What is finished stays: once it "
-            "answers again, run the same command. If it is overloaded, lower "
+            f"{self._config.base_url}: the server no longer answers, after "
+            f"{self._config.max_retries} retries ({words}). Finished work is kept: once the server "
+            "answers again, run the same command. If the server is overloaded, lower "
             "config.prep.llm.concurrency or requests_per_minute, or raise timeout"
         )
 
@@ -246,7 +246,7 @@ class OpenAiLlm:
 
 
 class _Started:
-    """The client, and the thread and loop it lives in."""
+    """The client, and the thread and event loop in which it runs."""
 
     def __init__(self, config: LlmConfig, key: str, limiter: RateLimiter):
         import httpx2
@@ -255,7 +255,7 @@ class _Started:
         async def wait_for_turn(request: Any) -> None:
             await limiter.turn()
 
-        # A hook sees every request, a client's own retries as well.
+        # A hook is called for every request, including the client's own retries.
         http_client = openai.DefaultAsyncHttpxClient(
             event_hooks={"request": [wait_for_turn]},
             timeout=httpx2.Timeout(config.timeout, connect=min(10.0, config.timeout)),
@@ -263,7 +263,7 @@ class _Started:
                 max_connections=config.concurrency + 1,
                 max_keepalive_connections=config.concurrency,
             ),
-            # Else a proxy from the environment would be asked for this machine.
+            # A proxy that the environment names must not be asked for a server on this machine.
             trust_env=urlsplit(config.base_url).hostname not in LOOPBACK,
         )
         self.client = openai.AsyncOpenAI(
@@ -282,7 +282,7 @@ class _Started:
 
     def stop(self) -> None:
         """End the requests that are under way, and the thread."""
-        if threading.current_thread() is self._thread:  # which cannot wait for itself
+        if threading.current_thread() is self._thread:  # a thread cannot wait for itself
             self.loop.stop()
             return
         asyncio.run_coroutine_threadsafe(self._end_requests(), self.loop).result()

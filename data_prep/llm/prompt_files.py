@@ -1,7 +1,7 @@
-"""The TOML files of prompts: found, read, their keys checked, placeholders filled.
+"""Finding, reading and checking the TOML files of prompts, and filling in their placeholders.
 
-The files in data_prep/prompts/ are the shipped ones, those that ask for queries; those that ask for
-passages are in its folder documents/.
+The shipped files that ask for queries are in data_prep/prompts/, and those that ask for passages in
+its folder documents/.
 """
 
 import difflib
@@ -20,15 +20,15 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values in, in one pass: what looks like a placeholder inside a value stays as it is."""
+    """Fill in a template's placeholders; text inside a value that looks like one is kept."""
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
 def find_prompt(name: str, folder: Path) -> Path:
-    """The file of a prompt: that of a shipped one in `folder`, or the path of a user's own.
+    """The path of a prompt's file: a shipped one in `folder`, or a user's own.
 
     Raises:
-      UserError: there is no such file.
+      UserError: the file does not exist.
     """
     shipped = sorted(path.stem for path in folder.glob("*.toml"))
     if name in shipped:
@@ -55,24 +55,24 @@ def load_prompt_files(
     problems_of: Callable[[Mapping[str, Any]], list[str]],
     build: Callable[[Mapping[str, Any]], T],
 ) -> list[T]:
-    """Read prompts, in the order given.
+    """Read prompts, in the order of their names.
 
     Args:
-      names: each the name of a shipped prompt, or the path of a user's own .toml file.
-      folder: of the shipped ones.
-      problems_of: tells all that is wrong with the table of a file.
-      build: makes a prompt of a table without problems.
+      names: for each prompt the name of a shipped one, or the path of a user's own .toml file.
+      folder: the folder of the shipped prompts.
+      problems_of: gives the mistakes in the table of a file.
+      build: makes a prompt from a table without mistakes.
 
     Raises:
-      UserError: there is no such file, or files cannot be used; all their problems are told.
+      UserError: a file does not exist, or some files hold mistakes; all are reported.
     """
     prompts, problems = [], []
     for name in names:
         path = find_prompt(name, folder)
         table = read_toml(path)
-        wrong = problems_of(table)
-        problems += [f"{path}: {problem}" for problem in wrong]
-        if not wrong:
+        file_problems = problems_of(table)
+        problems += [f"{path}: {problem}" for problem in file_problems]
+        if not file_problems:
             prompts.append(build(table))
     if problems:
         raise UserError(f"prompts that cannot be used:\n{listing(problems, limit=50)}")
@@ -80,7 +80,11 @@ def load_prompt_files(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a file; raises UserError where it is not TOML."""
+    """Read a TOML file.
+
+    Raises:
+      UserError: the file is not valid TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -89,27 +93,33 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Key:
-    """What a key of a file may hold."""
+    """The rule for the values of one key in a file.
 
-    wanted: str
+    Attributes:
+      rule: the values that the key may have, in words for messages.
+      is_right: tells whether a value is one of these.
+      is_needed: whether the key must be there.
+    """
+
+    rule: str
     is_right: Callable[[Any], bool]
     is_needed: bool = False
 
 
 def whole(least: int, is_needed: bool = False) -> Key:
-    """A whole number of at least `least`."""
-    wanted = f"a whole number of at least {least}"
-    return Key(wanted, lambda v: type(v) is int and v >= least, is_needed)
+    """A key for a whole number of at least `least`."""
+    rule = f"a whole number of at least {least}"
+    return Key(rule, lambda v: type(v) is int and v >= least, is_needed)
 
 
-def number(wanted: str, is_right: Callable[[float], bool]) -> Key:
-    """A number of which something is true."""
-    return Key(wanted, lambda v: type(v) in (int, float) and is_right(v))
+def number(rule: str, is_right: Callable[[float], bool]) -> Key:
+    """A key for a number that fulfils a condition."""
+    return Key(rule, lambda v: type(v) in (int, float) and is_right(v))
 
 
-def matching(pattern: re.Pattern[str], wanted: str) -> Key:
-    """A text that a pattern describes."""
-    return Key(wanted, lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)), True)
+def matching(pattern: re.Pattern[str], rule: str) -> Key:
+    """A key, which must be there, for a text that matches a pattern as a whole."""
+    return Key(rule, lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)), True)
 
 
 TEXT = Key("a text", lambda v: isinstance(v, str))
@@ -130,8 +140,8 @@ SAMPLING_KEYS = {
     "temperature": number("a number of at least 0", lambda v: 0 <= v < float("inf")),
     "top_p": number("a number above 0 and at most 1", lambda v: 0 < v <= 1),
     "max_tokens": whole(1),
-    "stop": Key(  # white space alone, such as the end of a line, is one
-        TEXTS.wanted, lambda v: isinstance(v, list) and all(isinstance(x, str) and x for x in v)
+    "stop": Key(  # unlike other texts, a stop may be white space, such as the end of a line
+        TEXTS.rule, lambda v: isinstance(v, list) and all(isinstance(x, str) and x for x in v)
     ),
 }
 
@@ -147,29 +157,29 @@ COMMON_KEYS = {
     "answer": TABLE,
     "examples": TABLES,
 }
-"""Keys that every prompt may have, or must."""
+"""The keys that prompts of all kinds have."""
 
 
 def right_values(table: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
-    """The part of a table that `wrong_keys` finds nothing wrong with."""
+    """The part of a table in which `wrong_keys` finds no mistake."""
     return {name: v for name, v in table.items() if name in keys and keys[name].is_right(v)}
 
 
 def wrong_tables(right: Mapping[str, Any], keys: Mapping[str, Mapping[str, Key]]) -> list[str]:
-    """What is wrong with the tables in a prompt, and with the number of its examples.
+    """The mistakes in the tables inside a prompt, and in the number of its examples.
 
     Args:
-      right: the right values of the prompt.
-      keys: of the tables in it by their name, without those of `sampling`.
+      right: the values of the prompt that have the right type.
+      keys: the keys of these tables, by the name of the table; those of `sampling` are built in.
     """
     problems = []
-    for name, known in ({"sampling": SAMPLING_KEYS} | dict(keys)).items():
+    for name, table_keys in ({"sampling": SAMPLING_KEYS} | dict(keys)).items():
         tables = right.get(name, [])
         if isinstance(tables, Mapping):
-            problems += wrong_keys(tables, known, f"{name}.")
+            problems += wrong_keys(tables, table_keys, f"{name}.")
             continue
-        for number, each in enumerate(tables, 1):
-            problems += wrong_keys(each, known, f"{name}[{number}].")
+        for number, table in enumerate(tables, 1):
+            problems += wrong_keys(table, table_keys, f"{name}[{number}].")
     few_shot, num_examples = right.get("few_shot", 0), len(right.get("examples", []))
     if few_shot > num_examples:
         problems.append(f"few_shot = {few_shot}, but there are {num_examples} [[examples]]")
@@ -177,10 +187,12 @@ def wrong_tables(right: Mapping[str, Any], keys: Mapping[str, Mapping[str, Key]]
 
 
 def wrong_keys(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> list[str]:
-    """What is wrong with a table: unknown and missing keys, and values that cannot be.
+    """The mistakes in a table: unknown and missing keys, and values that break the rules.
 
     Args:
-      where: goes before names, such as `sampling.`.
+      table: the table.
+      keys: the keys that it may have.
+      where: a prefix for the names of keys in messages, such as `sampling.`.
     """
     problems = []
     for name, value in table.items():
@@ -189,24 +201,24 @@ def wrong_keys(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) ->
             hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(keys)}"
             problems.append(f"{where}{name}: there is no such key; {hint}")
         elif not keys[name].is_right(value):
-            problems.append(f"{where}{name} = {value!r:.60}; wanted {keys[name].wanted}")
+            problems.append(f"{where}{name} = {value!r:.60}; wanted {keys[name].rule}")
     missing = [name for name, key in keys.items() if key.is_needed and name not in table]
-    return problems + [f"{where}{name} is missing; wanted {keys[name].wanted}" for name in missing]
+    return problems + [f"{where}{name} is missing; wanted {keys[name].rule}" for name in missing]
 
 
-def wrong_placeholders(table: Mapping[str, Any], key: str, wanted: Iterable[str]) -> list[str]:
-    """What is wrong with a template: each of the placeholders must be there, and no other."""
-    wanted = set(wanted)
+def wrong_placeholders(table: Mapping[str, Any], key: str, names: Iterable[str]) -> list[str]:
+    """The mistakes in a template, which must hold placeholders of exactly these names."""
+    names = set(names)
     present = set(_PLACEHOLDER.findall(table.get(key, "")))
-    problems = [f"{key} has no {{{name}}}" for name in sorted(wanted - present)]
-    for name in sorted(present - wanted):
-        near = difflib.get_close_matches(name, wanted, n=1)
-        known = " and ".join(f"{{{x}}}" for x in sorted(wanted))
+    problems = [f"{key} has no {{{name}}}" for name in sorted(names - present)]
+    for name in sorted(present - names):
+        near = difflib.get_close_matches(name, names, n=1)
+        known = " and ".join(f"{{{x}}}" for x in sorted(names))
         hint = f"did you mean {{{near[0]}}}?" if near else f"what is filled in here is {known}"
         problems.append(f"{key} has {{{name}}}, which nothing fills; {hint}")
     return problems
 
 
 def frozen(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with tuples for lists."""
+    """A table with its lists turned into tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

@@ -1,4 +1,4 @@
-"""Functions that run on the machines of a Ray cluster, before and after vLLM (llm/ray_vllm.py)."""
+"""Functions that run on the machines of a Ray cluster before and after vLLM (llm/ray_vllm.py)."""
 
 import asyncio
 import functools
@@ -11,29 +11,29 @@ from ldx.common.errors import UserError
 from ldx.models.locate import resolve_model_path
 
 ERROR = "__inference_error__"
-"""The column by which Ray's stages tell rows that failed; they hand these on untouched."""
+"""The column that marks rows that failed; Ray's stages pass such rows on unchanged."""
 
 
 class Desk:
-    """An actor where read tasks ask for shards, and the one who started them brings the rows."""
+    """An actor where read tasks ask for shards, and the process that started it brings the rows."""
 
     def __init__(self) -> None:
-        """Nothing is asked for yet."""
-        self._asked: asyncio.Queue[int] = asyncio.Queue()
+        """Make a desk where no shard is requested yet."""
+        self._requests: asyncio.Queue[int] = asyncio.Queue()
         self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
 
     async def rows(self, number: int) -> list[Any]:
-        """Ask for a shard; a list of one reference to its rows."""
+        """Ask for a shard, and wait for a list that holds one reference to its rows."""
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        await self._asked.put(number)
+        await self._requests.put(number)
         return await self._waiting[number]
 
-    async def asked(self) -> int:
-        """The next shard that is asked for."""
-        return await self._asked.get()
+    async def next_request(self) -> int:
+        """Wait for the number of the next shard that a read task asks for."""
+        return await self._requests.get()
 
     async def give(self, number: int, rows: list[Any]) -> None:
-        """Bring a shard."""
+        """Bring the rows of a shard to the read task that waits for them."""
         self._waiting.pop(number).set_result(rows)
 
 
@@ -49,7 +49,7 @@ def read(desk: Any, number: int) -> list[Any]:
 def encode(
     folder: str, chat_template_kwargs: Mapping[str, Any], row: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The token ids of a request, and its sampling parameters as vLLM calls them."""
+    """The token ids of a request, and its sampling parameters under vLLM's names."""
     request = json.loads(row["request"])
     sampling = request["sampling"] | {"seed": request["seed"]}
     if not sampling["stop"]:
@@ -63,13 +63,13 @@ def encode(
             return_dict=False,
             **chat_template_kwargs,
         )
-    except Exception as error:  # templates are programs; they raise of every kind
+    except Exception as error:  # templates are programs, which can raise anything
         return values | {"tokenized_prompt": [0], ERROR: f"{type(error).__name__}: {error}"}
     return values | {"tokenized_prompt": tokens}
 
 
 def decode(folder: str, generation_config: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The text of an answer, and why it ended, which Ray's stage does not tell."""
+    """The text of an answer, and why the answer ended, which Ray's stage does not report."""
     tokens = [int(token) for token in row["generated_tokens"]]
     ended = tokens[-1] in _end_tokens(folder, generation_config)
     stops = json.loads(row["stop"])
@@ -93,7 +93,7 @@ def _tokenizer(folder: str) -> Any:
 
 @functools.cache
 def _end_tokens(folder: str, generation_config: str) -> frozenset[int]:
-    """The tokens that end an answer, as vLLM finds them."""
+    """The tokens that end an answer, chosen as vLLM chooses them."""
     from transformers import AutoConfig, GenerationConfig
 
     ends = [_tokenizer(folder).eos_token_id]
@@ -112,7 +112,7 @@ def _end_tokens(folder: str, generation_config: str) -> frozenset[int]:
 
 
 def look(model: str) -> tuple[str, str]:
-    """On a machine: the model's folder, and what is wrong with it."""
+    """The model's folder on this machine, or "" and why the model cannot be used here."""
     try:
         folder = Path(resolve_model_path(model)).resolve()
     except UserError as error:

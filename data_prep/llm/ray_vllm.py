@@ -2,7 +2,7 @@
 
     shards (here) → read tasks: token ids → Ray's vLLM stage → answers → whole shards (here)
 
-Engines take the prompts of many shards at a time, and a shard is done when all its answers are.
+Engines take the prompts of many shards at a time; a shard is done when it has all its answers.
 """
 
 import functools
@@ -25,22 +25,28 @@ from ldx.common.errors import UserError, listing
 
 BATCH_SIZE = 64
 BATCHES_AT_ONCE = 16
-"""Batches under way in an engine: as many prompts as vLLM has places for on a large GPU."""
+"""The batches that an engine works on at once: as many prompts as vLLM takes on a large GPU."""
 
 READS_AT_ONCE = 4
 LIGHT = {"num_cpus": 0}
-"""How tasks run before and after the engines: they find room beside these."""
+"""The resources of the tasks before and after the engines, which run beside the engines."""
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-"""Set for vLLM unless the user has set them."""
+"""Environment variables that are set for vLLM unless the user has set them."""
 
 
 @dataclass(frozen=True)
 class RayGeneration:
-    """Asks vLLM what a task wants for shards, as `asking.Asking` does.
+    """Asks vLLM on a Ray cluster for the answers of shards, as `asking.Asking` does elsewhere.
 
-    An engine has the GPUs that tensor_parallel_size and pipeline_parallel_size ask for; --ray_gpus
-    says nothing here. The model is a folder that every machine has, or a name on the hub.
+    Each vLLM engine has the GPUs that tensor_parallel_size and pipeline_parallel_size ask for;
+    --ray_gpus has no effect here. The model is a folder that every machine has, or a name on the
+    hub.
+
+    Attributes:
+      engine: the settings of the Ray cluster.
+      llm: the settings of the language model.
+      task: the task that makes requests and takes answers.
     """
 
     engine: RayEngine
@@ -57,11 +63,12 @@ class RayGeneration:
         """Make shards, in any order; see `data_prep.engines.shards.Engine`.
 
         Args:
-          make_worker: not used; the workers are Ray's.
-          num_workers: not used either.
+          make_worker: this is not used, because Ray makes the workers.
+          shards: the shards to make.
+          num_workers: this is not used, for the same reason.
 
         Raises:
-          UserError: there is no such cluster or model, or vLLM does not start.
+          UserError: the cluster or the model does not exist, or vLLM does not start.
         """
         del make_worker, num_workers
         waiting = list(shards)
@@ -79,9 +86,9 @@ class RayGeneration:
 
         try:
             for row in stage(source.dataset()).iter_rows():
-                answered = source.put(row)
-                if answered is not None:
-                    yield answered
+                finished_shard = source.put(row)
+                if finished_shard is not None:
+                    yield finished_shard
         except RayError as error:
             if source.error is not None:
                 raise source.error from None
@@ -89,7 +96,7 @@ class RayGeneration:
         assert source.is_done, "Ray Data lost rows"
 
     def _stage(self, folder: str, num_shards: int) -> Any:
-        """What turns a dataset of token ids into one of answers."""
+        """Ray's processor that turns a dataset of requests into a dataset of answers."""
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         _set_up_ray_data()
@@ -106,8 +113,8 @@ class RayGeneration:
             batch_size=BATCH_SIZE,
             max_concurrent_batches=BATCHES_AT_ONCE,
             should_continue_on_error=True,
-            log_engine_metrics=False,  # that needs Ray Serve
-            # Its tokens are not those of a chat: many tokenizers begin with a second BOS.
+            log_engine_metrics=False,  # these need Ray Serve
+            # Ray's own stages would tokenize a chat wrongly: many tokenizers add a second BOS.
             chat_template_stage=False,
             tokenize_stage=False,
             detokenize_stage=False,
@@ -120,7 +127,7 @@ class RayGeneration:
             preprocess_map_kwargs=LIGHT | {"concurrency": min(READS_AT_ONCE, num_shards)},
             postprocess_map_kwargs=LIGHT,
         )
-        # Without this a prompt that kills its engine would do so for ever.
+        # Without this, a prompt that kills its engine would be tried for ever.
         stage.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = (
             MAX_DEATHS - 1
         )
@@ -128,7 +135,7 @@ class RayGeneration:
 
     def _why(self, error: Exception, names: list[str]) -> str:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        # A traceback goes before; the error begins with the last line that is not indented.
+        # The traceback comes first; the error begins with the last line that is not indented.
         first = max((i for i, line in enumerate(lines) if line[0] != " "), default=0)
         return (
             f"vLLM on Ray, with the model {self.llm.model} and config.prep.llm.engine_args="
@@ -138,9 +145,9 @@ class RayGeneration:
 
 
 class _Source:
-    """The shards as the rows of a dataset, built when a read task asks, and the answers so far.
+    """The shards as the rows of a dataset, and the answers that have come back so far.
 
-    While entered, a thread builds what is asked for.
+    Inside a `with` block, a thread builds each shard when a read task asks for it.
     """
 
     def __init__(self, shards: Sequence[Shard], requests: Callable[[Any], list[Request]]):
@@ -155,7 +162,7 @@ class _Source:
         self._done: set[int] = set()
         self._thread = threading.Thread(target=self._build, name="prompts", daemon=True)
         self.error: BaseException | None = None
-        """What went wrong while a shard was built."""
+        """The exception that ended the thread which builds shards."""
 
     @property
     def is_done(self) -> bool:
@@ -171,7 +178,7 @@ class _Source:
         ray.kill(self._desk)
 
     def dataset(self) -> Any:
-        """A Ray dataset of requests: shard, place in it, and the request as JSON."""
+        """A Ray dataset of requests, with the shard, the place in it, and the request as JSON."""
         import ray
 
         return ray.data.read_datasource(
@@ -187,7 +194,7 @@ class _Source:
 
         try:
             while True:
-                number: int = ray.get(self._desk.asked.remote())
+                number: int = ray.get(self._desk.next_request.remote())
                 payload = self._payloads[number] = self._shards[number].payload()
                 rows = [
                     {"shard": number, "place": place, "request": json.dumps(asdict(request))}
@@ -195,13 +202,13 @@ class _Source:
                 ]
                 ray.get(self._desk.give.remote(number, [ray.put(rows)]))
         except RayError:
-            return  # all is over
+            return  # the desk is gone, since the work has ended
         except BaseException as error:
             self.error = error
             ray.kill(self._desk)  # so that the read tasks fail
 
     def put(self, row: Mapping[str, Any]) -> tuple[Shard, Any, list[Answer]] | None:
-        """Take an answer; the shard that it was the last of, its payload and all its answers."""
+        """Take an answer; return its shard, the payload and all answers once these are complete."""
         number = int(row["shard"])
         if number in self._done:
             return None
@@ -219,12 +226,12 @@ class _Source:
         return self._shards[number], payload, [answers[place] for place in sorted(answers)]
 
     def names_under_way(self) -> list[str]:
-        """The names of shards that were asked for and are not done."""
+        """The names of the shards that were built and are not done."""
         return [self._shards[number].name for number in sorted(set(self._payloads) - self._done)]
 
 
 def _set_up_ray_data() -> None:
-    """Keep what Ray Data tells in its log files; replace a few engines that die at their start."""
+    """Keep Ray Data's messages in its log files, and let a few engines die at their start."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -237,7 +244,7 @@ def _set_up_ray_data() -> None:
 
 
 def _datasource(desk: Any, sizes: Sequence[int]) -> Any:
-    """Ray's datasource of one block a shard."""
+    """A Ray datasource that has one block for each shard."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
@@ -255,10 +262,11 @@ def _datasource(desk: Any, sizes: Sequence[int]) -> Any:
 
 
 def _prepare_machines(model: str) -> str:
-    """See that every machine has the model; its folder, the same on all.
+    """Fetch the model on every machine; return its folder, which is the same on all.
 
     Raises:
-      UserError: one has not, or another folder, or the model cannot chat.
+      UserError: a machine cannot get the model, the folders differ, or the model has no chat
+        template.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
@@ -279,6 +287,7 @@ def _prepare_machines(model: str) -> str:
         lines = [f"{address}: {folder}" for address, (folder, _) in results.items()]
         raise UserError(
             f"{model} is not in the same folder on all machines:\n{listing(lines)}\nSet HF_HOME "
-            "alike on all, or copy the model into a folder that all have, and name that"
+            "to the same folder on all, or copy the model into a folder that all machines have, "
+            "and name that folder"
         )
     return folders.pop()

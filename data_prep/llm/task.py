@@ -1,4 +1,4 @@
-"""A task for a language model: what it is asked for, and what becomes of its answers."""
+"""A task for a language model: what the model is asked for, and what becomes of its answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,17 @@ T = TypeVar("T")
 
 
 class LlmTask(ABC, Generic[T]):
-    """Many things that a language model is asked for, each of which becomes a T.
+    """Many things that a language model is asked for, each of which becomes a value of type T.
 
-    They stand in groups such as query types, and have numbers in their group, such as rows. An
-    engine pickles a task for its workers, without the fields in `not_sent`: `requests` and `made`
-    work with the others and the payload alone.
+    The things are in groups, such as query types, and have numbers in their group, such as rows. An
+    engine pickles a task for its workers without the fields in `not_sent`, so `requests` and `made`
+    may use only the other fields and the payload.
 
     Attributes:
-      what: the things, as the user is told, such as `queries`.
-      id_key: how a line of the answers names its thing (`doc_id`); a payload has its plural.
-      not_sent: fields that workers do not need.
+      what: a word for the things in messages to the user, such as `queries`.
+      id_key: the key under which a line of the answers holds the id of its thing, such as
+        `doc_id`; a payload has the ids under the plural of this key.
+      not_sent: the names of the fields that workers do not need.
     """
 
     what: ClassVar[str]
@@ -30,20 +31,20 @@ class LlmTask(ABC, Generic[T]):
     @property
     @abstractmethod
     def groups(self) -> Mapping[str, Sequence[int]]:
-        """The numbers of each group; its name begins the names of its shards."""
+        """The numbers of the things in each group; shards are named after their group."""
 
     @property
     @abstractmethod
     def total(self) -> int:
-        """The things of the whole job, of which some share may fail."""
+        """The number of things in the whole job, of which a share may fail."""
 
     @abstractmethod
     def key(self, group: str, number: int, attempt: int) -> str:
-        """A hash of all that decides an answer."""
+        """A hash of all that decides the answer for a thing."""
 
     @abstractmethod
     def payload(self, group: str, numbers: Sequence[int], attempt: int) -> Payload:
-        """What the requests for some things of a group are made from, of plain values."""
+        """The plain values from which the requests for some things of a group are made."""
 
     @abstractmethod
     def requests(self, payload: Payload) -> list[Request]:
@@ -51,35 +52,35 @@ class LlmTask(ABC, Generic[T]):
 
     @abstractmethod
     def judge(self, group: str, number: int, answer: Mapping[str, Any]) -> tuple[T, str]:
-        """What an answer becomes, and why it is bad ("": it is good).
+        """The value that an answer becomes, and the reason why it is bad; "" where it is good.
 
         Args:
-          group: of the thing.
-          number: of the thing.
+          group: the group of the thing.
+          number: the number of the thing.
           answer: a line that `made` wrote.
         """
 
     def name(self, group: str, thing_id: str) -> str:
-        """The name of a thing among those that failed."""
+        """The name of a thing in the list of those that failed."""
         del group
         return thing_id
 
     def made(self, payload: Payload, answers: Sequence[Answer]) -> Made:
-        """The answers as a JSON object a line; requests that failed are rejects too.
+        """A shard with one JSON object a line for each answer; failed requests are rejects too.
 
         Args:
-          payload: of this task, with `group` and the keys of its things, `asked`.
-          answers: to its requests.
+          payload: a payload of this task, with its `group`, and the keys of its things as `asked`.
+          answers: the answers to the requests of the payload.
         """
         lines, rejects = [], []
         ids = payload[f"{self.id_key}s"]
-        for thing_id, asked, answer in zip(ids, payload["asked"], answers, strict=True):
-            lines.append({"asked": asked, self.id_key: thing_id, **vars(answer)})
+        for thing_id, key, answer in zip(ids, payload["asked"], answers, strict=True):
+            lines.append({"asked": key, self.id_key: thing_id, **vars(answer)})
             if answer.error:
                 name = self.name(payload["group"], thing_id)
                 rejects.append({"id": name, "reason": answer.error})
         return Made(json_lines(lines), rejects, len(lines))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields that are sent to workers; copies have no more."""
+        """The fields that are sent to workers; a copy of a task has no other fields."""
         return {name: value for name, value in vars(self).items() if name not in self.not_sent}

@@ -1,6 +1,6 @@
-"""Answers from vLLM's offline engine, in this process: continuous batching of all that is asked.
+"""The backend `vllm`: vLLM's offline engine in this process, which batches requests continuously.
 
-Written for vLLM 0.32.
+This module is written for vLLM 0.32.
 """
 
 import importlib.util
@@ -29,18 +29,18 @@ NO_VLLM = (
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    # One process: to kill it frees the device at once, and errors come as they are.
+    # With a single process, killing it frees the device at once, and errors keep their type.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-"""Set for vLLM unless the user has set them."""
+"""Environment variables that are set for vLLM unless the user has set them."""
 
 
 class VllmLlm:
-    """An `Llm` whose model this process holds."""
+    """An `Llm` whose model runs in this process."""
 
     def __init__(self, config: LlmConfig):
-        """Loads nothing yet.
+        """Prepare the backend; the model is not loaded yet.
 
         Raises:
           UserError: the package vllm is missing.
@@ -53,24 +53,24 @@ class VllmLlm:
         self._is_closed = False
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """See `Llm.generate`; of several threads, one waits for the other."""
+        """See `Llm.generate`; where several threads call this, they take turns."""
         with self._lock:
             assert not self._is_closed, "used after close"
             if self._engine is None:
                 self._engine = start_engine(self._config)
-            refused = [self._enqueue(request) for request in requests]
+            refusals = [self._enqueue(request) for request in requests]
             outputs = iter(self._engine.wait_for_completion(use_tqdm=False))
-            answers = [answer or _read(next(outputs)) for answer in refused]
+            answers = [refusal or _read(next(outputs)) for refusal in refusals]
             assert next(outputs, None) is None, "an answer of an earlier call that was interrupted"
         return answers
 
     def close(self) -> None:
-        """See `Llm.close`. What CUDA itself holds is given back by the end of the process."""
+        """See `Llm.close`; memory that CUDA itself holds is freed when the process ends."""
         with self._lock:
             self._engine, self._is_closed = None, True
 
     def _enqueue(self, request: Request) -> Answer | None:
-        """Hand a request to the engine; an answer where it does not take it."""
+        """Hand a request to the engine; return an answer with an error if the engine refuses it."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
 
@@ -90,7 +90,7 @@ class VllmLlm:
                 chat_template_kwargs=dict(self._config.chat_template_kwargs) or None,
                 use_tqdm=False,
             )
-        # Such as a prompt that is longer than the model's context.
+        # One reason is a prompt that is longer than the model's context.
         except (VLLMClientError, ValueError) as error:
             return Answer("", "", " ".join(str(error).split()))
         return None
@@ -100,8 +100,8 @@ def start_engine(config: LlmConfig) -> Any:
     """Load the model into a `vllm.LLM`.
 
     Raises:
-      UserError: no such model, no safetensors, no chat template, arguments that vLLM refuses, or
-        no room on the device.
+      UserError: the model does not exist or lacks safetensors or a chat template, vLLM refuses the
+        arguments, or the device has no room.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -129,7 +129,11 @@ def start_engine(config: LlmConfig) -> Any:
 
 
 def _has_chat_template(folder: Path, config: LlmConfig) -> bool:
-    """Whether there is one; where the tokenizer is from elsewhere, or Mistral's, vLLM will say."""
+    """Whether the model has a chat template.
+
+    This is True too where the tokenizer is Mistral's or is named in `engine_args`; vLLM checks
+    these itself.
+    """
     if {"tokenizer", "tokenizer_mode"} & set(config.engine_args):
         return True
     if (folder / "tekken.json").is_file() or any(folder.glob("chat_template*")):

@@ -10,22 +10,22 @@ _PIECE = re.compile(f"[{_TWO_A_WORD}{_FOUR_A_WORD}]|[^\\s{_TWO_A_WORD}{_FOUR_A_W
 
 
 def num_words(text: str) -> float:
-    """How many words a text has, whatever its script.
+    """The number of words in a text of any script.
 
-    What stands between spaces is a word if it has a letter or a digit. Of scripts without spaces,
-    two characters of Chinese or Japanese, or four letters of Thai, Lao, Burmese or Khmer, count as
-    one.
+    Whatever stands between spaces is a word if it has a letter or a digit. In scripts without
+    spaces, two characters of Chinese or Japanese, or four letters of Thai, Lao, Burmese or Khmer,
+    count as one word.
     """
     return sum(_weight(piece) for piece in split_words(text))
 
 
 def has_words(text: str) -> bool:
-    """Whether a letter or a digit is in it."""
+    """Whether a text holds a letter or a digit."""
     return any(character.isalnum() for character in text)
 
 
 def split_words(text: str) -> list[str]:
-    """Words, or single characters where a script has no spaces; without punctuation around."""
+    """The words of a text, or its characters where a script has no spaces, without punctuation."""
     pieces = (_bare(piece) for piece in _PIECE.findall(text.casefold()))
     return [piece for piece in pieces if piece]
 
@@ -46,7 +46,10 @@ def _weight(piece: str) -> float:
 
 
 def copies(query: str, passage: str, max_copied_words: int) -> bool:
-    """Whether a run of more than so many words stands in both, letter case and commas aside."""
+    """Whether query and passage share a run of more than `max_copied_words` words.
+
+    Letter case and punctuation do not count.
+    """
     pieces = split_words(query)
     within = f" {' '.join(split_words(passage))} "
     for start in range(len(pieces)):

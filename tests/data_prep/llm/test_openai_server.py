@@ -182,7 +182,7 @@ def test_a_server_that_goes_away_ends_the_call(server, make, waits, status):
     server.answer = answer
     backend = make(max_retries=3)
     assert backend.generate([request("first")]) == [Answer("x", "stop")]
-    with pytest.raises(UserError, match=r"answers no more, after 3 retries .*come back later"):
+    with pytest.raises(UserError, match=r"no longer answers, after 3 retries .*come back later"):
         backend.generate([request("second"), request("third")])
     assert len(waits) == 3
     assert backend.generate([request("fourth")]) == [Answer("x", "stop")]
@@ -337,6 +337,6 @@ def test_a_server_that_is_stopped(make, waits):
     finally:
         own.stop()
     own.answer = drop_the_connection
-    with pytest.raises(UserError, match="answers no more, after 2 retries") as raised:
+    with pytest.raises(UserError, match="no longer answers, after 2 retries") as raised:
         backend.generate([request("y")])
     assert own.base_url in str(raised.value)
