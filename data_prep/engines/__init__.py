@@ -1,1 +1,1 @@
-"""Work in shards, and where it is done: in this process or on a Ray cluster."""
+"""Work in shards, and the engines that do it: this process or a Ray cluster."""

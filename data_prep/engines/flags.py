@@ -9,7 +9,7 @@ ENGINES = ("local", "ray")
 
 
 def define_engine_flags() -> None:
-    """Define --engine and what belongs to it."""
+    """Define --engine and the flags of the Ray engine."""
     flags.DEFINE_enum("engine", "local", ENGINES, "Where stages run: this process, or Ray's actors")
     flags.DEFINE_string(
         "ray_address",

@@ -9,12 +9,12 @@ from data_prep.engines.shards import Made, Shard, Worker
 from ldx.common.errors import UserError
 
 SHARDS_AHEAD = 2
-"""Shards of each worker that are prepared, or under way."""
+"""The number of shards for each thread that wait or are under way."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """This process: one worker, called by as many threads as is useful."""
+    """The engine that makes shards in this process: one worker, which one or more threads call."""
 
     def run(
         self,
@@ -23,7 +23,11 @@ class LocalEngine:
         *,
         num_workers: int,
     ) -> Iterator[tuple[Shard, Made]]:
-        """Make shards; with one thread, in order. See `data_prep.engines.shards.Engine`."""
+        """Make shards, in their order if `num_workers` is 1; see `data_prep.engines.shards.Engine`.
+
+        Raises:
+          UserError: `num_workers` is under 1, or a worker raised it.
+        """
         worker = make_worker()
         if num_workers < 1:
             raise UserError(f"num_workers={num_workers}: wanted at least 1")
@@ -45,7 +49,7 @@ class LocalEngine:
                     shard = running.pop(done)
                     if done.exception() is None:
                         yield shard, done.result()
-                    elif failed is None:  # what is under way is finished before it is told
+                    elif failed is None:  # shards under way are finished before the error is raised
                         failed, left = done, iter(())
                         running = {f: s for f, s in running.items() if not f.cancel()}
             if failed is not None:

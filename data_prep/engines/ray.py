@@ -1,7 +1,7 @@
-"""`--engine=ray`: shards are made by actors of a Ray cluster, and written where the command runs.
+"""`--engine=ray`: actors of a Ray cluster make shards, which are written where the command runs.
 
-An actor is a process that holds a worker, such as a teacher with its model. One that dies is
-replaced, and the shard that it had under way is made again.
+An actor is a process that holds a worker, such as a teacher with its model. An actor that dies is
+replaced, and the shard that it was making is made again.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from data_prep.engines.shards import Made, Payload, Shard, Worker
 from ldx.common.errors import UserError, listing
 
 MAX_DEATHS = 3
-"""So many actors may die over one shard, or at their start, until the job ends."""
+"""The job ends when so many actors have died over one shard, or in a row at their start."""
 
 SECONDS_BETWEEN_WARNINGS = 60.0
 
@@ -29,14 +29,14 @@ class RayEngine:
     """Actors of a Ray cluster; see `data_prep.engines.shards.Engine`.
 
     A worker for several threads (`num_workers` > 1), such as the client of a server, stays in this
-    process: here are its key and, on loopback, the server, and one client keeps its limits.
+    process: its key is here, and so may the server be, and a single client can keep to limits.
 
     Args:
-      address: of the cluster, as `ray.init` takes it; "": the one that RAY_ADDRESS names, or else
-        one that is started on this machine and ends with this process.
-      workers: actors at once; 0: as many as the cluster has room for.
-      gpus: of an actor, where the cluster has any; 0: none.
-      cpus: of an actor; also how many threads libraries such as PyTorch use in it.
+      address: the address of the cluster, as `ray.init` takes it; "": the cluster that RAY_ADDRESS
+        names, or else one that is started on this machine and ends with this process.
+      workers: the number of actors at once; 0: as many as the cluster has room for.
+      gpus: the GPUs of each actor, where the cluster has any; 0: none.
+      cpus: the CPUs of each actor, and the number of threads of libraries such as PyTorch in it.
     """
 
     address: str = ""
@@ -67,8 +67,8 @@ class RayEngine:
         """Make shards, in any order.
 
         Raises:
-          UserError: a worker raised it; there is no such cluster; actors do not start; or they die
-            over the same shard again and again.
+          UserError: a worker raised it, the cluster does not exist, actors do not start, or they
+            die over the same shard again and again.
         """
         if num_workers < 1:
             raise UserError(f"num_workers={num_workers}: wanted at least 1")
@@ -87,10 +87,10 @@ class RayEngine:
                 actors.close()
 
     def num_actors(self, gpus: float) -> int:
-        """How many actors, with so many GPUs each, are to work at once.
+        """The number of actors that work at once, each with so many GPUs.
 
         Raises:
-          UserError: the cluster has no room for one.
+          UserError: the cluster has no room for an actor.
         """
         import ray
 
@@ -112,13 +112,13 @@ class RayEngine:
 
 @dataclass(frozen=True)
 class _Mistake:
-    """A UserError's message; returned, since what is raised comes back as a Ray error."""
+    """The message of a UserError, which is returned because Ray would wrap a raised error."""
 
     message: str
 
 
 class _Holder:
-    """Runs in an actor, and holds its worker."""
+    """The class that runs in an actor and holds its worker."""
 
     def __init__(self, make_worker: Callable[[], Worker]):
         self._make_worker = make_worker
@@ -153,7 +153,7 @@ class _Task:
 
 
 class _Actors:
-    """Some actors, and what each has under way."""
+    """A group of actors, and the task that each is working on."""
 
     def __init__(self, make_worker: Callable[[], Worker], gpus: float, cpus: float):
         import ray
@@ -168,7 +168,7 @@ class _Actors:
         self._failed_starts = 0
 
     def make(self, shards: Iterable[Shard], num_actors: int) -> Iterator[tuple[Shard, Made]]:
-        """Make shards; as many payloads are prepared as there are actors, and no more."""
+        """Make shards; at most as many payloads wait in Ray's object store as there are actors."""
         import ray
 
         for _ in range(num_actors):
@@ -206,14 +206,14 @@ class _Actors:
             self._under_way[actor.handle.make.remote(task.payload)] = (actor, task)
 
     def _result(self, result: Any, actor: _Actor, task: _Task | None) -> Made | None:
-        """What a call gave; None where the actor has only started, or died."""
+        """The shard that a call made; None where the actor has only started, or has died."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         try:
             value = ray.get(result)
         except RayTaskError:
-            raise  # a mistake in the program, with the traceback of the actor
+            raise  # this is a mistake in the program; the error holds the actor's traceback
         except RayError as error:
             self._replace(actor, task, error)
             return None
@@ -233,7 +233,7 @@ class _Actors:
                 message = f"Ray's workers do not start:\n{reason}\n{SAME_EVERYWHERE} {LOGS}"
                 if not self._any_is_ready():
                     raise UserError(message) from error
-                logging.warning("%s\nThe work goes on with the others", message)
+                logging.warning("%s\nThe work goes on with the other workers", message)
                 self._kill(actor)
                 return
         else:
@@ -241,7 +241,7 @@ class _Actors:
             if task.deaths == MAX_DEATHS:
                 raise UserError(
                     f"{MAX_DEATHS} workers died, one after the other, over the shard "
-                    f"{task.shard.name}:\n{reason}\n{LOGS}; often it is memory"
+                    f"{task.shard.name}:\n{reason}\n{LOGS}; often the cause is too little memory"
                 ) from error
             logging.warning("a worker died over the shard %s, which is made again", task.shard.name)
             self._prepared.appendleft(task)

@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, or starting one on this machine, quietly."""
+"""Connecting to a Ray cluster, or starting one on this machine, without Ray's messages."""
 
 import contextlib
 import importlib.util
@@ -17,19 +17,22 @@ SECONDS_TO_CONNECT = 20.0
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # What Ray will do one day anyway; without it, it warns.
+    # This will become Ray's default; while it is unset, Ray warns.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Set for Ray unless the user has set them."""
+"""Environment variables that are set for Ray unless the user has set them."""
 
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""At 0, Ray has no clusters of several machines, and listens on the loopback address alone."""
+"""An environment variable; at 0, Ray listens on the loopback address alone, for one machine."""
 
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of the machine where it ran"
 
 
 def prepare_ray(address: str) -> str:
-    """Set what Ray reads when it is imported, which vLLM does too; the address that is meant."""
+    """Set the environment variables of Ray; return the address of the cluster, "" for a new one.
+
+    Ray reads them when it is imported, and vLLM imports it too.
+    """
     address = address or os.environ.get("RAY_ADDRESS", "")
     for name, value in (ENVIRONMENT if address else ENVIRONMENT | {ON_LOOPBACK: "0"}).items():
         os.environ.setdefault(name, value)
@@ -37,10 +40,10 @@ def prepare_ray(address: str) -> str:
 
 
 def start_ray(address: str) -> None:
-    """Connect to a cluster, or start one on this machine, unless that is done.
+    """Connect to a cluster, or start one on this machine, unless this process is connected already.
 
     Raises:
-      UserError: Ray is not installed, there is no such cluster, or one of this command's own would
+      UserError: Ray is not installed, the cluster does not exist, or a cluster started here would
         be open to other machines.
     """
     if importlib.util.find_spec("ray") is None:
@@ -51,12 +54,12 @@ def start_ray(address: str) -> None:
     if ray.is_initialized():
         return
     _refuse_where_nobody_listens(address)
-    named = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
         with warnings.catch_warnings():
-            # JAX warns of any fork; Ray's are followed by another program at once.
+            # JAX warns of any fork; Ray's are harmless, since each starts another program at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
-            ray.init(**named, log_to_driver=False, logging_level=std_logging.ERROR)
+            ray.init(**options, log_to_driver=False, logging_level=std_logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--ray_address: no Ray on {address or 'this machine'}:\n"
@@ -69,13 +72,13 @@ def start_ray(address: str) -> None:
         if not listens_on.startswith("127."):
             ray.shutdown()
             raise UserError(
-                f"Ray would listen on {listens_on}, open to other machines: something imported it "
-                f"before it was told otherwise. Set {ON_LOOPBACK}=0 before the command starts"
+                f"Ray would listen on {listens_on}, open to other machines: something imported Ray "
+                f"before {ON_LOOPBACK}=0 was set. Set that variable before the command starts"
             )
 
 
 def _refuse_where_nobody_listens(address: str) -> None:
-    """Ray itself waits and waits for somebody who never comes."""
+    """Raise a UserError where nobody listens at an address; Ray itself would wait for ever."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -97,23 +100,25 @@ def has_gpus() -> bool:
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does; of what a signal can raise, Ray lets that alone through.
+    """A context in which SIGTERM interrupts as Ctrl-C does.
+
+    The handler raises KeyboardInterrupt because Ray lets no other exception of a handler through.
 
     Raises:
       Interrupted: SIGTERM came.
     """
-    came: list[int] = []
+    signals: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        came.append(signum)
+        signals.append(signum)
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        if came:
-            raise Interrupted(came[0]) from None
+        if signals:
+            raise Interrupted(signals[0]) from None
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -1,8 +1,9 @@
 """Work in shards: each is a file whose name tells what it was made from; none is made twice.
 
-FOLDER/NAME-KEY-DIGEST.SUFFIX: KEY hashes everything the content depends on, DIGEST the content. A
-shard is written under a temporary name and renamed. One that is there and fits its digest is what
-would be made again; what changes a key changes the name, and only shards of new names are made.
+A shard's path is FOLDER/NAME-KEY-DIGEST.SUFFIX: KEY is a hash of everything that the content
+depends on, DIGEST a hash of the content. A shard is written under a temporary name and renamed. A
+file whose content fits its digest need not be made again. Where a key changes the name changes, so
+only the shards that a change concerns are made.
 """
 
 import hashlib
@@ -22,21 +23,21 @@ from ldx.common.files import atomic_write, fingerprint
 from ldx.common.progress import progress_bar
 
 LEAST_TO_JUDGE = 8
-"""Records of a shard, all of which failed, that tell of an engine that failed."""
+"""Where at least so many records of a shard failed, and none did not, the engine has failed."""
 
 Payload = Mapping[str, Any]
-"""What a worker needs to make a shard, of plain values and arrays."""
+"""The plain values and arrays that a worker needs to make a shard."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to be made.
+    """A shard to be made.
 
     Attributes:
-      name: unique in its folder, such as `question-00003`.
-      key: a hash of everything that decides its content.
-      num_units: what it counts on the progress bar, such as queries.
-      payload: makes what the worker needs; called only if the shard is not there yet.
+      name: a name that is unique in the folder, such as `question-00003`.
+      key: a hash of everything that decides the content.
+      num_units: how many units, such as queries, the shard counts on the progress bar.
+      payload: makes the values that the worker needs; it is called only if the shard is missing.
     """
 
     name: str
@@ -47,12 +48,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a shard.
+    """The content that a worker made for a shard.
 
     Attributes:
-      content: of the file.
-      rejects: records that were set aside, each with at least its `id` and the `reason`.
-      num_records: of which they are; 0 where none can fail.
+      content: the content of the file.
+      rejects: the records that were set aside, with at least an `id` and a `reason` each.
+      num_records: the number of all records, those set aside included; 0 where none can fail.
     """
 
     content: bytes
@@ -61,7 +62,7 @@ class Made:
 
 
 Worker = Callable[[Payload], Made]
-"""Makes shards, one after the other; it holds what they share, such as a model."""
+"""A function that makes one shard after another; it holds what they share, such as a model."""
 
 
 class Engine(Protocol):
@@ -74,22 +75,28 @@ class Engine(Protocol):
         *,
         num_workers: int,
     ) -> Iterator[tuple[Shard, Made]]:
-        """Make shards, in any order; yields each as it is done."""
+        """Make shards, in any order, and yield each when it is done.
+
+        Args:
+          make_worker: makes a worker.
+          shards: the shards to make.
+          num_workers: how many threads may call one worker at a time.
+        """
 
 
 class ShardFolder:
-    """The shards of one stage.
+    """A folder with the shards of one stage.
 
     Args:
-      folder: where they are.
-      suffix: of their names, such as `.jsonl`.
+      folder: the path of the folder.
+      suffix: the suffix of the files, such as `.jsonl`.
     """
 
     def __init__(self, folder: Path, suffix: str):
         self.folder, self._suffix = folder, suffix
 
     def find(self, shards: Iterable[Shard]) -> dict[str, Path]:
-        """The paths of those shards that are there and sound, by name."""
+        """The paths of the shards that exist and are sound, by the name of the shard."""
         candidates: dict[str, list[Path]] = {}
         for path in sorted(self.folder.glob(f"*-*-*{self._suffix}")):
             candidates.setdefault(path.name.rpartition("-")[0], []).append(path)
@@ -101,11 +108,11 @@ class ShardFolder:
         return paths
 
     def is_sound(self, path: Path) -> bool:
-        """Whether a file is a whole shard, whatever it was made from."""
+        """Whether a file is a complete shard, whatever it was made from."""
         return path.name.endswith(f"-{_digest(path)}{self._suffix}")
 
     def rejects_path(self, shard: Shard) -> Path:
-        """Where the records lie that were set aside while the shard was made, if any were."""
+        """The path for the records that were set aside while the shard was made."""
         return self.folder / f"{_stem(shard)}.rejects.jsonl"
 
     def _name(self, shard: Shard, digest: str) -> str:
@@ -121,13 +128,21 @@ class ShardFolder:
         description: str,
         unit: str,
     ) -> list[Path]:
-        """Make the shards that are missing; the paths of all, in their order.
+        """Make the shards that are missing; return the paths of all shards, in their order.
 
         Shards of the same name and another key stay until `remove_stale`.
+
+        Args:
+          make_worker: makes a worker.
+          shards: the shards that the stage needs.
+          engine: the engine that makes the missing ones.
+          num_workers: how many threads may call one worker at a time.
+          description: the words beside the progress bar.
+          unit: the word for the units that the progress bar counts.
         """
         paths = self.find(shards)
         missing = [shard for shard in shards if shard.name not in paths]
-        total, left = (sum(s.num_units for s in some) for some in (shards, missing))
+        total, left = (sum(s.num_units for s in group) for group in (shards, missing))
         if missing and left < total:
             logging.info("%s: %d of %d %s are done already", description, total - left, total, unit)
         num_rejects = 0
@@ -150,12 +165,12 @@ class ShardFolder:
         return [paths[shard.name] for shard in shards]
 
     def rejects(self, shards: Iterable[Shard]) -> dict[Path, list[dict[str, str]]]:
-        """The records that were set aside while these shards were made, by their file."""
+        """The records that were set aside while these shards were made, by their file's path."""
         paths = (self.rejects_path(shard) for shard in shards)
         return {path: list(read_json_lines(path)) for path in paths if path.is_file()}
 
     def remove_stale(self, shards: Sequence[Shard]) -> int:
-        """Remove what these shards do not name any more; how many files that were."""
+        """Remove the files that belong to none of these shards; return how many were removed."""
         current = {*self.find(shards).values(), *(self.rejects_path(shard) for shard in shards)}
         stale = [path for path in self.folder.glob("*") if path not in current]
         for path in stale:
@@ -164,7 +179,7 @@ class ShardFolder:
 
 
 def _refuse_failure(shard: Shard, made: Made) -> None:
-    """A shard of which nothing could be done is no shard: the engine failed, not the records."""
+    """Raise a UserError where all records of a shard failed: then the engine failed, not they."""
     if made.num_records >= LEAST_TO_JUDGE and len(made.rejects) == made.num_records:
         raise UserError(
             f"{shard.name}: all of its {made.num_records} records failed, the first with: "
@@ -173,7 +188,7 @@ def _refuse_failure(shard: Shard, made: Made) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """The digest of a shard's content, by its name."""
+    """The digest of a shard's content, which its file name holds."""
     return path.stem.rpartition("-")[2]
 
 
@@ -187,7 +202,7 @@ def _digest(content: bytes | Path) -> str:
 
 
 def shard_key(*parts: str | bytes | Path) -> str:
-    """A key of what a shard's content depends on: 16 hex digits."""
+    """The key of a shard: 16 hex digits that hash what its content depends on."""
     return fingerprint(*parts)[:16]
 
 
@@ -198,12 +213,12 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line, as the content of a shard."""
+    """The content of a shard with one JSON object a line."""
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
 def arrays_file(**arrays: np.ndarray) -> bytes:
-    """Arrays by name as the content of an .npz file; equal arrays give equal bytes."""
+    """The content of an .npz file with named arrays; equal arrays give equal bytes."""
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
@@ -219,16 +234,16 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def check_rejects(
     stage: str, rejects: Mapping[Path, Sequence[Mapping[str, str]]], total: int, most: float
 ) -> None:
-    """Tell how many records were set aside, and refuse to go on with too many.
+    """Warn of records that were set aside, and refuse to go on with too many.
 
     Args:
-      stage: told to the user.
-      rejects: by the file that they are in.
-      total: records, of which they are.
-      most: the share of them that may be.
+      stage: the name of the work in the message.
+      rejects: the records that were set aside, by the path of their file.
+      total: the number of all records, those set aside included.
+      most: the largest share of records that may be set aside.
 
     Raises:
-      UserError: they are too many.
+      UserError: more than that share was set aside.
     """
     number = sum(map(len, rejects.values()))
     if not number:
@@ -240,7 +255,7 @@ def check_rejects(
     if number > most * total:
         raise UserError(
             f"{message}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
-            "more, or mend the cause and remove the files beside these whose names begin alike: "
-            "they are made again"
+            "more, or mend the cause and remove the shards beside these files whose names begin "
+            "as theirs do: they are made again"
         )
     logging.warning("%s%s", message, common)
