@@ -1,1 +1,1 @@
-"""What every folder stands on: errors, files, interrupts, progress, flags, config sections."""
+"""What all folders use: errors, files, interrupts, progress bars, flags, sections of configs."""

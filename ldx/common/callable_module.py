@@ -9,7 +9,7 @@ from typing import Any
 
 
 class CallableModule(types.ModuleType):
-    """A module whose call is that of one of its functions."""
+    """A module that can be called, which calls one of its functions."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function that `make_callable` was given."""
@@ -21,7 +21,7 @@ class CallableModule(types.ModuleType):
 
 
 def make_callable(name: str, function: Callable[..., Any]) -> None:
-    """Let a call of the module `name` be a call of `function`.
+    """Make the module `name` callable, so that a call of it calls `function`.
 
     The import system binds the name `ldx.train` to the module ldx/train.py, whatever else
     ldx/__init__.py puts there, so `ldx.train(config, workdir)` has to be a call of the module.

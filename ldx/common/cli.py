@@ -1,4 +1,4 @@
-"""What all commands share: flags, logging, and how a mistake is told to the user."""
+"""What all commands share: flags, logging, and how a user learns of a mistake."""
 
 import errno
 import functools
@@ -35,7 +35,7 @@ Lower one of these and run the same command again:
 
 
 class _OrNone(flags.ArgumentParser):
-    """Parses the flag of a key that may be None: the word None, or what another parser takes."""
+    """A parser for the flag of a key that may be None: the word None, or what `parse` takes."""
 
     def __init__(self, parse: Callable[[Any], Any]):
         self._parse = parse
@@ -53,7 +53,7 @@ _PARSERS = {
 
 
 def define_config() -> None:
-    """Define --config=FILE.py[:arg], with --config.section.key=value for every key of it."""
+    """Define --config=FILE.py[:arg], with --config.section.key=value for every key of the file."""
     for field_type, parse in _PARSERS.items():
         config_flags.register_flag_parser_for_type(field_type, _OrNone(parse))
     text = "Experiment, such as configs/demo.py[:smoke]; --config.KEY=VALUE sets any key of it"
@@ -61,13 +61,13 @@ def define_config() -> None:
 
 
 def get_config(*, is_study: bool = False) -> ConfigDict:
-    """The config of --config, overrides applied.
+    """The config that --config names, with the overrides of the command line.
 
     Args:
       is_study: whether the command runs studies; the others run experiments.
 
     Raises:
-      UserError: there is none, or it is a study where none is wanted.
+      UserError: --config is missing, or names a study although the command runs experiments.
     """
     config = flags.FLAGS.config
     if config is None:
@@ -80,7 +80,7 @@ def get_config(*, is_study: bool = False) -> ConfigDict:
 
 
 def refuse_arguments(argv: list[str]) -> None:
-    """Refuse what is no flag, such as a path without its flag's name."""
+    """Refuse an argument that is no flag, such as a path without the name of its flag."""
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; every setting is a flag: --name=value")
 
@@ -94,7 +94,7 @@ def required(flag: str) -> str:
 
 
 def _config_argument(argv: list[str]) -> str:
-    """The argument --config as --config=VALUE, "" where it was not given."""
+    """The argument --config in the form --config=VALUE; "" where it is missing."""
     for argument, following in itertools.pairwise([*argv[1:], ""]):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config" and argument.startswith("-"):
@@ -133,7 +133,7 @@ def _check_nones() -> None:
         section = functools.reduce(operator.getitem, sections, config)
         if value == (None,):  # what the flag of a tuple makes of None
             section[name] = value = None
-        # A key that may be None is a placeholder, and keeps its type.
+        # A key that may be None is a placeholder, which keeps its type.
         if value is None and section.get_type(name) is type(None):
             raise UserError(f"--config.{key}=None: this key cannot be None; give it a value")
 
@@ -146,15 +146,15 @@ def _flag_problem(argv: list[str], error: Exception) -> str:
     last = text.splitlines()[-1]
     if "Traceback" not in text:
         return last
-    # Of an error inside a config file, the last line of its traceback says what is wrong.
+    # For an error inside a config file, the last line of its traceback says what is wrong.
     return f"{_config_argument(argv)}: {re.sub(r'^[A-Za-z_.]+: ', '', last)}"
 
 
 def _show_our_flags_in_help(program: str) -> None:
-    """Have --help show the flags of all our modules, not of the main one alone."""
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    """Make --help show the flags of all our modules, and not only those of the main one."""
+    for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
         if module.partition(".")[0] in ("ldx", "data_prep"):
-            for flag in defined:
+            for flag in module_flags:
                 flags.FLAGS.register_key_flag_for_module(program, flag)
 
 
@@ -186,7 +186,7 @@ def _fail(message: str, exit_code: int = UserError.exit_code) -> int:
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run `main`; the exit code, after one clear message where something went wrong."""
+    """Run `main` and return the exit code, after one clear message where something went wrong."""
     try:
         rest = _parse_flags(argv)
         set_up_logging()
@@ -215,17 +215,17 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 
 def _is_worth_showing(record: std_logging.LogRecord) -> bool:
-    """Whether a line is ours, or a warning of a library whose warnings a user can act on."""
+    """Whether a log line is ours, or is a library's warning that a user can act on."""
     root = Path(__file__).parents[2]
     if record.pathname.startswith((str(root / "ldx"), str(root / "data_prep"))):
         return True
-    # Orbax warns of the defaults it takes; where it fails, it raises.
+    # Orbax warns of the defaults it takes; if it fails, it raises.
     is_chatter = f"{os.sep}orbax{os.sep}" in record.pathname and not flags.FLAGS.verbose
     return record.levelno >= std_logging.WARNING and not is_chatter
 
 
 def set_up_logging() -> None:
-    """Begin log lines with the time of day; --verbose shows details too."""
+    """Set up logging: lines begin with the time of day, and --verbose shows details too."""
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_worth_showing)
@@ -234,7 +234,7 @@ def set_up_logging() -> None:
 
 
 def run(main: Callable[[list[str]], None], leave: Callable[[int], None] = sys.exit) -> None:
-    """Parse the flags, run `main` and exit: 0 well, 2 a user's mistake, 130 interrupted.
+    """Parse the flags, run `main` and exit with 0 (done), 2 (a user's mistake) or 130 (Ctrl-C).
 
     `leave` ends the process with the exit code.
     """

@@ -37,7 +37,7 @@ def locked(path: str | Path, holder: str) -> Iterator[None]:
 
     Args:
       path: the lock file; it is not removed.
-      holder: what is logged while waiting, such as "another process embeds the passages".
+      holder: the words to log while waiting, such as "another process embeds the passages".
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file atomically, keys in their own order, two spaces deep."""
+    """Write a JSON file atomically, with keys in their order and an indent of two spaces."""
     with atomic_write(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")

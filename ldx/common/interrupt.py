@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """A context in which SIGINT and SIGTERM are noted, and raised by `check` at a safe place.
+    """A context that notes SIGINT and SIGTERM, so that `check` raises them at a safe place.
 
     A second signal stops at once.
     """
@@ -29,14 +29,14 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Take over the signals; only the main thread of a program can."""
+        """Take over the signals, if this is the main thread; no other thread can."""
         if threading.current_thread() is not threading.main_thread():
             return self
         self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Give the signals back to their earlier handlers."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}

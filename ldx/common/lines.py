@@ -14,12 +14,12 @@ class Lines:
     """The numbered lines of a UTF-8 file, and what is wrong with them.
 
     Blank lines are skipped, and so is a byte-order mark before the first line. A line that is not
-    UTF-8 or has a NUL in it, and a gzip file that breaks off, count as bad lines; the reader adds
+    UTF-8 or has a NUL in it, and a gzip file that breaks off, count as bad lines; the caller adds
     its own by `bad`, and `finish` raises them all at once. A file that cannot be opened is a
-    UserError where the reading begins.
+    UserError as soon as reading begins.
 
     Args:
-      path: the file; gzip where its name ends in .gz.
+      path: the file, which is read as gzip where its name ends in .gz.
     """
 
     def __init__(self, path: str | Path):
@@ -55,13 +55,13 @@ class Lines:
         self.problems.append(f"{self.path}:{number}: {problem}")
 
     def finish(self, form: str) -> None:
-        """Raise when lines were bad.
+        """Raise if any line was bad.
 
         Args:
           form: what a good line looks like.
 
         Raises:
-          UserError: names the first ten bad lines.
+          UserError: there are bad lines; the message names the first ten.
         """
         if self.problems:
             raise UserError(

@@ -12,7 +12,7 @@ class _Lines(tqdm):
     """A bar for a file: it writes whole lines, where tqdm would overwrite one line."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Write a line; an empty message clears, and there is nothing to clear."""
+        """Write a line; an empty message would clear the bar, and a file has nothing to clear."""
         if msg != "":
             self.fp.write(f"{self if msg is None else msg}\n")
             self.fp.flush()
@@ -20,7 +20,7 @@ class _Lines(tqdm):
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
-    """A tqdm bar that disappears when it is done; without a terminal, a line every 30 seconds."""
+    """A tqdm bar that disappears at its end; without a terminal, one line every 30 seconds."""
     kwargs = {"leave": False, "miniters": 1} | kwargs
     if sys.stderr.isatty():
         return tqdm(*args, **kwargs)

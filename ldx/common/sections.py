@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
-    """`make(**section)`, after a check that the section has the keys that `make` takes.
+    """Return `make(**section)`, after a check that the section has the keys that `make` takes.
 
     Raises:
-      UserError: a key is unknown or missing; names it.
+      UserError: a key is unknown or missing; the message names it.
     """
     parameters = inspect.signature(make).parameters
     check_keys(section, list(parameters), name)
@@ -26,7 +26,7 @@ def build(make: Callable[..., T], section: Mapping[str, Any], name: str) -> T:
 
 
 def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
-    """Refuse keys that a section does not have, and name the nearest that it has."""
+    """Refuse keys that a section does not have; the message names the nearest ones that it has."""
     for key in section:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known

@@ -1,4 +1,4 @@
-"""Test collections in BEIR layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, gzip or not."""
+"""Test collections in BEIR layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, gzip or not."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ from ldx.eval.rows import (
 from ldx.records.schema import passage_text
 
 Qrels = dict[str, dict[str, int]]
-"""Grades by query id and passage id; above 0 is relevant."""
+"""Grades by query id and passage id; a passage with a grade above 0 is relevant."""
 
 QUERIES_LINE = 'one JSON object a line, {"_id": "...", "text": "..."}'
 QRELS_LINE = (
@@ -38,7 +38,7 @@ HEADER_WORDS = {"query-id", "query_id", "queryid", "query", "qid", "topic", "top
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages in the order of their file; the row of a passage is its place."""
+    """Passages in the order of their file; the row of a passage is its place in that order."""
 
     doc_ids: list[str]
     titles: list[str]
@@ -49,11 +49,11 @@ class Corpus:
 
 
 class CorpusTexts:
-    """The passages as they are embedded, by row: title and text joined, not cut.
+    """The texts of passages as they are embedded, by row: title and text joined, not cut.
 
     Args:
       corpus: the passages.
-      template: joins title and text.
+      template: the template that joins title and text.
     """
 
     def __init__(self, corpus: Corpus, template: str):
@@ -67,7 +67,7 @@ class CorpusTexts:
 
     @property
     def fingerprint(self) -> str:
-        """Differs where any passage does."""
+        """A hash that differs where any passage differs."""
         return fingerprint(corpus_fingerprint(self._corpus), self._template)
 
 
@@ -76,7 +76,7 @@ class Dataset:
     """A corpus with the queries that one split judges.
 
     `qrels` may grade passages that the corpus lacks: they count in the ideal ranking, as in
-    trec_eval. Every query of `queries` has qrels, and the other way round.
+    trec_eval. `queries` and `qrels` have the same query ids.
     """
 
     root: Path
@@ -90,8 +90,8 @@ def read_corpus(location: str | Path, *, max_bad: float = 0.0) -> Corpus:
     """Read a corpus into memory.
 
     Args:
-      location: where it is, as `read_passages` takes it.
-      max_bad: the share of bad rows up to which they are left out, with a warning.
+      location: the corpus, in any form that `read_passages` takes.
+      max_bad: the largest share of bad rows that are left out with a warning.
 
     Raises:
       UserError: there is no such corpus, or it has bad rows, which are named.
@@ -116,7 +116,7 @@ def read_corpus(location: str | Path, *, max_bad: float = 0.0) -> Corpus:
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Read the texts of queries by id: a folder in BEIR layout, or a .jsonl or .jsonl.gz file.
+    """Read the texts of queries by id from a folder in BEIR layout or a .jsonl or .jsonl.gz file.
 
     Raises:
       UserError: there is no such file, or it has bad rows, which are named.
@@ -158,7 +158,7 @@ def find_queries(path: str | Path) -> Path:
 
 
 def _noting(problems: list[str]) -> Reject:
-    """Adds what is wrong with bad rows to a list."""
+    """A `Reject` that adds what is wrong with a row to a list."""
     return lambda bad: problems.append(f"{bad.where}: {bad.reason}")
 
 
@@ -166,11 +166,12 @@ def read_qrels(path: str | Path) -> Qrels:
     """Read judgments, in BEIR's form (3 columns) or TREC's (4 columns), gzip or not.
 
     Raises:
-      UserError: the bad lines: wrong columns, a grade that is no whole number, two grades.
+      UserError: there are bad lines, which are named: wrong columns, a grade that is no whole
+        number, two grades of one passage.
     """
     lines = Lines(path)
     qrels: Qrels = {}
-    seen: dict[tuple[str, str], int] = {}
+    first_lines: dict[tuple[str, str], int] = {}
     num_columns = None
     for number, line in lines:
         fields = _fields(line)
@@ -189,7 +190,7 @@ def read_qrels(path: str | Path) -> Qrels:
         except ValueError:
             lines.bad(number, f"grade {fields[-1]!r} is not a whole number")
             continue
-        first = seen.setdefault((query_id, doc_id), number)
+        first = first_lines.setdefault((query_id, doc_id), number)
         if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
             lines.bad(
                 number, f"query {query_id!r}, passage {doc_id!r}: line {first} has another grade"
@@ -213,7 +214,7 @@ def find_qrels(root: str | Path, split: str) -> Path:
     """The file of the judgments of a split.
 
     Raises:
-      UserError: there is none; names the splits there are.
+      UserError: there is none; the message names the splits that there are.
     """
     files = qrels_files(root)
     if split in files:
@@ -232,7 +233,7 @@ def load_dataset(root: str | Path, split: str, *, max_bad: float = 0.0) -> Datas
     `max_bad` is that of `read_corpus`.
 
     Raises:
-      UserError: the bad lines of a file, an unknown split, or qrels that fit nothing.
+      UserError: a file has bad lines, the split is unknown, or the qrels fit no query or passage.
     """
     root = Path(root)
     if not root.is_dir():
@@ -281,7 +282,7 @@ def write_dataset(
     queries: Mapping[str, str],
     qrels_by_split: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> None:
-    """Write a folder in BEIR layout: all files are complete before the first is in its place."""
+    """Write a folder in BEIR layout; all files are complete before the first takes its place."""
     root = Path(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     staging = root.with_name(f".{root.name}.{os.getpid()}.tmp")

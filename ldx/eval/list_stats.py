@@ -25,7 +25,7 @@ def divergence(
     student_temperature: float,
     teacher_temperature: float,
 ) -> np.ndarray:
-    """KL(softmax(teacher / T) || softmax(student / S)) of every list, [N]; `losses.listwise_kl`."""
+    """KL(softmax(teacher / T) || softmax(student / S)) of every list, [N], as in `listwise_kl`."""
     p = _log_softmax(teacher, where, teacher_temperature)
     q = _log_softmax(student, where, student_temperature)
     with np.errstate(invalid="ignore"):
@@ -36,8 +36,8 @@ def divergence(
 def entropy(scores: np.ndarray, where: np.ndarray, temperature: float) -> np.ndarray:
     """Entropy of softmax(scores / temperature) as a share of the flat distribution's, [N].
 
-    1: all entries alike, nothing to learn; 0: all on one entry, no more than a label. Lists of
-    fewer than two entries have NaN.
+    With 1 all entries are alike and nothing can be learned; with 0 one entry has everything, which
+    says no more than a label. Lists of fewer than two entries have NaN.
     """
     logits = np.where(where, scores.astype(np.float64) / temperature, -np.inf)
     size = where.sum(axis=1)
@@ -76,7 +76,7 @@ def kendall_tau(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.
 
 
 def same_best(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Whether both scorers put the same entry first, as 0 or 1, [N]; NaN for no entry."""
+    """Whether both scorers put the same entry first, as 0 or 1, [N]; NaN for empty lists."""
     best = [np.where(where, scores, -np.inf).argmax(axis=1) for scores in (first, second)]
     return np.where(where.any(axis=1), (best[0] == best[1]).astype(float), np.nan)
 
@@ -84,12 +84,13 @@ def same_best(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> np.nd
 def ndcg_against_best(
     student: np.ndarray, teacher: np.ndarray, where: np.ndarray, num_best: int = 10
 ) -> np.ndarray:
-    """nDCG of the student's order of every list, the teacher's best as its relevant ones, [N].
+    """nDCG of the student's order of every list, with the teacher's best entries as relevant, [N].
 
-    The teacher's first of `num_best` has grade `num_best`, its last of them 1, all others 0; gains
-    are linear, and the ranking is cut at `num_best`. Among equal scores of the teacher the earlier
-    entry is better, among the student's the later comes first: a scorer that tells nothing apart is
-    not helped by lists that stand in the teacher's order. NaN for fewer than two entries.
+    Of the `num_best` entries that the teacher puts first, the first has grade `num_best` and the
+    last has grade 1; all others have 0. Gains are linear, and the ranking is cut at `num_best`.
+    Among equal scores of the teacher the earlier entry is better; among equal scores of the student
+    the later entry comes first, so that lists in the teacher's order do not help a student that
+    gives all entries the same score. Lists of fewer than two entries have NaN.
     """
     num, length = where.shape
     lists = np.arange(num)[:, None]

@@ -1,7 +1,7 @@
 """Runs and their scores: trec_eval's measures by ir-measures, and paired comparisons.
 
-A run holds scores by query id and passage id. As in trec_eval, a ranking is by score as float32,
-descending, and equal scores by passage id, descending; the file's own ranks mean nothing.
+A run holds scores by query id and passage id. As in trec_eval, passages are ranked by their scores
+as float32, descending, and those with equal scores by id, descending; ranks in a file are ignored.
 """
 
 import math
@@ -21,7 +21,7 @@ METRIC = "nDCG@10"
 """The metric that everything is judged by."""
 METRICS = (METRIC, "R@100", "RR@10", "AP@100")
 DEPTH = 100
-"""Results of each query in a run, as many as the metrics look at."""
+"""The number of results of each query in a run: as many as the metrics look at."""
 RUN_LINE = "query-id Q0 passage-id rank score tag"
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
@@ -34,8 +34,8 @@ class Scores:
     """Metrics of a run.
 
     Attributes:
-      mean: by metric, over all judged queries.
-      per_query: by metric, then by query id.
+      mean: means over all judged queries, by metric.
+      per_query: values by metric, then by query id.
     """
 
     mean: dict[str, float]
@@ -49,10 +49,12 @@ class Comparison:
     Attributes:
       difference: the mean of a - b.
       low: the lower end of its 95% bootstrap interval.
-      high: the upper end.
-      p_value: two-sided, of the paired sign-flip permutation (randomisation) test.
-      t_test_p_value: two-sided, of the paired t-test.
-      wins: the queries where a is better; losses, where b is; ties, where they are equal.
+      high: the upper end of that interval.
+      p_value: the two-sided p of the paired sign-flip permutation (randomisation) test.
+      t_test_p_value: the two-sided p of the paired t-test.
+      wins: the number of queries where a is better.
+      losses: the number of queries where b is better.
+      ties: the number of queries where both are equal.
     """
 
     difference: float
@@ -81,11 +83,11 @@ def score_run(
 ) -> Scores:
     """Score a run as trec_eval does, over all queries of the qrels.
 
-    A judged query without results counts 0. nDCG has linear gains, negative grades have none.
+    A judged query without results counts 0. nDCG has linear gains; negative grades have no gain.
 
     Args:
-      qrels: grades.
-      run: scores.
+      qrels: the grades by query id and passage id.
+      run: the scores by query id and passage id.
       metrics: names such as nDCG@10, R@100, RR@10, AP@100.
       relevance_level: the least grade that is relevant to R, RR and AP; nDCG sees all grades.
     """
@@ -95,7 +97,7 @@ def score_run(
     results = {query: dict(run[query]) for query in grades if run.get(query)}
     names: dict[ir_measures.Measure, list[str]] = {}
     for name in metrics:
-        # trec_eval has no cut-off of its own for RR: a first hit below it is set to 0 here.
+        # trec_eval has no cut-off for RR: a first hit below the cut-off is set to 0 further down.
         measure = ir_measures.parse_measure("RR" if name.startswith("RR@") else name)
         measure = measure if measure.NAME == "nDCG" else measure(rel=relevance_level)
         names.setdefault(measure, []).append(name)
@@ -116,7 +118,8 @@ def read_run(path: str | Path) -> Run:
     """Read a TREC run file, gzip or not, with tabs or blanks between columns.
 
     Raises:
-      UserError: the bad lines: wrong columns, a score that is not a finite number, a passage twice.
+      UserError: there are bad lines, which are named: wrong columns, a score that is not a finite
+        number, a passage that stands twice.
     """
     lines = Lines(path)
     run: Run = {}
@@ -143,9 +146,9 @@ def read_run(path: str | Path) -> Run:
 
 
 def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str = "ldx") -> None:
-    """Write a TREC run file whose scoring gives exactly the metrics of `run`, atomically."""
+    """Write a TREC run file atomically; scoring it gives exactly the metrics of `run`."""
     ids = [*run, *(doc_id for scores in run.values() for doc_id in scores)]
-    # Ids with a blank in them are told apart by tabs.
+    # Where an id has a blank in it, tabs separate the columns.
     separator = "\t" if any(len(x.split()) != 1 for x in ids) else " "
     with atomic_write(path) as file:
         for query_id, scores in run.items():
@@ -159,12 +162,12 @@ def compare(
 ) -> Comparison:
     """Compare two runs by one metric, query by query.
 
-    The test flips the signs of the differences: all 2^n ways for up to 14 queries that differ,
-    10,000 random ones otherwise (the observed one counted in).
+    The test flips the signs of the differences: in all 2^n ways for up to 14 queries that differ,
+    else in 10,000 random ways, to which the observed one is added.
 
     Args:
-      per_query_a: values by query id.
-      per_query_b: values of the same queries.
+      per_query_a: the values of run a by query id.
+      per_query_b: the values of run b for the same queries.
       seed: the seed of the resampling.
     """
     assert per_query_a.keys() == per_query_b.keys(), "both runs must be scored on the same queries"
@@ -200,7 +203,7 @@ def confidence_interval(values: Iterable[float], seed: int = 0) -> tuple[float, 
 
 
 def _t_test_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of Student's paired t-test; 1 for one query, or where nothing differs."""
+    """Two-sided p-value of Student's paired t-test; 1 for a single query or equal runs."""
     from scipy.special import stdtr
 
     num = len(differences)

@@ -1,7 +1,7 @@
 """Passages of a corpus of any kind, one after the other: BEIR, JSONL, Parquet, or the hub.
 
-The corpus is never in memory as a whole: what grows with it are 16 bytes a passage, by which
-repeated ids are known.
+The corpus is never in memory as a whole: memory grows by 16 bytes a passage, by which repeated ids
+are recognised.
 """
 
 import re
@@ -31,7 +31,7 @@ WANTED = (
     "a JSON object a line, or a row of Parquet, with an id (_id, id or doc_id), a text (text, body "
     "or contents), and a title if there is one"
 )
-"""What a good row of a corpus has; `PASSAGE_FIELDS` in words."""
+"""A phrase for messages: what a good row of a corpus has, which is `PASSAGE_FIELDS` in words."""
 
 PASSAGES_AT_ONCE = 8192  # passages whose ids are looked up together
 CHARS_AT_ONCE = 16_000_000  # at most, of those passages
@@ -64,23 +64,23 @@ class HubName(NamedTuple):
 def read_passages(
     location: str | Path, *, reject: Reject, template: str | None = None
 ) -> Iterator[PlacedPassage]:
-    """The passages of a corpus in their order, each with where it stands.
+    """The passages of a corpus in their order, each with its file and line or row.
 
     Of rows with the same id the first good one counts (`SeenIds`).
 
     Args:
       location: a folder with corpus.jsonl or corpus.jsonl.gz (BEIR); a .jsonl, .jsonl.gz or
         .parquet file; a folder of .parquet files, read in the order of their names; or a dataset
-        on the Hugging Face hub, "org/name" or "org/name@REVISION". `PASSAGE_FIELDS` tells the
-        names of fields and columns.
+        on the Hugging Face hub, "org/name" or "org/name@REVISION". `PASSAGE_FIELDS` has the names
+        of fields and columns.
       reject: called for every bad row: malformed JSON, a field that is missing or of a wrong type,
         half of a surrogate pair, an id that is empty, repeated, has a blank at an end or has a
-        tab, a line break or a NUL in it, and where a file breaks off.
-      template: joins title and text; passages of which it leaves nothing are rejected too. None
-        rejects none of them: an evaluated corpus has them.
+        tab, a line break or a NUL in it, and the row where a file breaks off.
+      template: the template that joins title and text; passages of which it leaves nothing are
+        rejected too. None rejects none of them, because an evaluated corpus may have them.
 
     Raises:
-      UserError: there is no such corpus, it lacks a column, or it has not one good passage.
+      UserError: there is no such corpus, it lacks a column, or it has no good passage.
     """
     hub = hub_name(location)
     files = [] if hub else corpus_files(location)  # now, not at the first passage
@@ -107,7 +107,7 @@ def location_fingerprint(location: str | Path) -> str:
 
 
 def hub_name(location: str | Path) -> HubName | None:
-    """Name and revision of a dataset on the hub; None where the corpus is local."""
+    """The name and revision of a dataset on the hub; None where the corpus is local."""
     if Path(location).expanduser().exists():
         return None
     match = _HUB.fullmatch(str(location))
@@ -143,7 +143,11 @@ def _good_passages(
     reject: Reject,
     template: str | None,
 ) -> Iterator[PlacedPassage]:
-    """Drop what is bad; all of it being bad is an error."""
+    """The good passages of some rows.
+
+    Raises:
+      UserError: there is no good passage.
+    """
     num_good = num_bad = 0
     problems: list[str] = []
 
@@ -155,12 +159,12 @@ def _good_passages(
         reject(bad)
 
     passages = _with_text(_passages(rows(note), note), template, note)
-    for placed in _without_repeated(passages, note):
+    for item in _without_repeated(passages, note):
         num_good += 1
-        yield placed
+        yield item
     if not num_good:
-        shown = f"; bad row(s): {num_bad}\n{listing(problems, total=num_bad)}" if problems else ""
-        raise UserError(f"{location} has no passage{shown}\nwanted: {WANTED}")
+        reasons = f"; bad row(s): {num_bad}\n{listing(problems, total=num_bad)}" if problems else ""
+        raise UserError(f"{location} has no passage{reasons}\nwanted: {WANTED}")
 
 
 def _passages(rows: Iterable[Row], reject: Reject) -> Iterator[PlacedPassage]:
@@ -172,36 +176,36 @@ def _passages(rows: Iterable[Row], reject: Reject) -> Iterator[PlacedPassage]:
 def _with_text(
     passages: Iterable[PlacedPassage], template: str | None, reject: Reject
 ) -> Iterator[PlacedPassage]:
-    for placed in passages:
-        where, passage = placed
+    for item in passages:
+        where, passage = item
         if template is None or passage_text(passage.title, passage.text, template):
-            yield placed
+            yield item
         else:
             detail = f"the template {template!r} leaves nothing of {passage.doc_id!r}"
             reject(BadRow(where, Flaw.EMPTY_TEXT, detail, passage.title[:EXCERPT_CHARS]))
 
 
 def _without_repeated(passages: Iterable[PlacedPassage], reject: Reject) -> Iterator[PlacedPassage]:
-    seen = SeenIds()
-    for some in _batches(passages):
-        are_new = seen.add([placed.passage.doc_id for placed in some])
-        for placed, is_new in zip(some, are_new, strict=True):
+    ids = SeenIds()
+    for batch in _batches(passages):
+        are_new = ids.add([item.passage.doc_id for item in batch])
+        for item, is_new in zip(batch, are_new, strict=True):
             if is_new:
-                yield placed
+                yield item
             else:
-                where, passage = placed
+                where, passage = item
                 detail = f"{passage.doc_id!r} is the id of an earlier row"
                 reject(BadRow(where, Flaw.REPEATED_ID, detail, passage.text[:EXCERPT_CHARS]))
 
 
 def _batches(passages: Iterable[PlacedPassage]) -> Iterator[list[PlacedPassage]]:
-    some: list[PlacedPassage] = []
+    batch: list[PlacedPassage] = []
     num_chars = 0
-    for placed in passages:
-        some.append(placed)
-        num_chars += len(placed.passage.text)
-        if len(some) == PASSAGES_AT_ONCE or num_chars >= CHARS_AT_ONCE:
-            yield some
-            some, num_chars = [], 0
-    if some:
-        yield some
+    for item in passages:
+        batch.append(item)
+        num_chars += len(item.passage.text)
+        if len(batch) == PASSAGES_AT_ONCE or num_chars >= CHARS_AT_ONCE:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
+        yield batch

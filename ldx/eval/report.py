@@ -1,7 +1,7 @@
 """What runs score on a collection: metrics, intervals, tests against a base, tables, files.
 
-metrics.json of `ldx.evaluate` and results.json of a training run name their numbers alike, as
-`MetricResult.facts` does; docs/report.md lists the names.
+metrics.json of `ldx.evaluate` and results.json of a training run have the same names of numbers,
+which `MetricResult.facts` gives them; docs/report.md lists the names.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ CHANGE_NAMES = (
 """The fields of `Comparison`, in their order, as files name them."""
 
 Facts = dict[str, float | int | str]
-"""Flat: metrics, counts and settings by name."""
+"""Metrics, counts and settings by name, in one flat dict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class MetricResult:
     Attributes:
       value: the mean over all judged queries.
       low: the lower end of its 95% bootstrap interval.
-      high: the upper end.
-      baseline: the value of the base, None where there is none to compare with.
-      change: how the system differs from the base, None likewise.
+      high: the upper end of that interval.
+      baseline: the value of the base; None where there is no base to compare with.
+      change: how the system differs from the base; None where there is no base.
     """
 
     value: float
@@ -99,12 +99,12 @@ class Outcome:
     """Base, trained model and baselines on one collection.
 
     Attributes:
-      name: of the source, "" where there is but one.
-      collection: the name people know it by.
-      dataset: passages, queries, judgments.
-      runs: by system, base first.
-      scores: metrics of every query, by system.
-      results: metrics of every system, compared with the base.
+      name: the name of the source; "" where there is only one.
+      collection: the name by which people know the collection.
+      dataset: its passages, queries and judgments.
+      runs: the runs by system, base first.
+      scores: the metrics of every query, by system.
+      results: the metrics of every system, compared with the base.
     """
 
     name: str
@@ -127,20 +127,20 @@ class Outcome:
 def score_runs(
     name: str, dataset: Dataset, runs: Mapping[str, Run], relevance_level: int
 ) -> Outcome:
-    """Score the runs of all systems on a source's collection; the base model's is among them."""
+    """Score the runs of all systems, among them the base model, on the collection of a source."""
     scores = {
         system: score_run(dataset.qrels, run, relevance_level=relevance_level)
         for system, run in runs.items()
     }
     results = {
-        system: summarize(each, None if system == BASE else scores[BASE])
-        for system, each in scores.items()
+        system: summarize(system_scores, None if system == BASE else scores[BASE])
+        for system, system_scores in scores.items()
     }
     return Outcome(name, name or dataset.root.name, dataset, runs, scores, results)
 
 
 def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
-    """What results.json holds: facts by system, or by SOURCE/system where there are several."""
+    """The content of results.json: facts by system, or by SOURCE/system for several sources."""
     return {
         f"{outcome.name}/{system}" if outcome.name else system: flat(results)
         for outcome in outcomes
@@ -149,7 +149,7 @@ def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
 
 
 def read_results(workdir: Path) -> dict[str, Facts]:
-    """Read results.json of a finished run: facts by system; none where nobody judged.
+    """Read results.json of a finished run: facts by system; {} where there were no judgments.
 
     Older runs have NAME_interval, the two ends of an interval, in place of NAME_low and NAME_high.
 
@@ -181,8 +181,8 @@ class Report:
     """What a single run scores on a collection.
 
     Attributes:
-      results: by metric.
-      scores: metrics of every query.
+      results: the results by metric.
+      scores: the metrics of every query.
       facts: counts and settings.
     """
 
@@ -192,7 +192,7 @@ class Report:
 
     @property
     def metrics(self) -> Facts:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         return {**flat(self.results), **self.facts}
 
 
@@ -207,9 +207,9 @@ def make_report(
     """Score a run, and compare it with another, over all judged queries.
 
     Args:
-      dataset: its qrels count.
-      run: the run.
-      facts: kept beside the metrics, such as those of `retrieve`.
+      dataset: the collection, whose qrels are the judgments.
+      run: the run to score.
+      facts: facts to put beside the metrics, such as those of `retrieve`.
       relevance_level: the least grade that is relevant to R, RR and AP.
       baseline: the run to compare with.
     """
@@ -248,12 +248,12 @@ def check_report_folder(folder: Path) -> None:
 def format_table(title: str, rows: Mapping[str, MetricResult]) -> str:
     """Results as aligned columns, with differences where there is a base.
 
-    The base's value has a column where the base is no row itself. p is that of the paired
-    permutation test, beside it stands that of the paired t-test.
+    The base's value has a column where the base itself is no row. The column p has the p-value of
+    the paired permutation test; the column beside it has that of the paired t-test.
 
     Args:
-      title: over the names of the rows.
-      rows: by name, such as all metrics of a system, or all systems by a metric.
+      title: the title over the names of the rows.
+      rows: the results by name, such as all metrics of a system, or all systems by a metric.
     """
     changes = [result.change for result in rows.values()]
     cells = [[title, "value", "95% interval"]]

@@ -1,7 +1,7 @@
 """Rows of JSON lines, of Parquet files and of datasets on the Hugging Face hub.
 
-Whoever reads a collection reads it through here, so that what is a good row is the same for
-preparation, training, evaluation and search. A bad row is handed to `reject`, and reading goes on.
+Everything that reads a collection uses this module, so that a good row is the same for preparation,
+training, evaluation and search. A bad row is passed to `reject`, and reading goes on.
 """
 
 import enum
@@ -18,7 +18,7 @@ from ldx.common.errors import UserError
 from ldx.common.lines import Lines
 
 Fields = Mapping[str, tuple[str, ...]]
-"""The names under which each field is looked for; the first that is there is taken."""
+"""The names that each field may have; the first that is present is taken."""
 
 PASSAGE_FIELDS: Fields = {
     "_id": ("_id", "id", "doc_id"),
@@ -32,7 +32,7 @@ PARQUET_ROWS_AT_ONCE = 1024
 
 
 class Flaw(enum.StrEnum):
-    """The kind of what is wrong with a row."""
+    """The kinds of mistakes in rows."""
 
     UNREADABLE = "unreadable"
     NOT_JSON = "not valid JSON"
@@ -46,9 +46,9 @@ class BadRow(NamedTuple):
 
     Attributes:
       where: the file and the line or row.
-      flaw: the kind of what is wrong.
+      flaw: the kind of the mistake.
       detail: what is wrong.
-      excerpt: the row's beginning.
+      excerpt: the beginning of the row.
     """
 
     where: str
@@ -58,7 +58,7 @@ class BadRow(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The flaw in words, its kind first."""
+        """What is wrong in words: the kind of the mistake, then the detail."""
         return f"{self.flaw}: {self.detail}"
 
 
@@ -70,8 +70,8 @@ class Row(NamedTuple):
 
     Attributes:
       where: the file and the line or row.
-      record: the object it holds.
-      line: its text as it stands in the file; "" where it is no text.
+      record: the object that the row holds.
+      line: its text as it stands in the file; "" where the file is no text.
     """
 
     where: str
@@ -86,7 +86,7 @@ def find_json_lines(folder: Path, name: str) -> Path | None:
 
 
 class _RejectedLines(Lines):
-    """Lines whose bad ones are rejected instead of collected."""
+    """The lines of a file; bad ones are rejected instead of collected."""
 
     def __init__(self, path: Path, reject: Reject):
         super().__init__(path)
@@ -149,15 +149,15 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _column_names(columns: Sequence[str], where: str) -> dict[str, str]:
     """The column of each field; the title may be missing."""
-    present = {
+    names_by_field = {
         field: next((name for name in names if name in columns), "")
         for field, names in PASSAGE_FIELDS.items()
     }
-    if missing := [field for field in ("_id", "text") if not present[field]]:
-        wanted = ", and none named ".join(" or ".join(PASSAGE_FIELDS[field]) for field in missing)
-        there = ", ".join(map(str, columns)) or "none"
-        raise UserError(f"{where} has no column {wanted}; its columns are: {there}")
-    return {field: name for field, name in present.items() if name}
+    if missing := [field for field in ("_id", "text") if not names_by_field[field]]:
+        names = ", and none named ".join(" or ".join(PASSAGE_FIELDS[field]) for field in missing)
+        others = ", ".join(map(str, columns)) or "none"
+        raise UserError(f"{where} has no column {names}; its columns are: {others}")
+    return {field: name for field, name in names_by_field.items() if name}
 
 
 def _values(column: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _value(value: Any) -> Any:
-    """A value of a column; bytes where it should be a text and is not UTF-8."""
+    """A value of a column; it is bytes where it should be a text but is not UTF-8."""
     try:
         return value.as_py()
     except UnicodeDecodeError:
@@ -176,7 +176,7 @@ def _value(value: Any) -> Any:
 
 
 def hub_rows(name: str, revision: str) -> Iterator[Row]:
-    """The rows of a corpus on the hub, streamed; BEIR's have them in config and split `corpus`.
+    """The rows of a corpus on the hub, streamed; those of BEIR are in config and split `corpus`.
 
     Raises:
       UserError: the library `datasets` is not installed, or the corpus cannot be read.
@@ -214,15 +214,15 @@ def _corpus_or_only(names: Sequence[str], what: str, where: str) -> str:
         return "corpus"
     if len(names) == 1:
         return names[0]
-    there = ", ".join(names) or "none"
-    raise UserError(f"{where} has no {what} `corpus` but {there}; give the file that you mean")
+    others = ", ".join(names) or "none"
+    raise UserError(f"{where} has no {what} `corpus` but {others}; give the file that you mean")
 
 
 def well_formed(rows: Iterable[Row], fields: Fields, reject: Reject) -> Iterator[Row]:
-    """The rows with an id and a text, their fields under the names that BEIR gives them."""
+    """The rows that have an id and a text, with fields under the names that BEIR gives them."""
     for row in rows:
         record = _with_usual_names(row.record, fields)
-        # Only \u escapes, or what is not from a file, can hold half of a surrogate pair.
+        # Only a \u escape, or a row that is not from a text file, can hold half a surrogate pair.
         escaped = not row.line or "\\ud" in row.line or "\\uD" in row.line
         if problem := _field_problem(record, fields, may_be_no_text=escaped):
             reject(BadRow(row.where, Flaw.BAD_FIELD, problem, _excerpt(record, row.line)))
@@ -242,7 +242,7 @@ def _with_usual_names(record: Any, fields: Fields) -> Any:
 
 
 def _field_problem(record: Any, fields: Fields, *, may_be_no_text: bool) -> str | None:
-    """The flaw of a row's fields, None if they are right."""
+    """What is wrong with the fields of a row; None if nothing is."""
     if not isinstance(record, dict):
         return f"{type(record).__name__} instead of an object"
     missing = [name for name in ("_id", "text") if name not in record]
@@ -277,5 +277,5 @@ def _is_text(value: str) -> bool:
 
 
 def _excerpt(record: Any, line: str) -> str:
-    """The beginning of a row; whatever is in it can be written."""
+    """The beginning of a row, as text that can be written whatever the row holds."""
     return (line.strip() or json.dumps(record, default=str))[:EXCERPT_CHARS]

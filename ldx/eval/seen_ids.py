@@ -1,4 +1,4 @@
-"""Ids that were seen, in 16 bytes each, for corpora of many millions of passages."""
+"""A set of ids that takes 16 bytes an id, for corpora of many millions of passages."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class SeenIds:
-    """The ids that were seen: 128-bit hashes in a few sorted arrays.
+    """The ids that were added, as 128-bit hashes in a few sorted arrays.
 
-    That two different ids among 10 million have the same hash has a chance under 1e-24. Small
+    The chance that two different ids among 10 million have the same hash is under 1e-24. Small
     arrays are merged into larger ones, up to an eighth of all, so that merging never needs much
     more memory than is in use.
     """
@@ -23,7 +23,7 @@ class SeenIds:
         return sum(map(len, self._levels))
 
     def add(self, ids: Sequence[str]) -> np.ndarray:
-        """Which of some ids are new, bool [len(ids)]; of equal ones the first is."""
+        """Add ids and return which are new, bool [len(ids)]; of equal ids the first is new."""
         if not ids:
             return np.zeros(0, bool)
         digests = (hashlib.blake2b(i.encode(), digest_size=16).digest() for i in ids)
@@ -38,7 +38,7 @@ class SeenIds:
         return result
 
     def _push(self, hashes: np.ndarray) -> None:
-        """Add a sorted array, and merge those of about one size."""
+        """Add a sorted array, and merge arrays of about the same size."""
         if len(hashes):
             self._levels.append(hashes)
         cap = max(self.LEAST_CAP, len(self) // 8)

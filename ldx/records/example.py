@@ -23,7 +23,12 @@ _LIST_OF = {
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of a record: `dtype` is string, int64, int32 or float32; `many` means [None]."""
+    """One column of a record.
+
+    Attributes:
+      dtype: string, int64, int32 or float32.
+      many: whether the column holds any number of values, not one.
+    """
 
     dtype: str
     many: bool = False
@@ -108,7 +113,7 @@ def decode_example(data: bytes, features: Mapping[str, Feature], where: str) -> 
     """Parse one record into str, int and NumPy arrays; columns not in `features` are ignored.
 
     Raises:
-      UserError: not an Example, or a feature is missing, of another type or of another length.
+      UserError: the data are no Example, or a feature is missing or has another type or length.
     """
     example = _Example()
     try:

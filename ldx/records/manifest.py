@@ -30,21 +30,23 @@ class Manifest:
 
     Attributes:
       collection: the name of the collection, such as `scifact`.
-      num_passages: size of the passage set.
-      num_lists: lists by split and query type, as `write_lists` returns it.
+      num_passages: the size of the passage set.
+      num_lists: the numbers of lists by split and query type, as `write_lists` returns them.
       num_synthetic_passages: how many of the passages, the last ones, a language model wrote; the
         others are the collection.
       judges: who said what is relevant (values of `Judge`), by the type of queries that people
         wrote; queries of other types are synthetic. None: the records do not say.
-      fingerprints: of `passages` and `lists` (`records_fingerprint`).
+      fingerprints: the fingerprints of `passages` and `lists` (`records_fingerprint`).
       passage_template: how title and text were joined for the teachers and are for training.
-      max_chars: where that text was cut; None for nowhere.
+      max_chars: the characters at which that text was cut; None if it was not cut.
       teachers: one dict a teacher with at least its `name`, in the order of raw_scores.
-      calibration: how teacher_scores came from raw_scores.
-      order_key: how lists came to their order_key; "" where nothing is said of it.
+      seed: the seed of the preparation.
+      calibration: how teacher_scores were made of raw_scores.
+      order_key: how the order_key of lists was made; "" if the records do not say.
       prompts: the prompts of teachers and generators, by stage.
-      yields: how much each stage was given and let through, by stage.
-      versions: of ldx and of the libraries that made the records.
+      yields: how many items each stage received and let through.
+      versions: the versions of ldx and of the libraries that made the records.
+      format_version: the version of the format of the records.
     """
 
     collection: str
@@ -65,7 +67,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def write(self, records_dir: str | Path) -> None:
-        """Check against the sets in `records_dir` and write manifest.json atomically."""
+        """Check the counts against the sets in `records_dir` and write manifest.json atomically."""
         path = Path(records_dir) / MANIFEST_NAME
         self._check_counts(path)
         write_json(path, dataclasses.asdict(self))
@@ -78,8 +80,8 @@ class Manifest:
     def judges_of(self, query_type: str) -> list[str]:
         """Who said what is relevant to the queries of a type that people wrote; [] for others.
 
-        A manifest without `judges` means people; but of graded lists nobody knows, for a language
-        model may have graded them.
+        A manifest without `judges` means people. For graded lists it means an unknown judge,
+        because a language model may have graded them.
         """
         if query_type == HUMAN_DEV:
             return [Judge.PEOPLE]

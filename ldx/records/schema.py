@@ -1,6 +1,7 @@
 """The records that data_prep writes and the trainer reads: passages, and lists of them.
 
-A list holds rows of the passage set and scores, never texts. L entries of a list, T teachers.
+A list holds rows of the passage set and scores, but no passage's text. Shapes: L entries of a list,
+T teachers.
 """
 
 import enum
@@ -14,7 +15,7 @@ from ldx.common.errors import UserError, listing
 from ldx.records.example import Feature, decode_example, encode_example
 
 FORMAT_VERSION = 1
-"""Raised when a record of this version could not be read by an older ldx."""
+"""The version of the format; it is raised whenever an older ldx could not read new records."""
 
 PREPARE_COMMAND = "python -m data_prep.run --config=FILE.py --workdir=DIR"
 """The command that makes a folder of records."""
@@ -40,8 +41,8 @@ UNKNOWN_JUDGE = "a source that the records do not name"
 
 
 PASSAGE_SPLIT = "corpus"
-"""The one split of the passage set. TensorFlow Datasets reads it as `all`, its word for every
-split, which cannot be the name of a stored one (it then expands to itself without end)."""
+"""The one split of the passage set. TensorFlow Datasets also reads it as `all`, its word for every
+split; a stored split cannot have that name, because `all` would then expand to itself forever."""
 
 PASSAGE_FEATURES: Mapping[str, Feature] = {
     "doc_id": Feature("string"),
@@ -78,15 +79,18 @@ class ListRecord:
     """A query and its candidates; entry 0 is the positive.
 
     Attributes:
-      list_id: unique over all splits.
-      query_type: which generator made the query, such as `title` or `human`.
-      source: the corpus the query was made for.
-      source_row: the passage the query was made from, -1 for none.
+      list_id: the id of the list, unique over all splits.
+      query_id: the id of the query.
+      query: the text of the query.
+      query_type: the kind of the query, such as `title` or `human`.
+      source: the corpus that the query was made for.
+      source_row: the row of the passage that the query was made from; -1 for none.
       rows: int64[L], rows of the passage set; duplicates are allowed.
       labels: int32[L], human or generated grades, -1 where unjudged.
       teacher_scores: float32[L], calibrated and fused, higher is better; or empty.
       raw_scores: float32[T * L], each teacher's own scores, teacher after teacher; or empty.
-      order_key: near for lists that share passages, for batches whose lists overlap.
+      order_key: a key that is close for lists that share passages; it serves to make batches whose
+        lists overlap.
     """
 
     list_id: str
@@ -114,7 +118,7 @@ def check_template(template: str) -> None:
     """Refuse a template that does not join title and text, before the work begins.
 
     Raises:
-      UserError: it has other fields, or no {text}.
+      UserError: the template has other fields, or no {text}.
     """
     try:
         passage_text("", "", template)
@@ -130,7 +134,7 @@ def validate_list(record: ListRecord, num_passages: int, where: str) -> None:
     """Check a list against the schema and the size of the passage set.
 
     Raises:
-      UserError: all that is wrong with the list, at once.
+      UserError: the list is bad; the message has everything that is wrong with it.
     """
     problems = []
     size = len(record.rows)
@@ -165,7 +169,7 @@ def encode_passage(passage: Passage, where: str = "passage") -> bytes:
 
 
 def decode_passage(data: bytes, where: str = "passage") -> Passage:
-    """Parse a passage; `where` names file and record in errors."""
+    """Parse a passage; `where` names the file and the record in errors."""
     return Passage(**decode_example(data, PASSAGE_FEATURES, where))
 
 
@@ -175,12 +179,12 @@ def encode_list(record: ListRecord, where: str = "list") -> bytes:
 
 
 def decode_list(data: bytes, where: str = "list") -> ListRecord:
-    """Parse a list, unvalidated; `where` names file and record in errors."""
+    """Parse a list without validating it; `where` names the file and the record in errors."""
     return ListRecord(**decode_example(data, LIST_FEATURES, where))
 
 
 def tfds_features(features: Mapping[str, Feature]) -> dict[str, Any]:
-    """The content of features.json by which TensorFlow Datasets decodes these records."""
+    """The content of features.json, by which TensorFlow Datasets decodes records."""
     root = "tensorflow_datasets.core.features"
     columns: dict[str, Any] = {}
     for name, feature in sorted(features.items()):

@@ -30,7 +30,7 @@ from ldx.records.schema import (
 def write_passages(
     records_dir: str | Path, passages: Iterable[Passage], *, shard_size: int | None = None
 ) -> int:
-    """Write the passage set, rows in the order given, and return the number of passages.
+    """Write the passage set, whose rows follow the order of `passages`, and return its size.
 
     An old set is replaced when the new one is complete. The manifest is removed before that,
     because it describes the old set. `shard_size` cuts the set into files of that many passages.
@@ -70,7 +70,7 @@ def write_lists(
     lists.
 
     Raises:
-      UserError: a list is not valid (`validate_list`), or its list_id stands there twice.
+      UserError: a list is not valid (`validate_list`), or two lists have the same list_id.
     """
     assert set(splits) == {"train", "dev"}, splits.keys()
     num_passages = count_passages(records_dir)
@@ -104,7 +104,7 @@ def count_passages(records_dir: str | Path) -> int:
 
 
 def records_fingerprint(records_dir: str | Path, name: str) -> str:
-    """A fingerprint of the TFRecord files of `passages` or `lists`: equal content, equal hash."""
+    """A fingerprint of the content of the TFRecord files of `passages` or `lists`."""
     return fingerprint(*tfds_layout.record_files(records_dir, name))
 
 
@@ -112,7 +112,7 @@ class PassageSet(Sequence[Passage]):
     """The passage set by row: `len(passages)`, `passages[row]`; for `grain.MapDataset.source`.
 
     Raises:
-      UserError: records are missing, truncated or corrupted: which file and record.
+      UserError: records are missing, truncated or corrupted; the message names file and record.
     """
 
     def __init__(self, records_dir: str | Path):
@@ -129,12 +129,12 @@ class PassageSet(Sequence[Passage]):
         return decode_passage(*self._records.read(row))
 
     def __repr__(self) -> str:
-        """The folder, and nothing that changes between processes."""
+        """The folder alone: nothing that changes between processes."""
         return f"PassageSet({str(self.records_dir)!r})"
 
 
 class PassageTexts:
-    """The texts of a passage set as the model sees them: prompt, then title and text joined."""
+    """The texts of a passage set as the model sees them: the prompt, then title and text joined."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class PassageTexts:
         template: str = "{title} {text}",
         max_chars: int | None = None,
     ):
-        """Join as the manifest says; `max_chars` cuts before the prompt is put in front."""
+        """Join title and text as the manifest says; `max_chars` cuts before the prompt is added."""
         self._passages = passages
         self._prompt, self._template, self._max_chars = prompt, template, max_chars
 
@@ -153,13 +153,13 @@ class PassageTexts:
         return len(self._passages)
 
     def __getitem__(self, row: SupportsIndex) -> str:
-        """The text of a row."""
+        """The text of the passage of a row."""
         passage = self._passages[row]
         text = passage_text(passage.title, passage.text, self._template, self._max_chars)
         return self._prompt + text
 
     def __repr__(self) -> str:
-        """How the texts are made of the passages; part of the key of a token store."""
+        """How the texts are made of the passages; it is a part of the key of a token store."""
         return (
             f"PassageTexts(prompt={self._prompt!r}, template={self._template!r}, "
             f"max_chars={self._max_chars!r})"
@@ -184,12 +184,12 @@ class ListSet(Sequence[ListRecord]):
         return len(self._records)
 
     def __getitem__(self, number: SupportsIndex) -> ListRecord:  # type: ignore[override]
-        """The list of a number."""
+        """The list with a number."""
         data, where = self._records.read(number)
         record = decode_list(data, where)
         validate_list(record, self._num_passages, where)
         return record
 
     def __repr__(self) -> str:
-        """Folder and split, and nothing that changes between processes."""
+        """Folder and split alone: nothing that changes between processes."""
         return f"ListSet({str(self.records_dir)!r}, {self.split!r})"

@@ -1,7 +1,7 @@
 """A folder of TFRecord files in the layout of TensorFlow Datasets: written whole, read by number.
 
-FOLDER/{dataset_info.json, features.json, NAME-SPLIT.tfrecord-00000-of-00001, ...}; a split may
-be empty, and then has one empty file.
+The folder is FOLDER/{dataset_info.json, features.json, NAME-SPLIT.tfrecord-00000-of-00001, ...}. A
+split may be empty; it then has one empty file.
 """
 
 import bisect
@@ -24,12 +24,12 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def set_folder(root: str | Path, name: str) -> Path:
-    """Where the record set `name` lies under `root`."""
+    """The folder of the record set `name` under `root`."""
     return Path(root) / name / VERSION
 
 
 def has_set(root: str | Path, name: str) -> bool:
-    """Whether the record set `name` was written under `root`, to its end."""
+    """Whether the record set `name` is under `root` and complete."""
     return (set_folder(root, name) / INFO_NAME).is_file()
 
 
@@ -49,8 +49,11 @@ def write_set(
     """Write a record set, or replace the one that is there once the new one is complete.
 
     Args:
+      root: the folder of all record sets.
+      name: the name of the set.
+      features: the columns of its records.
       splits: serialised records by split, consumed lazily and in order.
-      before_replacing: called when the new set is complete, before the old one goes.
+      before_replacing: called when the new set is complete, before the old one is removed.
       shard_size: records per file; None writes one file a split.
     """
     assert shard_size is None or shard_size > 0, shard_size
@@ -114,7 +117,7 @@ def read_shard_lengths(root: str | Path, name: str) -> dict[str, list[int]]:
     """How many records each file of each split holds, from dataset_info.json.
 
     Raises:
-      UserError: the set is missing, or its dataset_info.json is not ours.
+      UserError: the set is missing, or ldx did not write its dataset_info.json.
     """
     path = set_folder(root, name) / INFO_NAME
     if not path.is_file():
@@ -138,7 +141,7 @@ def read_shard_lengths(root: str | Path, name: str) -> dict[str, list[int]]:
 
 
 def record_files(root: str | Path, name: str) -> list[Path]:
-    """The TFRecord files of a set, splits and shards in order."""
+    """The TFRecord files of a set, in the order of splits and shards."""
     return [
         set_folder(root, name) / _shard_name(name, split, shard, len(lengths))
         for split, lengths in read_shard_lengths(root, name).items()
@@ -177,7 +180,7 @@ class SplitReader:
         return self._starts[-1]
 
     def read(self, number: SupportsIndex) -> tuple[bytes, str]:
-        """The data of a record, and where it stands, for errors."""
+        """The data of a record, and its file and number there, for errors."""
         number = range(len(self))[operator.index(number)]
         shard = bisect.bisect_right(self._starts, number) - 1
         file, local = self._files[shard], number - self._starts[shard]

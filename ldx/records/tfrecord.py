@@ -20,7 +20,7 @@ from ldx.records.schema import PREPARE_COMMAND
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 FRAME_BYTES = _HEADER.size + _CHECKSUM.size
-"""Bytes a record takes beside its data."""
+"""The bytes that a record takes beside its data."""
 
 
 def masked_crc(data: bytes) -> int:
@@ -30,7 +30,7 @@ def masked_crc(data: bytes) -> int:
 
 
 class TFRecordWriter:
-    """Writes one TFRecord file; use it as a context manager, which also syncs it to the disk."""
+    """A writer of one TFRecord file; use it as a context manager, which also syncs to the disk."""
 
     def __init__(self, path: str | Path):
         """Create (or empty) the file."""
@@ -68,12 +68,12 @@ class TFRecordWriter:
 class TFRecordFile:
     """The records of one TFRecord file by number: `len(file)`, `file[i] -> bytes`.
 
-    Opening hops over the record headers and verifies the lengths; reading verifies the data.
+    Opening the file goes from header to header and verifies the lengths; reading verifies the data.
     Reads share no position (pread), so threads and forked processes may use one object; a pickled
     one opens the file again and keeps the index.
 
     Raises:
-      UserError: the file is missing, truncated or corrupted: which record, at which byte.
+      UserError: the file is missing, truncated or corrupted; the message names record and byte.
     """
 
     def __init__(self, path: str | Path):
@@ -102,11 +102,11 @@ class TFRecordFile:
         return data
 
     def __repr__(self) -> str:
-        """The path, and nothing that changes between processes."""
+        """The path alone: nothing that changes between processes."""
         return f"TFRecordFile({str(self.path)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the open file."""
+        """The path and the index, without the open file."""
         return {"path": self.path, "_offsets": self._offsets}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class TFRecordFile:
         weakref.finalize(self, os.close, self._fd)
 
     def _index(self) -> np.ndarray:
-        """int64[N + 1]: where each record starts, and where the last one ends."""
+        """Offsets, int64[N + 1]: where each record starts, and where the last one ends."""
         size = os.fstat(self._fd).st_size
         offsets = [0]
         while (start := offsets[-1]) < size:
