@@ -1,1 +1,1 @@
-"""Reading a corpus; its health; its passages and their roles."""
+"""Reading a corpus, reporting its health, and choosing the roles of its passages."""

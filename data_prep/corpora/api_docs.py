@@ -1,6 +1,7 @@
 """The API documentation of installed packages as a retrieval collection.
 
-A docstring's first paragraph, the summary a person wrote, is the query; the rest is its passage.
+The first paragraph of a docstring, its summary, is a query; the rest of the docstring is the
+passage that answers it.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ MIN_BODY_CHARS = 60
 MIN_SUMMARY_WORDS = 3
 MAX_SUMMARY_CHARS = 300
 SAMPLE_SEED = 0
-"""The seed that draws max_passages: runs of other seeds have the same passages and test queries."""
+"""The seed for drawing max_passages; it is fixed so that all runs have the same test queries."""
 
-# Modules that are no API, or that do things when they are imported.
+# Modules that are not part of an API, or that have side effects when they are imported.
 _SKIPPED_MODULES = re.compile(
     r"(^|\.)(_|tests?($|\.)|testing($|\.)|conftest|setup|tools($|\.)|distutils|f2py|deprecated)"
 )
@@ -38,7 +39,13 @@ _UNDERLINE = re.compile(r"^[-=~^\"]{3,}$")
 
 @dataclass(frozen=True)
 class Docstring:
-    """One documented object: its qualified name, its summary line and the rest."""
+    """The docstring of one object.
+
+    Attributes:
+      name: the qualified name of the object.
+      summary: the first paragraph.
+      body: the other paragraphs.
+    """
 
     name: str
     summary: str
@@ -47,13 +54,18 @@ class Docstring:
 
 @dataclass
 class ApiDocs:
-    """The collection: passages by name, summaries as queries, and what was left out, by reason."""
+    """The docstrings of a collection.
+
+    Attributes:
+      docstrings: the docstrings that can be used.
+      dropped: how many docstrings were left out, by reason.
+    """
 
     docstrings: list[Docstring]
     dropped: Counter[str] = field(default_factory=Counter)
 
     def queries(self) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-        """The summaries as queries, with their qrels; equal summaries are one query."""
+        """The summaries as queries, and their qrels; equal summaries become one query."""
         queries: dict[str, str] = {}
         qrels: dict[str, dict[str, int]] = {}
         id_of: dict[str, str] = {}
@@ -68,7 +80,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed version of each package.
 
     Raises:
-      UserError: some are not installed.
+      UserError: some packages are not installed.
     """
     versions, missing = {}, []
     for package in packages:
@@ -86,10 +98,10 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
 def collect(packages: Iterable[str], max_passages: int | None) -> ApiDocs:
     """Collect the docstrings of installed packages, sorted by name.
 
-    A sample of `max_passages` depends on the names alone, and is part of every larger one.
+    A sample of `max_passages` depends on the names alone, and every larger sample includes it.
 
     Raises:
-      UserError: a package is not installed, or there is no docstring at all.
+      UserError: a package is not installed, or none of the packages has a usable docstring.
     """
     packages = list(packages)
     package_versions(packages)
@@ -153,8 +165,8 @@ def _without_equal_bodies(docs: list[Docstring], dropped: Counter[str]) -> list[
 
 
 def _docstrings(packages: list[str]) -> Iterator[Docstring]:
-    """The docstring of every public object once, under the shortest of its names."""
-    seen: set[int] = set()
+    """The docstring of every public object, once, under the shortest name of the object."""
+    object_ids: set[int] = set()
     texts: set[str] = set()
     for package in packages:
         modules = sorted(
@@ -163,18 +175,18 @@ def _docstrings(packages: list[str]) -> Iterator[Docstring]:
         for module in modules:
             for name, value in sorted(_public_members(module, package)):
                 text = _own_docstring(value)
-                if text is None or id(value) in seen or text in texts:
+                if text is None or id(value) in object_ids or text in texts:
                     continue
-                seen.add(id(value))
+                object_ids.add(id(value))
                 texts.add(text)
                 yield Docstring(f"{module.__name__}.{name}", *split_docstring(text))
 
 
 def _public_members(module: types.ModuleType, package: str) -> Iterator[tuple[str, object]]:
-    # vars(), not getattr(): deprecated names are made on access, and are not wanted.
+    # With getattr() instead of vars(), a module may make deprecated names on access.
     members = vars(module)
-    listed = members.get("__all__")
-    for name in members if listed is None else listed:
+    public_names = members.get("__all__")
+    for name in members if public_names is None else public_names:
         value = members.get(name)
         home = getattr(value, "__module__", None) or package
         if not name.startswith("_") and callable(value) and str(home).split(".")[0] == package:
@@ -182,7 +194,7 @@ def _public_members(module: types.ModuleType, package: str) -> Iterator[tuple[st
 
 
 def _own_docstring(value: object) -> str | None:
-    """The docstring that was written for this very object, not for its class or a parent."""
+    """The docstring that was written for this object itself, not for its class or a parent."""
     if inspect.isclass(value):
         text = vars(value).get("__doc__")
     else:
@@ -218,7 +230,7 @@ def _import(name: str) -> types.ModuleType | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what modules say, warn and log while they are imported; tqdm keeps its stream."""
+    """Silence what modules print, warn and log while they are imported; progress bars stay."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The collection that `config.data.root` or `config.prep.collection` names, and its judgments."""
+"""The files of the collection that `config.data.root` or `config.prep.collection` names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ API_DOCS, BEIR = "api_docs", "beir"
 
 
 def judged_queries(root: Path, split: str) -> dict[str, str]:
-    """The texts of the queries that a split judges, by id; none where it has no qrels."""
+    """The texts of the queries that a split judges, by id; {} where there are no such qrels."""
     if split not in beir.qrels_files(root):
         return {}
     judged = beir.read_qrels(beir.find_qrels(root, split))
@@ -22,17 +22,17 @@ def judged_queries(root: Path, split: str) -> dict[str, str]:
 
 
 def collection_files(root: Path) -> dict[str, Path]:
-    """The files of a collection, corpus, queries and judgments, each with a name of its own."""
+    """The files of a collection by name: those of its corpus, queries and judgments."""
     corpus = list(root.glob("corpus.jsonl*")) or corpus_files(root)
     files = {path.name: path for path in (*corpus, *root.glob("queries.jsonl*"))}
     return files | beir.qrels_files(root)
 
 
 def collection_inputs(workspace: Workspace) -> Mapping[str, Any]:
-    """Fingerprints of what the corpus stage reads.
+    """Fingerprints of the files and packages that the corpus stage reads.
 
     Raises:
-      UserError: the config names no collection, or names it in the wrong place.
+      UserError: the config names no collection, or names it under the wrong key.
     """
     prep, root = workspace.settings, workspace.config.data.root
     if prep.collection == BEIR:

@@ -1,6 +1,6 @@
 """The health of a corpus: sizes, lengths, duplicates, broken rows, overlap with the test split.
 
-One pass over the passages; what grows with them are 8 bytes a passage, for their lengths.
+The report takes one pass over the passages, and needs 8 bytes of memory a passage, for the lengths.
 """
 
 import array
@@ -23,9 +23,10 @@ from ldx.eval.rows import BadRow
 from ldx.records.schema import Passage, passage_text
 
 QUANTILES = (5, 25, 50, 75, 95, 99)
-NUM_REJECTS, NUM_EXAMPLES, NUM_SCRIPTS = 10, 5, 8  # shown
-EXAMPLE_CHARS, SHOWN_CHARS = 160, 60  # in the report, on the screen
-NUM_BINS, LEAST_SHARE = 48, 0.0001  # of the histogram; of letters, to be shown
+NUM_REJECTS, NUM_EXAMPLES, NUM_SCRIPTS = 10, 5, 8  # the most of each in the report
+EXAMPLE_CHARS, SHOWN_CHARS = 160, 60  # the length of example texts in the report, on the screen
+NUM_BINS = 48  # bins of the histogram of lengths
+LEAST_SHARE = 0.0001  # the share of letters from which on a script is shown on the screen
 SCRIPTS = frozenset(
     """Latin Greek Cyrillic Armenian Georgian Hebrew Arabic Devanagari Bengali Gurmukhi Gujarati
     Tamil Telugu Kannada Malayalam Sinhala Thai Lao Khmer Myanmar Tibetan Ethiopic Hangul Hiragana
@@ -34,7 +35,7 @@ SCRIPTS = frozenset(
 
 
 class RejectCounts:
-    """Counts rejected rows by the kind of reason, and keeps the first ones."""
+    """A counter of rejected rows by the kind of reason, which also keeps the first rows."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -44,11 +45,11 @@ class RejectCounts:
         """Take a row that `ldx.eval.passages.read_passages` rejects."""
         self.counts[bad.flaw.value] += 1
         if len(self.first) < NUM_REJECTS:
-            shown = {"where": bad.where, "reason": bad.reason, "excerpt": bad.excerpt}
-            self.first.append(shown)
+            row = {"where": bad.where, "reason": bad.reason, "excerpt": bad.excerpt}
+            self.first.append(row)
 
     def report(self) -> dict[str, Any]:
-        """Their number, in all and by kind of reason, and the first ones."""
+        """The number of rejected rows, in all and by kind of reason, and the first of them."""
         by_reason = dict(self.counts.most_common())
         return {"rows": self.counts.total(), "by_reason": by_reason, "first": self.first}
 
@@ -65,18 +66,21 @@ def health_report(
     qrels: Mapping[str, Qrels] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """What a user should know of a corpus before days are spent on it; can be written as JSON.
+    """A report of what a user should know about a corpus before spending days on it.
 
     Args:
-      passages: of the corpus, in the order of their rows; gone through once.
-      template: joins title and text; all that follows is said of the joined text.
-      max_chars: where texts are cut for training; lengths are those before the cut.
-      rejects: rows that are broken.
-      near_duplicates: of the same rows.
-      test_queries: texts of the queries of the test split.
-      train_queries: texts of the queries that people wrote for training.
-      qrels: judgments by split.
-      progress: show a bar.
+      passages: the passages of the corpus, in the order of their rows; they are read once.
+      template: the template that joins title and text; the report is about the joined texts.
+      max_chars: the length at which texts are cut for training; the report is about uncut texts.
+      rejects: the rows that were rejected.
+      near_duplicates: the near-duplicates among the passages.
+      test_queries: the texts of the queries of the test split.
+      train_queries: the texts of the queries that people wrote for training.
+      qrels: the judgments by split.
+      progress: whether to show a progress bar.
+
+    Returns:
+      Values that can be written as JSON.
     """
     parts: dict[str, Any] = {
         "lengths": _Lengths(max_chars),
@@ -102,7 +106,7 @@ def health_report(
 
 
 class _Lengths:
-    """Lengths in characters and words, before the cut."""
+    """The lengths of passages in characters and words, before the cut."""
 
     def __init__(self, max_chars: int | None):
         self._max_chars = max_chars
@@ -138,7 +142,7 @@ def _quantiles(lengths: np.ndarray) -> dict[str, float]:
 
 
 def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Passages by length; bins grow with it. An empty text counts as one character."""
+    """A histogram of lengths, with bins that grow; an empty text counts as one character."""
     lengths = np.maximum(lengths, 1)
     end = int(lengths.max(initial=1)) + 1
     edges = np.unique(np.geomspace(lengths.min(initial=end - 1), end, NUM_BINS + 1).round())
@@ -147,32 +151,32 @@ def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
 
 
 class _Duplicates:
-    """Numbers of near-duplicates, and the texts of a few beside those that hold them."""
+    """The numbers of near-duplicates, and a few examples with the passages that contain them."""
 
-    def __init__(self, found: NearDuplicates | None):
-        self._found = found
-        self._pairs = [] if found is None else _example_pairs(found)
-        self._wanted = {row for pair in self._pairs for row in pair}
-        self._seen: dict[int, dict[str, str]] = {}
+    def __init__(self, duplicates: NearDuplicates | None):
+        self._duplicates = duplicates
+        self._pairs = [] if duplicates is None else _example_pairs(duplicates)
+        self._example_rows = {row for pair in self._pairs for row in pair}
+        self._examples: dict[int, dict[str, str]] = {}
 
     def add(self, row: int, doc_id: str, text: str) -> None:
-        if row in self._wanted:
-            self._seen[row] = {"doc_id": doc_id, "text": text[:EXAMPLE_CHARS]}
+        if row in self._example_rows:
+            self._examples[row] = {"doc_id": doc_id, "text": text[:EXAMPLE_CHARS]}
 
     def report(self) -> dict[str, Any] | None:
-        if self._found is None:
+        if self._duplicates is None:
             return None
-        reasons = {k: num for k, num in self._found.counts().items() if k != Reason.KEPT.text}
+        reasons = {k: num for k, num in self._duplicates.counts().items() if k != Reason.KEPT.text}
         examples = [
-            {"reason": Reason(self._found.reasons[a]).text}
-            | {"dropped": self._seen[a], "kept": self._seen[b]}
-            for a, b in self._pairs
+            {"reason": Reason(self._duplicates.reasons[row]).text}
+            | {"dropped": self._examples[row], "kept": self._examples[container]}
+            for row, container in self._pairs
         ]
         return {"dropped": sum(reasons.values()), **reasons, "examples": examples}
 
 
 def _example_pairs(duplicates: NearDuplicates) -> list[tuple[int, int]]:
-    """Rows that are dropped and those that hold them, from all of the corpus."""
+    """A few dropped rows and the rows that contain them, spread over the corpus."""
     pairs: list[tuple[int, int]] = []
     for reason in (Reason.EQUAL, Reason.CONTAINED):
         rows = np.flatnonzero(duplicates.reasons == reason)
@@ -182,7 +186,7 @@ def _example_pairs(duplicates: NearDuplicates) -> list[tuple[int, int]]:
 
 
 class _Overlap:
-    """Passages that hold a test query verbatim, and training queries equal to one."""
+    """The passages that hold a test query verbatim, and the training queries equal to one."""
 
     def __init__(self, test_queries: Sequence[str], train_queries: Iterable[str]):
         self._num_test, self._num_train, self._num_holding = len(test_queries), 0, 0
@@ -213,7 +217,7 @@ class _Overlap:
 
 
 class _Letters:
-    """Letters by script, roughly: by the first word of a letter's Unicode name."""
+    """Counts of letters by script, which the first word of a letter's Unicode name tells."""
 
     _ASCII_RUN = re.compile(r"[\x00-\x7f]+")
     _ASCII_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
@@ -234,7 +238,7 @@ class _Letters:
         self._num_not_latin += 2 * counts["Latin"] < counts.total()
 
     def _script_of(self, char: str) -> str | None:
-        """The script of a letter; None for what is no letter."""
+        """The script of a letter; None for a character that is not a letter."""
         if char not in self._script:
             is_letter = unicodedata.category(char).startswith("L")
             name = unicodedata.name(char, "").partition(" ")[0].replace("CJK", "Han").capitalize()
@@ -252,7 +256,7 @@ class _Letters:
 
 
 class _Judged:
-    """Judged passages that are not in the corpus, by split."""
+    """The judged passages that are not in the corpus, by split."""
 
     def __init__(self, qrels: Mapping[str, Qrels]):
         self._missing = {split: set[str]().union(*q.values()) for split, q in qrels.items()}
@@ -275,8 +279,8 @@ def render(report: Mapping[str, Any]) -> str:
     num, lengths = report["passages"], report["lengths"]
     lines = [("passages", f"{num:,}, {report['with_title']:,} with a title")]
     for name in ("characters", "words") if num else ():
-        shown = {"p5": "5%", "p50": "median", "p95": "95%", "longest": "longest"}
-        values = (f"{word} {lengths[name][key]:,}" for key, word in shown.items())
+        words = {"p5": "5%", "p50": "median", "p95": "95%", "longest": "longest"}
+        values = (f"{word} {lengths[name][key]:,}" for key, word in words.items())
         lines.append((name, ", ".join(values)))
     if lengths["max_chars"] is not None:
         lines.append((f"cut at {lengths['max_chars']:,}", _share(lengths["cut"], num)))
@@ -289,8 +293,8 @@ def render(report: Mapping[str, Any]) -> str:
     letters = report["letters"]
     shares = [f"{name} {x:.2%}" for name, x in letters["shares"].items() if x >= LEAST_SHARE]
     lines.append(("letters", ", ".join(shares) or "none"))
-    if mainly := letters["passages_mainly_not_latin"]:
-        lines.append(("", f"{_share(mainly, num)} passages are mainly not in Latin letters"))
+    if num_not_latin := letters["passages_mainly_not_latin"]:
+        lines.append(("", f"{_share(num_not_latin, num)} passages are mainly not in Latin letters"))
     for split, facts in report["judged"].items():
         missing = f"{facts['missing']:,} of {facts['passages']:,} passages are not in the corpus"
         lines.append((f"judged in {split}", missing + _such_as(facts["examples"])))

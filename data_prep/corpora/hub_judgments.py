@@ -15,11 +15,12 @@ def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str,
     """Queries by id, and judgments by split; both empty where the hub has none.
 
     Args:
-      name: `org/name` of the corpus.
-      revision: of the corpus; the judgments, a repository of their own, are taken from `main`.
+      name: the name of the corpus, `org/name`.
+      revision: the revision of the corpus; the judgments, which are in a repository of their own,
+        are taken from its branch `main`.
 
     Raises:
-      UserError: they could not be read.
+      UserError: the queries or judgments could not be read.
     """
     try:
         import datasets
@@ -38,12 +39,12 @@ def fetch_judgments(name: str, revision: str) -> tuple[dict[str, str], dict[str,
             "%s: the hub has no %s-qrels; the report will have no human judgments", name, name
         )
         return {}, {}
-    except Exception as error:  # which library raises what changes with the version of each
+    except Exception as error:  # the exceptions depend on the versions of several libraries
         problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UserError(
             f"{name}: its queries and judgments could not be read from the hub ({problem}). They "
-            "keep test queries out of training, so they are not done without; download the "
-            "collection, and give its folder as data.root"
+            "are needed to keep test queries out of training; download the collection, and give "
+            "its folder as data.root"
         ) from error
     return queries, {split: judged for split, judged in qrels.items() if judged}
 

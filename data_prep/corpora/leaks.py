@@ -1,19 +1,19 @@
-"""Test queries, to keep them out of training."""
+"""Keeping test queries out of training."""
 
 from collections.abc import Iterable
 
 from ldx.common.texts import only_words
 
-LEAK_WORDS = 4  # a test query of fewer words may stand inside a training query by chance
+LEAK_WORDS = 4  # a shorter test query may be part of a training query by chance
 
 
 class TestQueries:
-    """The queries of a test split."""
+    """The queries of a test split, indexed to find texts that give one of them away."""
 
-    __test__ = False  # not a class of tests
+    __test__ = False  # pytest would take this for a class of tests
 
     def __init__(self, texts: Iterable[str]):
-        """Index by the first LEAK_WORDS words."""
+        """Index the texts of the queries by their first LEAK_WORDS words."""
         self._texts = {only_words(text) for text in texts} - {""}
         self._by_start: dict[tuple[str, ...], list[str]] = {}
         for text in self._texts:

@@ -1,24 +1,26 @@
 """Near-duplicate passages, found by sorting: O(n log n) time, and bounded memory.
 
-Source: the published preparation of CADET (arXiv 2505.19274, 2502.19712). To the letter:
+The method is that of the published preparation of CADET (arXiv 2505.19274, 2502.19712), except for
+step 2:
 
-1. Texts are compared as `comparable` leaves them. One of fewer than `min_chars` characters is
-   dropped, and takes no part in what follows.
-2. Of equal texts the lowest row stays, and it alone takes part in what follows.
-3. The distinct texts are sorted by their code points. One is dropped when it is contained in (a
-   substring of) one of the `window` texts that follow it. This finds texts that others begin with:
-   they stand right before these.
-4. The same is done with all distinct texts, those that step 3 dropped too, sorted by their reversed
-   texts. This finds texts that others end with.
+1. Texts are compared in the form that `comparable` gives them. A text of fewer than `min_chars`
+   characters is dropped, and takes no part in the other steps.
+2. Of equal texts the one with the lowest row stays, and it alone takes part in the other steps.
+3. The distinct texts are sorted by their code points. A text is dropped if it is contained in (a
+   substring of) one of the `window` texts that follow it. This finds texts with which longer texts
+   begin, because they stand right before these.
+4. The same is done with all distinct texts, including those that step 3 dropped, sorted by their
+   reversed texts. This finds texts with which longer texts end.
 
-Step 4 with only what step 3 left would find less: a text may end another that begins a third, and
-be in the middle of the third (68 more of MS MARCO's 41,634 passages in the TREC DL 2019 judgments).
-Step 2 is not in the published code, where copies of one text take up the places of a window; here
-all that it drops is dropped, and sometimes more.
+If step 4 took only the texts that step 3 left, it would find fewer: a text may be the end of
+another that is the beginning of a third, and so be in the middle of the third. (Among MS MARCO's
+41,634 passages in the TREC DL 2019 judgments this finds 68 more.) Step 2 is not in the published
+code, where copies of one text take up the places of a window. All that the published code drops is
+dropped here, and sometimes more.
 
-Contained in a text that is dropped means contained in one that stays, for every step leads to a
-longer text; `containers` names the one that stays. What stands in the middle of a longer text is
-found only by way of others, or by chance.
+A text that is contained in a dropped text is also contained in one that stays, since every step
+leads to a longer text; `containers` names the one that stays. A text in the middle of a longer one
+is found only by way of other texts, or by chance.
 """
 
 import array
@@ -41,13 +43,13 @@ from ldx.common.progress import progress_bar
 
 TEMPORARY_NAME = "near_duplicates.tmp"
 ROW_DIGITS = 12
-MAX_FILES = 64  # merged at once
-MAX_BUFFER = 2**18  # bytes read or written at once
+MAX_FILES = 64  # files that are merged at once
+MAX_BUFFER = 2**18  # bytes that are read or written at once
 LINE_OVERHEAD = 64  # bytes that Python adds to a line in a list
 
 
 class Reason(IntEnum):
-    """Why a row is dropped, if it is."""
+    """The reason why a row is dropped, or that it is kept."""
 
     KEPT = 0
     TOO_SHORT = 1
@@ -56,18 +58,18 @@ class Reason(IntEnum):
 
     @property
     def text(self) -> str:
-        """The reason in reports."""
+        """The name of the reason in reports."""
         return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True, eq=False)
 class NearDuplicates:
-    """What was found, by row.
+    """The near-duplicates among N rows.
 
     Attributes:
-      reasons: int8 [N], each a Reason; EQUAL to a kept text as they are compared, or CONTAINED in
-        one.
-      containers: int64 [N]: the kept row that holds the text of an EQUAL or CONTAINED row, else -1.
+      reasons: the Reason of each row, int8 [N]; EQUAL and CONTAINED are said of the compared texts.
+      containers: for an EQUAL or CONTAINED row, the kept row that contains its text; -1 for other
+        rows; int64 [N].
     """
 
     reasons: np.ndarray
@@ -75,11 +77,11 @@ class NearDuplicates:
 
     @property
     def dropped(self) -> np.ndarray:
-        """Which rows are dropped, bool [N]."""
+        """Whether each row is dropped, bool [N]."""
         return self.reasons != Reason.KEPT
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are of each reason, by its text."""
+        """The number of rows for each reason, by the reason's text."""
         numbers = np.bincount(self.reasons, minlength=len(Reason)).tolist()
         return {reason.text: numbers[reason] for reason in Reason}
 
@@ -94,22 +96,24 @@ def find_near_duplicates(
     memory_bytes: int = 2**28,
     progress: bool = True,
 ) -> NearDuplicates:
-    """Which of some texts are near-duplicates, as the head of this file defines them.
+    """Find the near-duplicates among texts; the docstring of this module defines them.
 
     Args:
-      texts: row after row; gone through once.
-      folder: for temporary files, about twice as large as the texts; no other process may use it
-        for the same. Texts that fit into half of `memory_bytes` are never written.
-      window: how many neighbours in the order a text is compared with.
-      min_chars: texts of fewer characters, normalised, are dropped.
-      keep_digits: keep digits, so that tables and dates that differ in numbers alone are not equal.
-      memory_bytes: about as much is used for sorting; 25 bytes a text come on top.
-      progress: show a bar.
+      texts: the texts, row after row; they are read once.
+      folder: the folder for temporary files, which are about twice as large as the texts; no other
+        process may look for near-duplicates in the same folder. Texts that fit into half of
+        `memory_bytes` are never written.
+      window: how many of the following texts in the sorted order a text is compared with.
+      min_chars: the fewest characters of a compared text that is kept.
+      keep_digits: whether to keep digits, so that tables and dates that differ only in numbers are
+        not equal.
+      memory_bytes: about how much memory to use for sorting; 25 bytes a text come on top.
+      progress: whether to show progress bars.
 
     Raises:
       UserError: the temporary files cannot be written.
     """
-    lengths = array.array("i")  # bytes of each normalised text; -1: too short
+    lengths = array.array("i")  # the bytes of each compared text; -1: too short
     total = len(texts) if isinstance(texts, Sized) else None
     with _temporary(Path(folder)) as temporary:
         forwards = _Sorter(temporary, "forwards", memory_bytes // 2)
@@ -132,11 +136,12 @@ def find_near_duplicates(
 
 
 def comparable(text: str, keep_digits: bool = False) -> str:
-    """The text by which passages are compared.
+    """The form of a text in which passages are compared.
 
-    NFKC; without accents, digits (unless they are kept), punctuation, symbols, control characters;
-    in lower case, with one space between words. Letters and their marks stay. Accents are combining
-    diacritical marks (U+0300 ff. and their supplements), not the vowel signs of other scripts.
+    The text is normalised to NFKC and put in lower case, with one space between words; accents,
+    digits (unless they are kept), punctuation, symbols and control characters are removed. Letters
+    and their marks stay. Accents are combining diacritical marks (U+0300 ff. and their
+    supplements), not the vowel signs of other scripts.
 
     >>> comparable("Café №5:  the *end*, 2024")
     'cafe no the end'
@@ -144,7 +149,7 @@ def comparable(text: str, keep_digits: bool = False) -> str:
     return _key(text, keep_digits).decode()
 
 
-# ---- Normalised texts, in UTF-8: its order is that of code points, and so are its substrings.
+# ---- Compared texts, in UTF-8, which keeps the order of code points, and substrings.
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ACCENTS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
@@ -165,7 +170,7 @@ _DELETED = {
 
 def _key(text: str, keep_digits: bool) -> bytes:
     if not text.isascii():
-        # NFKD without accents, composed again below, is NFKC without accents.
+        # NFKD without accents becomes NFKC without accents when it is composed again below.
         text = unicodedata.normalize("NFKD", text).lower()
         text = _NOT_ASCII.sub(lambda match: match[0].translate(_TABLES[keep_digits]), text)
     data = text.encode().translate(_SPACE_AND_LOWER, _DELETED[keep_digits])
@@ -174,7 +179,7 @@ def _key(text: str, keep_digits: bool) -> bytes:
 
 
 class _Table(dict[int, int | str | None]):
-    """What becomes of a character that is not ASCII, for str.translate; filled as it is used."""
+    """A table for str.translate of characters that are not ASCII, which fills itself when used."""
 
     def __init__(self, keep_digits: bool):
         super().__init__()
@@ -198,14 +203,14 @@ def _reversed(key: bytes) -> bytes:
     return key[::-1] if key.isascii() else key.decode()[::-1].encode()
 
 
-# ---- Sorting what does not fit in memory
+# ---- Sorting texts that do not fit in memory
 
 
 class _Sorter:
-    """External merge sort of texts, equal ones by row.
+    """An external merge sort of texts, and of equal texts by row.
 
-    A text is a line: the text, a zero byte, the row. A zero byte is smaller than all that a
-    normalised text has in it, so lines are in the order of their texts.
+    A text is a line of the text, a zero byte and the row. A zero byte is smaller than every byte of
+    a compared text, so lines are in the order of their texts.
     """
 
     def __init__(self, folder: Path, name: str, memory_bytes: int):
@@ -228,10 +233,10 @@ class _Sorter:
             self._lines, self._used = [], 0
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
-        """The texts in order; once, for the files are removed afterwards."""
+        """The texts and rows in order; this works only once, since it removes the files."""
         while len(self._files) > MAX_FILES:
-            some, self._files = self._files[:MAX_FILES], self._files[MAX_FILES:]
-            self._files.append(self._write(self._merge(some)))
+            first_files, self._files = self._files[:MAX_FILES], self._files[MAX_FILES:]
+            self._files.append(self._write(self._merge(first_files)))
         self._lines.sort()
         lines, self._lines = self._lines, []
         for line in self._merge(self._files, lines):
@@ -254,7 +259,7 @@ class _Sorter:
         return path
 
     def _merge(self, paths: list[Path], lines: Iterable[bytes] = ()) -> Iterator[bytes]:
-        """The lines of sorted files, and sorted lines, in order; the files are removed."""
+        """Merge the lines of sorted files with other sorted lines, and remove the files."""
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open(p, "rb", buffering=self._buffer)) for p in paths]
             yield from heapq.merge(*files, lines)
@@ -264,7 +269,7 @@ class _Sorter:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """An empty folder that is removed at the end; what a killed run left goes at the start."""
+    """An empty folder that is removed at the end; leftovers of a killed run are removed first."""
     path = folder / TEMPORARY_NAME
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
@@ -274,13 +279,16 @@ def _temporary(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-# ---- What is contained in what
+# ---- Finding which texts contain which
 
 
 def _also_backwards(
     texts: Iterable[tuple[bytes, int]], backwards: _Sorter, containers: np.ndarray
 ) -> Iterator[tuple[bytes, int]]:
-    """The distinct ones of sorted texts, which are added to `backwards` too; notes the others."""
+    """Yield the distinct texts of sorted ones, and add them to `backwards`.
+
+    The containers of the other texts are noted.
+    """
     last, first_row = b"", -1
     for key, row in texts:
         if key == last and first_row >= 0:
@@ -314,7 +322,7 @@ def _follow(containers: np.ndarray) -> None:
     """Let every dropped row point to the kept one at the end of its chain."""
     dropped = np.flatnonzero(containers >= 0)
     while True:
-        onwards = containers[containers[dropped]]  # doubles what was followed so far
+        onwards = containers[containers[dropped]]  # this doubles the length of the steps taken
         goes_on = onwards >= 0
         if not goes_on.any():
             return

@@ -1,4 +1,4 @@
-"""The passage set as later stages see it: texts by row, and which rows take part in what."""
+"""The passage set as later stages see it: the texts, and the role of each passage."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, fields
@@ -21,13 +21,14 @@ _IN_FILE = {"gets_queries": "source"}  # fields of `Roles` that have another nam
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """What the corpus stage decided of each of N passages.
+    """The roles that the corpus stage chose for N passages.
 
     Attributes:
-      held_out: bool [N], kept out of queries and lists.
-      duplicate: bool [N], nearly contained in another; gets no queries and is no candidate.
-      container: int64 [N], the row that holds a duplicate; -1 where there is none.
-      gets_queries: bool [N], those that queries are made for.
+      held_out: whether a passage is kept out of queries and lists, bool [N].
+      duplicate: whether a passage is a near-duplicate, which gets no queries and is never a
+        candidate, bool [N].
+      container: the row that contains a near-duplicate, int64 [N]; -1 where there is none.
+      gets_queries: whether queries are made for a passage, bool [N].
     """
 
     held_out: np.ndarray
@@ -37,17 +38,17 @@ class Roles:
 
     @property
     def excluded(self) -> np.ndarray:
-        """bool [N], nobody's candidates."""
+        """Whether a passage is never a candidate, bool [N]."""
         return self.held_out | self.duplicate
 
     def save(self, path: Path) -> None:
-        """Write atomically."""
+        """Write the roles to an .npz file, atomically."""
         with atomic_write(path, "wb") as file:
             np.savez(file, **{_IN_FILE.get(name, name): v for name, v in vars(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> "Roles":
-        """Read what `save` wrote."""
+        """Read the roles that `save` wrote."""
         with np.load(path) as arrays:
             return cls(**{f.name: arrays[_IN_FILE.get(f.name, f.name)] for f in fields(cls)})
 
@@ -57,9 +58,9 @@ class Passages:
     """The passage set of N passages.
 
     Attributes:
-      texts: N texts, titles joined and cut as configured, read from disk one by one.
-      key: changes whenever any text does.
-      roles: of every passage.
+      texts: N texts, which are read from disk one by one, joined with their titles and cut.
+      key: a hash that changes whenever a text changes.
+      roles: the roles of all passages.
     """
 
     texts: PassageTexts
@@ -68,10 +69,10 @@ class Passages:
 
 
 def load_passages(workspace: Workspace) -> Passages:
-    """The passage set and its roles, as the corpus stage left them.
+    """Load the passage set and its roles, as the corpus stage left them.
 
     Raises:
-      UserError: it is too small for lists of the size that is wanted.
+      UserError: there are too few passages for lists of the configured size.
     """
     data = workspace.config.data
     texts = PassageTexts(
@@ -91,7 +92,7 @@ def load_passages(workspace: Workspace) -> Passages:
 
 
 def roles_path(workspace: Workspace) -> Path:
-    """Where the roles are.
+    """The path of the file with the roles.
 
     Raises:
       UserError: the corpus stage has not been run.
@@ -100,7 +101,7 @@ def roles_path(workspace: Workspace) -> Path:
 
 
 def passages_inputs(workspace: Workspace) -> dict[str, str]:
-    """What later stages depend on: the passage set and its roles."""
+    """Fingerprints of the passage set and its roles, which later stages depend on."""
     roles = roles_path(workspace)
     return {
         "passages": records_fingerprint(workspace.corpus_records, "passages"),
@@ -109,7 +110,7 @@ def passages_inputs(workspace: Workspace) -> dict[str, str]:
 
 
 def doc_ids_where(records: Path, doc_ids: Container[str]) -> Iterator[tuple[int, str]]:
-    """The rows of passages by their doc_ids, with each its doc_id; reads the whole set."""
+    """The row and doc_id of each passage whose doc_id is in `doc_ids`; reads the whole set."""
     passage_set = PassageSet(records)
     for row in range(len(passage_set)):
         doc_id = passage_set[row].doc_id
@@ -129,9 +130,16 @@ def choose_roles(
     max_source_passages: int | None,
     seed: int,
 ) -> Roles:
-    """Which passages are held out, and which get queries; both by draws of their doc_ids.
+    """Choose the passages that are held out and those that get queries.
 
-    At most 5% of all are held out.
+    Both are drawn by their doc_ids, and at most 5% of all passages are held out.
+
+    Args:
+      passage_set: the passages.
+      duplicates: the near-duplicates among them; None where they were not looked for.
+      num_held_out: the number of passages to hold out.
+      max_source_passages: the most passages that get queries; None: no limit.
+      seed: the seed of the run.
     """
     num_passages = len(passage_set)
     duplicate, container = np.zeros(num_passages, bool), np.full(num_passages, -1)
@@ -151,7 +159,7 @@ def choose_roles(
 
 
 def _lowest(values: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
-    """The `number` eligible places with the lowest values, bool [N]."""
+    """A mask of the `number` eligible places with the lowest values, bool [N]."""
     chosen = np.zeros(len(values), bool)
     places = np.flatnonzero(eligible)
     chosen[places[np.argsort(values[places], kind="stable")[:number]]] = True
@@ -166,7 +174,7 @@ def passages_of(payload: Payload) -> Iterator[tuple[int, str, str]]:
 def passages_payload(
     passage_set: PassageSet, passages: Passages, query_type: str, rows: list[int]
 ) -> Payload:
-    """The passages that queries of a type are to be made from."""
+    """A payload with the passages from which queries of a type are made."""
     return {
         "query_type": query_type,
         "rows": rows,
