@@ -62,7 +62,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use. Commands are modules that can be called (ldx.common.callable_module)."""
+    """Import a name on first use; commands are modules that can be called (`CallableModule`)."""
     if name in _PLACES:
         module, attribute = _PLACES[name]
         return getattr(importlib.import_module(module), attribute)

@@ -1,7 +1,8 @@
 """Search by hand: `python -m ldx.search --model=DIR --corpus=FILE_OR_BEIR_DIR "query"`.
 
-Prints the best passages of each query; without a query, reads them line by line. The passages'
-embeddings are kept in a cache, so that the next call answers at once.
+It prints the best passages of each query; without a query on the command line, it reads one from
+each line of standard input. A cache keeps the passages' embeddings, so the next call answers at
+once.
 """
 
 import os
@@ -40,7 +41,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Answer the queries of the command line, or those typed."""
+    """Answer the queries of the command line or, without any, those of standard input."""
     values = flags.FLAGS
     corpus = read_corpus(cli.required("corpus"))
     model = load_model(
@@ -58,12 +59,12 @@ def main(argv: list[str]) -> None:
 
 
 def default_cache() -> Path:
-    """Where embeddings are kept: the user's cache folder."""
+    """The folder in which embeddings are kept by default, in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldx"
 
 
 def typed_queries() -> Iterator[str]:
-    """Lines of standard input, with a prompt where a person types them; blank ones are skipped."""
+    """The lines of standard input but blank ones, after a prompt if it is a terminal."""
     interactive = sys.stdin.isatty()
     while True:
         try:
@@ -87,7 +88,7 @@ def answers(index: Index, queries: list[str], k: int) -> str:
 
 
 def _entry(hit: Hit, rank: int, width: int) -> str:
-    """Rank, score, id and title on a line, and the beginning of the passage under it."""
+    """A line with rank, score, id and title, and under it the beginning of the passage."""
     title = " ".join(hit.title.split())
     head = f"{rank:3d}  {hit.score:.4f}  {hit.doc_id}" + (f"  {title}" if title else "")
     snippet = textwrap.wrap(

@@ -1,12 +1,13 @@
 """A study: `python -m ldx.study --config=configs/studies/infonce_vs_distillation.py --workdir=DIR`.
 
-Runs a declared grid of training runs, each in a process of its own, and ends in one report:
-DIR/study.txt, study.json, study.csv and index.html. Stopped or killed, the same command goes on.
+It runs a declared grid of training runs, each in a process of its own, and ends in one report:
+DIR/study.txt, study.json, study.csv and index.html. After a stop or a kill, the same command goes
+on.
 
 The studies are in configs/studies. FILE.py is of full size, for accelerators; FILE.py:cpu takes
-minutes a cell on two cores; FILE.py:smoke takes one to three, on what is installed, and shows no
-more than that everything runs. --config.study.roots.NAME=FOLDER says where the collection NAME is,
-in BEIR layout; without it, it is NAME in the folder that LDX_DATA_DIR names.
+minutes a cell on two cores; FILE.py:smoke takes one to three minutes, on what is installed, and
+shows no more than that everything runs. --config.study.roots.NAME=FOLDER says where the collection
+NAME is, in BEIR layout; without this flag, it is NAME in the folder that LDX_DATA_DIR names.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Do what is missing of the study, and print its report."""
+    """Do what is still missing of the study, and print its report."""
     cli.refuse_arguments(argv)
     run_study(cli.get_config(is_study=True).to_dict(), Path(cli.required("workdir")))
 

@@ -1,4 +1,4 @@
-"""What a run keeps on disk to go on: Orbax checkpoints, and the progress that commits them.
+"""What a run keeps on disk to go on later: Orbax checkpoints, and the progress that commits them.
 
 WORKDIR/checkpoints/STEP holds `params` and `opt_state`; WORKDIR/progress.json names the step to go
 on from and the best one. A checkpoint counts once progress.json names it, and nothing it names is
@@ -26,7 +26,7 @@ NUM_LAST = 2
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands."""
+    """The progress of a run, as progress.json holds it."""
 
     step: int = 0
     evaluated_step: int = -1
@@ -44,10 +44,10 @@ class Progress:
 
 
 def read_progress(workdir: Path) -> Progress | None:
-    """The progress of a run, or None where none was made.
+    """The progress of a run, or None where the folder has none yet.
 
     Raises:
-      UserError: the file is not what a run wrote.
+      UserError: this version of ldx did not write the file.
     """
     path = workdir / PROGRESS_NAME
     if not path.exists():
@@ -63,8 +63,8 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder; all processes of a run see the same one.
-      read_only: whether to look only, in this process alone; a run in progress is then not
-        disturbed.
+      read_only: whether only to read, in this process alone; this does not disturb a run in
+        progress.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
@@ -87,7 +87,7 @@ class Checkpoints:
         )
 
     def discard_uncommitted(self, progress: Progress | None) -> None:
-        """Delete what a kill left behind: checkpoints that the progress does not know yet.
+        """Delete what a kill left behind: checkpoints later than the progress.
 
         Raises:
           UserError: there are later checkpoints than a kill can leave, but no progress.
@@ -103,7 +103,7 @@ class Checkpoints:
                 self._manager.delete(step)
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Save a state once, commit the progress, and delete what nobody needs any more.
+        """Save a state once, commit the progress, and delete checkpoints that are not needed.
 
         Raises:
           UserError: the disk is full.
@@ -125,7 +125,7 @@ class Checkpoints:
         """Refuse to begin a checkpoint that the disk has no room for.
 
         Raises:
-          UserError: names the sizes.
+          UserError: there is no room; the message names the sizes.
         """
         arrays = jax.tree.leaves((state.params, state.opt_state))
         needed = sum(x.nbytes for x in arrays) / 2**20

@@ -37,14 +37,14 @@ class DevSet:
 
     Args:
       table: the dev lists, on which the losses are measured.
-      judged: lists of people's queries and judgments; they have no loss.
-      planner: gives token ids, and the padded sizes of training.
-      encoder: embeds token ids.
+      judged: lists of people's queries and judgments, on which no loss is measured.
+      planner: the planner of training, for its token ids and padded sizes.
+      encoder: the encoder that embeds token ids.
       objective: the losses.
-      judges_of: gives who judged for the queries of a type (`Manifest.judges_of`).
+      judges_of: a function that says who judged for the queries of a type (`Manifest.judges_of`).
       num_passages: the size of the passage set.
       pool_size: the most passages in the pool.
-      seed: decides the random samples.
+      seed: the seed of the random samples.
 
     Raises:
       UserError: there is no dev list.
@@ -65,7 +65,7 @@ class DevSet:
     ):
         if not len(table):
             raise UserError(
-                "there are no dev lists, and without them no best step; raise "
+                "there are no dev lists, and without them no step can be the best; raise "
                 "--config.prep.dev_fraction and run data_prep again"
             )
         self._table = table
@@ -84,8 +84,8 @@ class DevSet:
         codes = self._judged.query_type[self.searched].tolist()
         self.judges = Counter(judges[code] for code in codes)
         # The queries of the lists stand first, then those that are searched.
-        searched = self._judged.query[self.searched]
-        self._query_ids = planner.query_ids(np.concatenate([table.query, searched]))
+        searched_queries = self._judged.query[self.searched]
+        self._query_ids = planner.query_ids(np.concatenate([table.query, searched_queries]))
         self._passage_ids = planner.passage_ids(self._rows)
 
     def __len__(self) -> int:
@@ -142,14 +142,14 @@ def evaluate_sources(
 ) -> DevValues:
     """Evaluate every source: means over each, dev/SOURCE/NAME, and over all, dev/NAME.
 
-    Sources weigh as many as their dev lists in the means of losses, and as many as their searched
-    queries in nDCG@10. Where there is one source, its means are those over all.
+    In the means over all, sources are weighted by their numbers of dev lists (for losses) or of
+    searched queries (for nDCG@10). Where there is one source, its means are those over all.
     """
     values = {name: dev.evaluate(params, check) for name, dev in sources.items()}
     if len(values) == 1:
         return next(iter(values.values()))
     means: dict[str, float] = {}
-    for key in dict.fromkeys(key for each in values.values() for key in each.means):
+    for key in dict.fromkeys(key for source in values.values() for key in source.means):
         is_metric = key == f"dev/{METRIC}"
         sizes = {
             name: len(dev.searched) if is_metric else len(dev) for name, dev in sources.items()
@@ -175,14 +175,14 @@ def warn_of_perfect(base: Mapping[str, float]) -> None:
     if min(base.values()) >= 1:
         logging.warning(
             "dev %s of the untrained model is 1.0 already, as it is where the teacher ranks as the "
-            "student does: by it no step can be better than none; "
+            "student does, so no step can be better by it; "
             "config.train.select_by=loss chooses by the dev loss",
             METRIC,
         )
 
 
 def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
-    """A phrase that says whose queries these are, and who judged; `judges` counts the queries."""
+    """A phrase that says who wrote the queries and who judged, given the counts of each kind."""
 
     def kind(names: tuple[str, ...], noun: str = "") -> str:
         return f"human{noun} judged by {' and '.join(names)}" if names else f"synthetic{noun}"
@@ -196,19 +196,19 @@ def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
 def _choose(
     table: ListTable, num_passages: int, pool_size: int, seed: int
 ) -> tuple[list[int], np.ndarray]:
-    """A random sample of the lists whose passages fit in the pool, and the pool's rows."""
+    """A random sample of the lists, as many as fit in the pool, and the rows of the pool."""
     rng = np.random.default_rng([seed, 0])
     chosen: list[int] = []
     pool: set[int] = set()
     for i in rng.permutation(len(table)):
         union = pool.union(table.rows[i, : table.sizes[i]].tolist())
-        if len(union) > pool_size:  # no later list is tried: those that fit would not be a sample
+        if len(union) > pool_size:  # no later list is tried: those that fit are no random sample
             break
         pool = union
         chosen.append(int(i))
     if not chosen:
         raise UserError(
-            f"config.train.dev_pool={pool_size} is less than one dev list has passages; raise it"
+            f"config.train.dev_pool={pool_size} is less than the passages of one dev list; raise it"
         )
     if len(chosen) < FEW_LISTS:
         logging.warning("dev: %d lists are few to tell one step from another", len(chosen))

@@ -15,8 +15,8 @@ class DevValues:
     Attributes:
       means: losses, averaged over lists, and nDCG@10, all named dev/NAME.
       per_query: nDCG@10 by the id of the query's list.
-      judged_by: whose queries, judged by whom, in words, such as "synthetic queries" or "human
-        queries judged by a language model"; of several kinds how many of each.
+      judged_by: who wrote the queries and who judged, in words, such as "synthetic queries" or
+        "human queries judged by a language model"; for several kinds, how many of each.
     """
 
     means: dict[str, float]
@@ -33,7 +33,7 @@ def write_dev_values(workdir: Path, step: int, values: DevValues) -> None:
 
 
 def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
-    """nDCG@10 by query at a step, and whose judgments it is of.
+    """nDCG@10 by query at a step, and whose queries and judgments these are.
 
     Raises:
       UserError: the step was not evaluated.
@@ -43,7 +43,7 @@ def read_dev_values(workdir: Path, step: int) -> tuple[dict[str, float], str]:
         raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
     stored = read_json(path)
     judged_by = stored["judged_by"]
-    # Older runs have an adjective, by who wrote the queries alone.
+    # Older runs have only an adjective for who wrote the queries.
     return stored["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
 
 

@@ -1,4 +1,4 @@
-"""A guide model: what it finds closer to a query than the positive is no negative of that query.
+"""A guide model: a passage that it puts closer to a query than the positive is no negative there.
 
 It embeds every query and passage of the records once, before step 1, into WORKDIR/guide. Each batch
 takes its rows from there, and `ldx.losses.info_nce` compares them (GISTEmbed, arXiv 2402.16829).
@@ -27,7 +27,7 @@ def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | No
     """The model of `config.guide`; None where its path is empty.
 
     Raises:
-      UserError: an unknown key, no such model, or no loss that would use it.
+      UserError: a key is unknown, there is no such model, or no loss would use it.
     """
     check_keys(section, list(inspect.signature(load_student).parameters), "guide")
     if not section["path"]:
@@ -42,25 +42,25 @@ def load_guide(section: Mapping[str, Any], objective: Objective) -> Student | No
 
 
 def add_guide(sources: Mapping[str, Source], guide: Student, workdir: Path) -> dict[str, Source]:
-    """The sources, their lists with the guide's embeddings; made where they are missing.
+    """The sources with the guide's embeddings in their lists, which are made where missing.
 
-    A kill costs a block of them (`ldx.retrieval.embeddings_file.encode_to_file`).
+    A kill costs one block of embeddings (`ldx.retrieval.embeddings_file.encode_to_file`).
 
     Raises:
       UserError: the disk has no room for them.
     """
     encoder = Encoder(guide)
-    added = {}
+    guided = {}
     for name, source in sources.items():
         # One process embeds, then the others find the files.
         with primary_first(f"guide of {source.name}"):
             embeddings = _embed(source, encoder, workdir / "guide" / name)
-        added[name] = dataclasses.replace(
+        guided[name] = dataclasses.replace(
             source,
             train=dataclasses.replace(source.train, guide=embeddings),
             dev=dataclasses.replace(source.dev, guide=embeddings),
         )
-    return added
+    return guided
 
 
 def _embed(source: Source, encoder: Encoder, folder: Path) -> GuideEmbeddings:

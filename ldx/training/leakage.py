@@ -1,9 +1,9 @@
 """What training lists share with the test: its queries, and the passages judged for them.
 
-A judged passage in a training list is no leak by itself: the corpus is given, and its passages are
-trained on. A judgment leaks where a list whose query has the words of a test query holds it. The
-counts are logged before training and kept in WORKDIR/leakage.json, where a run that goes on reads
-them.
+A judged passage in a training list is no leak by itself, because the corpus is known and its
+passages are trained on. A judgment leaks where the query of a training list has the words of a test
+query and the list holds a passage that is relevant to it. The counts are logged before training and
+kept in WORKDIR/leakage.json, where a run that goes on reads them.
 """
 
 import json
@@ -21,7 +21,7 @@ from ldx.eval.beir import Dataset
 from ldx.records.sets import PassageSet
 
 LEAKAGE_NAME = "leakage.json"
-FINGERPRINT = "fingerprint"  # of the lists and the test that the counts beside it are of
+FINGERPRINT = "fingerprint"  # the key, beside the counts, of a hash of what was counted
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Leakage:
     """What the training lists of one source share with its test, in numbers.
 
     Attributes:
-      num_lists: training lists.
-      num_queries: test queries.
-      lists_with_test_query: lists whose query has the words of a test query.
-      judgments_in_lists: (query, relevant passage) pairs of the test that such lists hold.
-      judged_passages: passages that are relevant to a test query.
+      num_lists: the number of training lists.
+      num_queries: the number of test queries.
+      lists_with_test_query: the lists whose query has the words of a test query.
+      judgments_in_lists: the (query, relevant passage) pairs of the test that such lists hold.
+      judged_passages: the passages that are relevant to a test query.
       judged_in_lists: those of them that stand in a training list.
-      judged_as_positives: those of them that are the first entry of one.
+      judged_as_positives: those of them that are the first entry of a training list.
     """
 
     num_lists: int
@@ -66,12 +66,12 @@ def report_leakage(
 ) -> None:
     """Log what training lists share with the test, and keep it in WORKDIR/leakage.json.
 
-    Counts that this file has of the same lists and test are not made again.
+    If the file already has counts of the same lists and test, they are not counted again.
 
     Args:
       workdir: the run's folder.
       sources: the sources of the run, by name.
-      datasets: the test collections of those that have one.
+      datasets: the test collections, by the names of the sources that have one.
       relevance_level: the least grade that is relevant.
     """
     path = workdir / LEAKAGE_NAME
@@ -111,7 +111,7 @@ def find_leakage(source: Source, dataset: Dataset, relevance_level: int) -> Leak
     """Compare the training lists of a source with the test of its collection.
 
     Args:
-      source: with its training lists.
+      source: the source, with its training lists.
       dataset: the test.
       relevance_level: the least grade that is relevant.
     """
@@ -132,8 +132,8 @@ def find_leakage(source: Source, dataset: Dataset, relevance_level: int) -> Leak
     ]
     num_judgments = 0
     for i, query_ids in lists_of_test:
-        held = _doc_ids(doc_ids, table.rows[i, : table.sizes[i]])
-        num_judgments += sum(len(held & relevant[query_id]) for query_id in query_ids)
+        entries = _doc_ids(doc_ids, table.rows[i, : table.sizes[i]])
+        num_judgments += sum(len(entries & relevant[query_id]) for query_id in query_ids)
     return Leakage(
         num_lists=len(table),
         num_queries=len(dataset.queries),
@@ -155,8 +155,8 @@ def _judged_rows(
     """The doc_id of every row that lists may hold and that the test judges."""
     passages, manifest = PassageSet(source.config.records), source.manifest
     corpus = dataset.corpus.doc_ids
-    # Records are mostly of this very collection, in its order: then it tells where the judged ones
-    # are, and they alone are read, not all that stand in lists.
+    # Records mostly hold this very collection in its order. Its doc_ids then give the rows of the
+    # judged passages, and only these are read instead of all that stand in lists.
     if len(corpus) == manifest.num_passages - manifest.num_synthetic_passages:
         places = {row: doc_id for row, doc_id in enumerate(corpus) if doc_id in judged}
         same = (passages[row].doc_id == doc_id for row, doc_id in places.items())

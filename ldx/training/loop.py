@@ -50,12 +50,12 @@ class TrainingLoop:
             self.saved_step = progress.step
             logging.info("going on from step %d", progress.step)
         self.agreement = processes.Agreement(parts.mesh)
-        # Alone, a stop is answered between micro-batches; several processes stop between steps.
+        # A single process stops between micro-batches; several processes stop between steps.
         self.is_alone = jax.process_count() == 1
         self.check = stop.check if self.is_alone else lambda: None
         self.pending: StepResult | None = None
         self.step_begun = time.monotonic()
-        # On a CPU nothing is gained by starting a step before the one before it is written.
+        # On a CPU nothing is gained by starting a step before the last one's numbers are written.
         self.host_is_device = jax.default_backend() == "cpu"
         self.waited = 0.0
         self.writer = MetricsWriter(
@@ -70,7 +70,7 @@ class TrainingLoop:
         self.log = StepLog(self.writer, settings, parts.batches)
 
     def train(self) -> None:
-        """Train to the end; a stop saves the last completed step."""
+        """Train to the end; if the run is stopped, save the last completed step."""
         try:
             self._loop()
         except Interrupted:
@@ -101,7 +101,7 @@ class TrainingLoop:
             due = minutes > self.settings.checkpoint.every_minutes
             self.agreement.tell(progress.step, plan.digest, self.stop.signum, due)
             self.state, result = self.parts.step(self.state, plan, self._between_microbatches)
-            self._write_pending()  # of the step before: the device has this one to work on
+            self._write_pending()  # the step before, while the device works on this one
             self.pending, self.waited = result, waited
             progress.step += 1
             if self.host_is_device:
@@ -111,20 +111,20 @@ class TrainingLoop:
                 self._save()
 
     def _between_microbatches(self) -> None:
-        """Answer a stop, and write the step before as soon as it is done."""
+        """Answer a stop, and write the numbers of the step before as soon as it is done."""
         self.check()
-        # Several processes see a step done at different moments, and what a loss that is not finite
-        # asks of the device they must ask at the same one: between two steps.
+        # Several processes see a step done at different moments. If a loss is not finite, they must
+        # run the same programs at the same moment, so they write between two steps.
         if self.is_alone and self.pending is not None and self.pending.is_ready():
             self._write_pending()
 
     def _settle(self) -> None:
-        """Before anything is decided or saved: the last step's numbers, and what others told."""
+        """Write the last step's numbers and read the messages, before a decision or a save."""
         self._write_pending()
         self.agreement.read()
 
     def _write_pending(self) -> None:
-        """Write the numbers of the last step, if they are not written yet; waits for the step."""
+        """Wait for the last step and write its numbers, if they are not written yet."""
         if self.pending is None:
             return
         result, self.pending = self.pending, None

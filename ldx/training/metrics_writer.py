@@ -1,7 +1,7 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and Weights & Biases if asked.
+"""Where a run's numbers go: metrics.jsonl, TensorBoard and, on request, Weights & Biases.
 
 metrics.jsonl holds only what the run's inputs determine (losses, not times), so a run that was
-killed and went on writes the same bytes as one that was not.
+killed and went on writes the same bytes as one that was never killed.
 """
 
 import json
@@ -17,16 +17,16 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Writes the numbers of a run.
+    """A writer of the numbers of a run.
 
     Args:
       workdir: the run's folder.
       num_bytes: how much of metrics.jsonl counts; what a killed run wrote after it is cut off.
-      step: the step the run goes on from.
+      step: the step that the run goes on from.
       tensorboard: whether to write event files to WORKDIR/tensorboard.
       wandb_project: the Weights & Biases project, or "" for none.
-      config: shown beside the run there.
-      silent: write nothing; of several processes, all but the first.
+      config: the config that Weights & Biases shows beside the run.
+      silent: whether to write nothing, as all processes but the first do.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MetricsWriter:
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Write what the inputs determine: numbers, and what they are of."""
+        """Write values that the inputs determine, such as losses or the name of a source."""
         if self._file is not None:
             line = json.dumps({"step": step, **values})
             self._file.write(line.encode() + b"\n")
@@ -71,7 +71,7 @@ class MetricsWriter:
         self.write_extra(step, numbers)
 
     def write_extra(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers that metrics.jsonl does not get, such as times."""
+        """Write numbers that do not go to metrics.jsonl, such as times."""
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name.replace("@", "_at_"), value, step)
@@ -79,7 +79,7 @@ class MetricsWriter:
             self._wandb.log(dict(values), step=step)
 
     def flush(self) -> int:
-        """Bring metrics.jsonl to the disk; its length in bytes."""
+        """Sync metrics.jsonl to the disk and return its length in bytes."""
         if self._file is None:
             return 0
         self._file.flush()
@@ -103,7 +103,7 @@ def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) 
         raise UserError(
             f"config.logging.wandb_project={project!r} needs wandb: pip install '.[wandb]'"
         ) from None
-    # One run there for one run here, however often it goes on.
+    # A run of ldx is one run of Weights & Biases, however often it goes on.
     id_path = workdir / "wandb_id"
     if not id_path.exists():
         with atomic_write(id_path) as file:

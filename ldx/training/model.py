@@ -21,13 +21,13 @@ from ldx.training.settings import CONFIG_NAME
 
 
 def load_model(path: str | Path, *, passage_template: str | None = None, **overrides: Any) -> Model:
-    """Load a model to embed and search with; of a run's workdir, the best checkpoint.
+    """Load a model to embed and search with; for a run's workdir, its best checkpoint.
 
     Args:
       path: a folder in Hugging Face or sentence-transformers form, "package:NAME==VERSION",
         "org/name@REVISION" on the hub, or a workdir of `ldx.train`.
-      passage_template: joins the title and the text of a passage, such as "{title} {text}"; None:
-        as the model was trained, where it says so.
+      passage_template: the template that joins the title and the text of a passage, such as
+        "{title} {text}"; None means as the model was trained, where it says so.
       **overrides: arguments of `ldx.models.student.load_student` that differ from what the model,
         or the config of the run, declares, such as passage_max_length; None changes nothing.
 
@@ -54,7 +54,7 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
 
 
 def declared_template(path: str | Path | None) -> str | None:
-    """How a run's workdir, or its export, joins title and text.
+    """The template by which a run's workdir, or its export, joins title and text.
 
     None where `path` is neither, or where the run had sources that join them differently.
     """

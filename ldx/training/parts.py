@@ -1,4 +1,4 @@
-"""What a run trains with, made from its settings: sources, batches, dev sets, the step."""
+"""What a run needs to train, made from its settings: sources, batches, dev sets, the step."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ from ldx.training.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a run trains with; all programs of the step are compiled."""
+    """What a run needs to train; all programs of the step are compiled."""
 
     state: TrainState  # before the first step
     step: TrainStep
@@ -49,7 +49,7 @@ def open_sources(
     student: Student,
     objective: Objective,
 ) -> dict[str, Source]:
-    """All sources, their lists checked and their texts tokenised.
+    """Open all sources, check their lists and tokenise their texts.
 
     Raises:
       UserError: records are damaged, or have scores that the objective cannot use.
@@ -72,10 +72,10 @@ def open_sources(
 
 
 def check_cut(settings: Settings, student: Student) -> Mesh:
-    """The mesh of a run; what says how its work is cut is checked before anything is read.
+    """The mesh of a run, after a check of how its work is cut, before anything is read.
 
     Raises:
-      UserError: `train.fsdp` or `train.bucket_lengths` do not fit devices or lengths.
+      UserError: `train.fsdp` does not fit the devices, or `train.bucket_lengths` the lengths.
     """
     config, lengths = student.config, settings.train.bucket_lengths
     if lengths:
@@ -90,7 +90,7 @@ def make_parts(
     sources: Mapping[str, Source],
     mesh: Mesh,
 ) -> Parts:
-    """Planners, batches, dev sets, the step and the first state, over all devices."""
+    """Make planners, batches, dev sets, the step and the first state, over all devices."""
     size = _batch_size(settings, sources, mesh.size)
     shapes = _shapes(settings, student, sources, size, mesh.size)
     encoder = Encoder(student, mesh=mesh, shapes=shapes)
@@ -141,13 +141,13 @@ def make_parts(
     hint = "" if is_kept else " (JAX_COMPILATION_CACHE_DIR=FOLDER keeps them for later runs)"
     logging.info("compiling the programs of %d shapes%s", len(shapes.all), hint)
     step.compile(state, shapes, size)
-    for each in dev.values():
-        each.compile(student.params)
+    for dev_set in dev.values():
+        dev_set.compile(student.params)
     return Parts(state, step, batches, dev, mesh)
 
 
 def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: int) -> BatchSize:
-    """The padded sizes of every batch, of whatever source; queries for every device alike."""
+    """The padded sizes of every batch of any source, with as many queries for every device."""
     num_queries = -(-settings.data.batch_size // num_devices) * num_devices
     list_size = max(max(s.train.list_size, s.dev.list_size) for s in sources.values())
     num_passages = max(len(source.passages) for source in sources.values())
@@ -191,7 +191,7 @@ def _text_lengths(student: Student, sources: Mapping[str, Source], size: BatchSi
     for source in sources.values():
         passages = np.minimum(source.passages.lengths + special, config.passage_max_length)
         queries = np.minimum(source.queries.lengths + special, config.query_max_length)
-        # The longest of each are there, so that every text has an edge.
+        # The longest texts of both kinds are among them, so that every text has an edge.
         num = max(1, min(len(queries), len(passages) * size.num_queries // size.num_passages))
         lengths += [passages, [queries.max()], rng.permutation(queries)[:num]]
     return np.concatenate(lengths)

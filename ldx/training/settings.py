@@ -1,4 +1,4 @@
-"""The sections of a config as checked, typed values; "auto" becomes a number here."""
+"""The sections of a config as checked, typed values, in which "auto" has become a number."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ FINGERPRINTS_NAME = "fingerprints.json"
 MAY_DIFFER = (
     "checkpoint.",
     "logging.",
-    # How the work is cut, not what is computed: another number of devices may want another cut.
+    # These say how the work is cut, not what is computed; other devices may need another cut.
     "train.microbatch_tokens",
     "train.bucket_lengths",
     "train.activation_bytes",
@@ -126,7 +126,7 @@ SECTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A config, checked, with every "auto" replaced; `whole` is its plain form."""
+    """A checked config with every "auto" replaced; `whole` is its plain form."""
 
     seed: int
     data: DataConfig
@@ -139,7 +139,7 @@ class Settings:
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Refuse a config that has not the sections of an experiment."""
+    """Refuse a config that does not have the sections of an experiment."""
     check_keys(config, [*SECTIONS, "prep"], "")
     missing = [name for name in SECTIONS if name not in config]
     if missing:
@@ -150,11 +150,11 @@ def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
     """Check a config and replace every "auto" that decides what is computed.
 
     Args:
-      config: its plain form.
-      *num_lists: the lists of an epoch, of each source.
+      config: the config as a plain dict.
+      *num_lists: the number of lists of an epoch, for each source.
 
     Raises:
-      UserError: an unknown or missing key, or a value that cannot be.
+      UserError: a key is unknown or missing, or a value is not allowed.
     """
     whole: dict[str, Any] = json.loads(json.dumps(dict(config)))
     check_sections(whole)
@@ -201,7 +201,7 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
     """Refuse to go on with another config, model or data than the run began with.
 
     Raises:
-      UserError: names every difference outside `MAY_DIFFER`.
+      UserError: something differs; the message names every difference outside `MAY_DIFFER`.
     """
     before, now = flatten_config(read_json(workdir / CONFIG_NAME)), flatten_config(whole)
     problems = [
@@ -209,9 +209,9 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
     ]
-    explained = any(problem.startswith("config.model.") for problem in problems)
+    has_other_model = any(problem.startswith("config.model.") for problem in problems)
     for name, value in read_json(workdir / FINGERPRINTS_NAME).items():
-        if fingerprints.get(name) != value and not (name == "model" and explained):
+        if fingerprints.get(name) != value and not (name == "model" and has_other_model):
             problems.append(f"the {name}: changed since the run began")
     if problems:
         raise UserError(
@@ -221,6 +221,6 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
 
 
 def save_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
-    """Keep the config and what it was applied to, for `check_same_run`."""
+    """Save the config and the fingerprints of model and data, for `check_same_run`."""
     write_json(workdir / FINGERPRINTS_NAME, fingerprints)
     write_json(workdir / CONFIG_NAME, whole)

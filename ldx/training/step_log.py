@@ -1,4 +1,4 @@
-"""What a run says of its steps: lines of metrics, on the screen and in files."""
+"""What a run reports of its steps: lines of metrics, on the screen and in files."""
 
 import collections
 import datetime
@@ -14,12 +14,12 @@ from ldx.training.settings import Settings
 
 
 class StepLog:
-    """Writes the numbers of training steps.
+    """A log of training steps.
 
     Args:
-      writer: where they go beside the screen.
-      settings: of the run.
-      batches: what steps are made of.
+      writer: the files to which numbers go besides the screen.
+      settings: the settings of the run.
+      batches: the batches of the run.
     """
 
     def __init__(self, writer: MetricsWriter, settings: Settings, batches: Batches):
@@ -37,13 +37,14 @@ class StepLog:
         seconds: float,
         waited: float,
     ) -> None:
-        """Numbers of step `step`, the first of which is 1.
+        """Write the numbers of a step.
 
         Args:
-          plan: of its batch.
+          step: the number of the step; the first is 1.
+          plan: the plan of its batch.
           metrics: its losses.
-          seconds: since the step before.
-          waited: of these, for the batch.
+          seconds: the time since the step before.
+          waited: the part of that time in which the step waited for its batch.
         """
         counts = {
             "num_distinct_passages": plan.num_distinct_passages,
@@ -104,15 +105,15 @@ class StepLog:
         )
 
     def _show_mix(self, step: int) -> None:
-        """Query types drawn in the epoch that ended with a step."""
+        """Log how many lists of each query type were drawn in the epoch that ended with a step."""
         length = self._batches.steps_per_epoch
-        drawn: collections.Counter[str] = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for number in range(step - length, step):
             source, numbers = self._batches.lists_of_step(number)
             types = source.table.query_types
-            drawn.update(
+            counts.update(
                 f"{source.name}/{types[code]}" for code in source.table.query_type[numbers]
             )
-        whole = sum(drawn.values())
-        shown = ", ".join(f"{name} {count} ({count / whole:.0%})" for name, count in drawn.items())
-        logging.info("epoch %d drew %d lists: %s", step // length, whole, shown)
+        total = sum(counts.values())
+        shares = ", ".join(f"{name} {n} ({n / total:.0%})" for name, n in counts.items())
+        logging.info("epoch %d drew %d lists: %s", step // length, total, shares)

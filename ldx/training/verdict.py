@@ -1,7 +1,7 @@
 """Whether training helped, by dev queries: better, not distinguishable, or worse than the base.
 
-People's dev judgments decide where the records have some, else the dev lists. A step that dev
-nDCG@10 chose is flattered a little by the same queries.
+People's dev judgments decide where the records have some, else the dev lists. If dev nDCG@10 also
+chose the step, the same queries flatter it a little.
 """
 
 import math
@@ -18,7 +18,7 @@ SIGNIFICANT = 0.05
 
 
 class Status(StrEnum):
-    """Whether training helped."""
+    """How the best step compares with the base model."""
 
     BETTER = "better"
     SAME = "not distinguishable"
@@ -28,19 +28,19 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What dev says of a run's best step.
+    """What dev queries say of a run's best step.
 
     Attributes:
-      status: WORSE also where no step was better and the base model is kept.
+      status: whether it is better; WORSE also where no step was better and the base model is kept.
       text: a sentence with the numbers.
-      judged_by: whose queries dev has, and who judged for them; see `DevValues`.
-      step: the best one; 0 is the base model.
-      num_queries: that were compared.
-      base: the base model's mean nDCG@10.
-      trained: the best step's.
+      judged_by: who wrote the dev queries, and who judged for them; see `DevValues`.
+      step: the best step; 0 is the base model.
+      num_queries: the number of queries that were compared.
+      base: the mean nDCG@10 of the base model.
+      trained: the mean nDCG@10 of the best step.
       low: the lower end of the 95% bootstrap interval of the difference.
-      high: its upper end.
-      p_value: of the paired permutation test.
+      high: the upper end of that interval.
+      p_value: the p-value of the paired permutation test.
     """
 
     status: Status
@@ -59,9 +59,9 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     """Compare the best step so far with the base model, query by query.
 
     Args:
-      workdir: of the run.
-      progress: where it stands.
-      select_by: what chose the best step, `config.train.select_by`.
+      workdir: the run's folder.
+      progress: the progress of the run.
+      select_by: the rule that chose the best step, `config.train.select_by`.
 
     Raises:
       UserError: a step was not evaluated.

@@ -241,4 +241,4 @@ def test_a_perfect_base_is_told(caplog):
     warn_of_perfect({"a": 1.0, "b": 0.9})
     assert not caplog.records
     warn_of_perfect({"a": 1.0, "b": 1.0})
-    assert "by it no step can be better" in caplog.text
+    assert "no step can be better by it" in caplog.text
