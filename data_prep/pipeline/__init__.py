@@ -1,1 +1,1 @@
-"""A stage, its workspace, the order of the stages, the section config.prep."""
+"""What all stages share: how a stage runs, its workspace, the order of stages, and config.prep."""

@@ -1,4 +1,4 @@
-"""The section `config.prep.llm` as checked, typed values."""
+"""The section `config.prep.llm` of a config as checked, typed values."""
 
 import re
 from collections.abc import Mapping
@@ -15,26 +15,30 @@ BACKENDS = ("vllm", "openai")
 class LlmConfig:
     """The section `config.prep.llm`.
 
+    Where a description begins with a backend's name, the setting has an effect for that backend
+    alone.
+
     Attributes:
-      backend: `vllm`: vLLM's engine in this process, on this machine's GPUs; `openai`: any server
-        that speaks OpenAI's chat completions, `vllm serve` first of all.
+      backend: `vllm`, vLLM's engine in this process, on this machine's GPUs; or `openai`, any
+        server that speaks OpenAI's chat completions, such as `vllm serve`.
       model: vllm: a folder, or "org/name@REVISION" on the Hugging Face hub, best with a commit
-        hash; safetensors only. openai: the name by which the server knows the model.
-      base_url: openai: the server's address, up to and with /v1.
+        hash; the weights must be safetensors. openai: the name by which the server knows the model.
+      base_url: openai: the server's address, up to and including /v1.
       api_key_env: openai: the NAME of the environment variable that holds the key, such as
-        OPENAI_API_KEY; "": the server asks for none. The key itself never stands in a config.
-      concurrency: openai: requests that are under way at once, over all threads.
+        OPENAI_API_KEY; "": the server asks for none. The key itself is never written in a config.
+      concurrency: openai: the most requests that are under way at once, over all threads.
       requests_per_minute: openai: the most requests sent in a minute, retries included; None: no
         limit.
       timeout: openai: seconds until a request without an answer counts as failed.
       max_retries: openai: how often a request is sent again after a failed connection, a time-out,
-        or status 408, 409, 429 or 5xx. The wait doubles from 0.5 to 8 seconds; a server's
-        Retry-After (up to 2 minutes) goes before that.
-      send_seed: openai: send each request's seed. Off for servers that refuse the parameter.
+        or status 408, 409, 429 or 5xx. The wait doubles from 0.5 to 8 seconds, unless the server's
+        Retry-After (up to 2 minutes) says otherwise.
+      send_seed: openai: whether to send each request's seed; some servers refuse the parameter.
       engine_args: vllm: arguments of vllm.LLM, such as {"tensor_parallel_size": 4,
         "max_model_len": 4096, "gpu_memory_utilization": 0.9}.
-      chat_template_kwargs: for the model's chat template, such as {"enable_thinking": False} for
-        Qwen3. openai: sent as the field of that name, which vLLM and SGLang know.
+      chat_template_kwargs: arguments of the model's chat template, such as {"enable_thinking":
+        False} for Qwen3. They are sent to an openai server as the field of that name, which vLLM
+        and SGLang know.
     """
 
     backend: str
@@ -81,7 +85,7 @@ class LlmConfig:
 
     def _check_address(self) -> None:
         url = urlsplit(self.base_url)
-        if "@" in url.netloc:  # not repeated here: it holds a password
+        if "@" in url.netloc:  # the message does not repeat the address, which holds a password
             raise UserError(
                 "config.prep.llm.base_url holds a user name or a password; give the key in an "
                 "environment variable, and name that in config.prep.llm.api_key_env"
@@ -92,7 +96,7 @@ class LlmConfig:
                 "http://127.0.0.1:8000/v1"
             )
         if self.api_key_env and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise UserError(  # not repeated here: it may be the key
+            raise UserError(  # the message does not repeat the value, which may be the key
                 "config.prep.llm.api_key_env is not the name of an environment variable in "
                 "capitals, such as OPENAI_API_KEY; if it is the key itself, take it out of the "
                 "config and put it into such a variable"

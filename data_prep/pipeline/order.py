@@ -1,4 +1,4 @@
-"""Which stages a config needs, and in which order."""
+"""The stages that a config needs, in their order."""
 
 from data_prep.pipeline.settings import EntryKind, LabelOrigin, PrepConfig, graded_kinds
 
@@ -11,7 +11,7 @@ STAGES = (
     "write_tfrecords",
     "baselines",
 )
-"""Where a teacher makes the lists."""
+"""The stages where a teacher scores the lists."""
 
 GRADED_STAGES = (
     "corpus",
@@ -21,7 +21,7 @@ GRADED_STAGES = (
     "grade",
     "write_tfrecords",
 )
-"""Where lists are of graded labels."""
+"""The stages where lists have graded labels."""
 
 
 def stages_of(prep: PrepConfig) -> tuple[str, ...]:

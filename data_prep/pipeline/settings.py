@@ -1,4 +1,4 @@
-"""The section `config.prep` as checked, typed values; configs/base.py explains its keys."""
+"""The section `config.prep` of a config as checked, typed values."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 
-HYBRID = "hybrid"  # the kind of teacher that is no class of data_prep.teachers
+HYBRID = "hybrid"  # the only kind of teacher that is not a class of data_prep.teachers
 _NAME = re.compile(r"[\w-]+")
 
 
 class QueryOrigin(StrEnum):
-    """Where training queries come from: cut out of passages, a language model, or people."""
+    """The origin of training queries: cut out of passages, a language model, or people."""
 
     EXTRACTIVE = "extractive"
     LLM = "llm"
@@ -23,14 +23,14 @@ class QueryOrigin(StrEnum):
 
 
 class LabelOrigin(StrEnum):
-    """Where the labels of lists come from: a teacher's scores, or what `prep.graded` says."""
+    """The origin of the labels of lists: a teacher's scores, or the sources in `prep.graded`."""
 
     TEACHER = "teacher"
     GRADED = "graded"
 
 
 class EntryKind(StrEnum):
-    """Entries of graded lists: judged by people, written by a language model, or mined."""
+    """The kind of an entry of a graded list: judged by people, written by a model, or mined."""
 
     JUDGED = "judged"
     SYNTHETIC = "synthetic"
@@ -38,7 +38,7 @@ class EntryKind(StrEnum):
 
 
 class CalibrationMethod(StrEnum):
-    """How scores come to [0, 1]."""
+    """The method that brings scores to [0, 1]."""
 
     PERCENTILE = "percentile"
     Z_SCORE = "z_score"
@@ -46,7 +46,7 @@ class CalibrationMethod(StrEnum):
 
 
 class CandidateChoice(StrEnum):
-    """Which of the fused candidates are scored: the first, or some at equal steps of score."""
+    """The fused candidates that are scored: the first ones, or ones at equal steps of score."""
 
     TOP = "top"
     SPREAD = "spread"
@@ -54,10 +54,10 @@ class CandidateChoice(StrEnum):
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """The section `config.prep`.
+    """The section `config.prep`; configs/base.py explains its keys.
 
     Raises:
-      UserError: a value that cannot be.
+      UserError: a value is not allowed.
     """
 
     collection: str
@@ -152,7 +152,7 @@ class PrepConfig:
         query_origins(self.queries)
 
     def _choose(self, key: str, choices: type[StrEnum]) -> None:
-        """Make the value of a key, a word in a config, one of its choices."""
+        """Turn the value of a key, which is a word in a config, into one of its choices."""
         value = getattr(self, key)
         if value not in list(choices):
             raise UserError(f"config.prep.{key}={value!r}: wanted {' or '.join(choices)}")
@@ -176,10 +176,10 @@ class PrepConfig:
 
 
 def check_prep(section: Mapping[str, Any]) -> PrepConfig:
-    """The section `config.prep`, checked.
+    """Check the section `config.prep`.
 
     Raises:
-      UserError: an unknown or missing key, or a value that cannot be.
+      UserError: a key is unknown or missing, or a value is not allowed.
     """
     llm = build(LlmConfig, section["llm"], "prep.llm") if "llm" in section else None
     return build(PrepConfig, {**section, **({"llm": llm} if llm else {})}, "prep")
@@ -197,7 +197,7 @@ LLM_TYPES = (
 
 
 def graded_kinds(prep: PrepConfig) -> set[EntryKind]:
-    """The kinds of entries of graded lists; none where a teacher makes lists."""
+    """The kinds of entries that graded lists have; none where a teacher scores the lists."""
     if prep.list_source != LabelOrigin.GRADED:
         return set()
     return {
@@ -208,12 +208,12 @@ def graded_kinds(prep: PrepConfig) -> set[EntryKind]:
 
 
 def has_documents(prep: PrepConfig) -> bool:
-    """Whether passages that a language model writes join those of the corpus."""
+    """Whether a language model writes passages that are added to those of the corpus."""
     return EntryKind.SYNTHETIC in graded_kinds(prep)
 
 
 def types_of(prep: PrepConfig) -> tuple[str, ...]:
-    """The query types that `config.prep` asks for; all that there are where it names none."""
+    """The query types that `config.prep` names, or all shipped ones where it names none."""
     if prep.query_types is not None:
         return tuple(prep.query_types)
     from_llm = QueryOrigin.LLM in query_origins(prep.queries)
@@ -221,10 +221,10 @@ def types_of(prep: PrepConfig) -> tuple[str, ...]:
 
 
 def query_origins(queries: str) -> tuple[QueryOrigin, ...]:
-    """Where queries come from: the parts of `config.prep.queries`.
+    """The origins of queries that `config.prep.queries` names.
 
     Raises:
-      UserError: one is unknown, or there is none.
+      UserError: an origin is unknown, there is none, or two of them exclude each other.
     """
     parts = tuple(queries.split("+"))
     if not set(parts) <= set(QueryOrigin):

@@ -1,4 +1,4 @@
-"""A stage as a command: its flags, and when it need not run again."""
+"""Running a stage as a command: its flags, and the check whether its work is done already."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ class Stage:
     """A stage: what it depends on, what it leaves, and the work itself.
 
     Attributes:
-      name: also the name of its module, and of WORKDIR/prep/NAME.json.
-      keys: the config keys whose change makes it stale; a section stands for all its keys.
-      inputs: fingerprints or values of what it reads.
-      outputs: the files it leaves.
-      work: does it, and returns the counts it reports.
+      name: the name of the stage, of its module, and of its record WORKDIR/prep/NAME.json.
+      keys: the config keys whose change makes the stage stale; a section stands for all its keys.
+      inputs: gives fingerprints or values of what the stage reads.
+      outputs: gives the files that the stage leaves.
+      work: does the work, and returns the counts to report.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Stage:
     work: Callable[[Workspace], dict[str, Any]]
 
     def main(self, argv: list[str]) -> None:
-        """Run as a command."""
+        """Run the stage as a command, with the workspace that the flags name."""
         cli.refuse_arguments(argv)
         workspace = workspace_from_flags()
         self.run(workspace)
 
     def run(self, workspace: Workspace) -> dict[str, Any]:
-        """Do the work unless it is done already for the same config and inputs."""
+        """Do the work unless it is done for the same config and inputs, and return the counts."""
         path = workspace.prep / f"{self.name}.json"
         made_from = self._made_from(workspace)
         if self._is_done(workspace, path, made_from):
@@ -72,7 +72,7 @@ class Stage:
 
 
 def define_flags() -> None:
-    """Define --config, --workdir, and those of the engine."""
+    """Define --config, --workdir, and the flags of the engine."""
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Folder of this run; the same for all stages")
     define_engine_flags()
@@ -85,10 +85,10 @@ def run_as_command(main: Callable[[list[str]], None]) -> None:
 
 
 def workspace_from_flags() -> Workspace:
-    """The workspace that the flags name, its config checked.
+    """Open the workspace that the flags name, and check its config.
 
     Raises:
-      UserError: an unknown or missing key, or a value that cannot be.
+      UserError: a key is unknown or missing, or a value is not allowed.
     """
     config, workdir = cli.get_config(), Path(cli.required("workdir"))
     return open_workspace(config, workdir, engine_from_flags())

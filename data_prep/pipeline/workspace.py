@@ -1,4 +1,4 @@
-"""The config and the folders of a run, as every stage sees them."""
+"""The workspace of a run: its config, its folders and its engine, as every stage sees them."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from ldx.models.student import check_model_section
 from ldx.records.schema import check_template
 
 STAGES_VERSION = 5
-"""Raised when the same config and inputs give other outputs than before."""
+"""This number is raised when the same config and inputs give other outputs than before."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Workspace:
     """The config of a run, the folders it reads and writes, and the engine it works with.
 
     Attributes:
-      config: all sections.
-      settings: the section `config.prep`, checked; stages read it here.
+      config: the whole config.
+      settings: the section `config.prep`, checked and typed, from which stages read its keys.
       workdir: the folder of the run.
-      engine: where work in shards is done.
+      engine: the engine that does the work in shards.
     """
 
     config: ConfigDict
@@ -39,32 +39,32 @@ class Workspace:
 
     @property
     def dataset(self) -> Path:
-        """The collection in BEIR layout."""
+        """The folder of the collection in BEIR layout."""
         return Path(self.config.data.root or self.workdir / "dataset")
 
     @property
     def records(self) -> Path:
-        """The TFRecords of the trainer."""
+        """The folder of the TFRecords that the trainer reads."""
         return Path(self.config.data.records or self.workdir / "records")
 
     @property
     def corpus_records(self) -> Path:
-        """Where the passages of the corpus are: in `records`, unless written ones join them."""
+        """The folder of the corpus's passages: `records`, unless that holds written ones too."""
         return self.prep / "corpus" if has_documents(self.settings) else self.records
 
     @property
     def prep(self) -> Path:
-        """What stages hand to later stages."""
+        """The folder of the files that stages leave for later stages."""
         return self.workdir / "prep"
 
     @property
     def baselines(self) -> Path:
-        """TREC runs of the retrievers that the student is compared with."""
+        """The folder of the TREC runs that the student is compared with."""
         return self.workdir / "baselines"
 
     @property
     def collection(self) -> str:
-        """The name of the collection: that of its folder, or how it was made."""
+        """The name of the collection: that of its folder, or of the source it was made from."""
         if self.config.data.root:
             return self.dataset.name
         name = self.settings.collection.partition("@")[0].rstrip("/").rpartition("/")[2]
@@ -72,15 +72,15 @@ class Workspace:
 
 
 def open_workspace(config: ConfigDict, workdir: Path, engine: Engine | None = None) -> Workspace:
-    """The workspace of a config, what stages read of it checked.
+    """Open the workspace of a config, and check the sections that stages read.
 
     Args:
-      config: as configs/base.py has it.
+      config: a config with the keys of configs/base.py.
       workdir: the folder of the run, which may be new.
-      engine: where work in shards is done; None: in this process.
+      engine: the engine that does the work in shards; None: this process.
 
     Raises:
-      UserError: an unknown or missing key, or a value that cannot be.
+      UserError: a key is unknown or missing, or a value is not allowed.
     """
     settings = check_prep(config.prep.to_dict())
     check_model_section(config.model)
@@ -96,10 +96,10 @@ def config_fingerprint(workspace: Workspace, keys: tuple[str, ...]) -> str:
 
 
 def stage_counts(workspace: Workspace, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """What finished stages counted, by stage.
+    """The counts that finished stages recorded, by stage.
 
     Raises:
-      UserError: one has not been run.
+      UserError: a stage has not been run.
     """
     return {
         name: read_json(needed(workspace.prep / f"{name}.json", name))["counts"] for name in names
@@ -107,10 +107,10 @@ def stage_counts(workspace: Workspace, names: tuple[str, ...]) -> dict[str, dict
 
 
 def needed(path: Path, stage: str) -> Path:
-    """`path`, which an earlier stage left.
+    """Check that an earlier stage left a file, and return its path.
 
     Raises:
-      UserError: it is not there.
+      UserError: the file does not exist.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; run `python -m data_prep.{stage}` first")
@@ -118,7 +118,7 @@ def needed(path: Path, stage: str) -> Path:
 
 
 def file_fingerprints(paths: Mapping[str, Path]) -> dict[str, str]:
-    """Fingerprints of the content of files."""
+    """Fingerprints of the contents of files, under the same names."""
     return {name: fingerprint(path) for name, path in paths.items()}
 
 
