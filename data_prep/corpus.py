@@ -1,8 +1,8 @@
-"""Stage 1: the collection, its passage set, and which passages take part in what.
+"""Stage 1: reading the collection, writing its passage set, and choosing the roles of passages.
 
-Leaves RECORDS/passages, WORKDIR/prep/{passages.npz, health.json, health.txt, health.png}, and
-rejects/corpus.jsonl where rows were set aside. Collections that are not in BEIR layout are made in
-WORKDIR/dataset first. The collection itself is never altered.
+The stage leaves RECORDS/passages, WORKDIR/prep/{passages.npz, health.json, health.txt, health.png},
+and WORKDIR/prep/rejects/corpus.jsonl where rows were set aside. A collection that is not in BEIR
+layout is first converted to it in WORKDIR/dataset. The collection itself is never changed.
 """
 
 import json
@@ -44,7 +44,7 @@ def _make_api_docs(workspace: Workspace) -> dict[str, Any]:
 
 
 class _Rejects:
-    """Writes rejected rows to a file, and counts them."""
+    """A collector of rejected rows, which counts them and writes them to a file."""
 
     def __init__(self, path: Path):
         self.path, self.counts = path, RejectCounts()
@@ -55,7 +55,7 @@ class _Rejects:
         self._lines.append({"id": bad.where, "reason": bad.reason, "excerpt": bad.excerpt})
 
     def finish(self, num_passages: int, most: float) -> None:
-        """Write them; raises UserError where they are too many."""
+        """Write the rejected rows; raise a UserError if there are too many."""
         self.path.unlink(missing_ok=True)
         if not self._lines:
             return
@@ -66,8 +66,11 @@ class _Rejects:
 
 
 def _make_dataset(workspace: Workspace, rejects: _Rejects) -> None:
-    """Write what `prep.collection` names as WORKDIR/dataset, with its judgments on the hub."""
-    # What an earlier collection left would be taken for the judgments of this one.
+    """Convert the collection that `prep.collection` names to BEIR layout in WORKDIR/dataset.
+
+    Judgments come from the hub, where it has any.
+    """
+    # Judgments that an earlier collection left here would be taken for those of this one.
     shutil.rmtree(workspace.dataset, ignore_errors=True)
     _make_judgments(workspace)
     with atomic_write(workspace.dataset / "corpus.jsonl") as file:
@@ -93,7 +96,7 @@ def _make_judgments(workspace: Workspace) -> None:
 
 
 def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
-    """The good passages; at their end, an error where too many were bad."""
+    """Yield the good passages; raise a UserError at the end if too many rows were bad."""
     template = workspace.config.data.passage_template
     placed = read_passages(workspace.dataset, reject=rejects, template=template)
     bar = progress_bar(placed, desc="passages", unit=" passages")
@@ -107,7 +110,7 @@ def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
 
 
 def _check_judgments(workspace: Workspace) -> tuple[dict[str, str], dict[str, beir.Qrels]]:
-    """Queries and judgments are read now: a broken file must not be found after hours of mining."""
+    """Read all queries and judgments, so that a broken file stops the run now, not hours later."""
     root = workspace.dataset
     has_queries = find_json_lines(root, "queries") or "human" in workspace.settings.queries
     queries = beir.read_queries(root) if has_queries else {}

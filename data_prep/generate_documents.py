@@ -2,9 +2,10 @@
 
     python -m data_prep.generate_documents --config=FILE.py --workdir=DIR [--dry-run]
 
-For lists of graded labels (SyCL, arXiv 2503.23239). Leaves WORKDIR/prep/documents.jsonl, and the
-answers in WORKDIR/prep/document_answers. --dry-run counts the prompts and asks nothing; it wants
-the queries of data_prep.generate_queries (before there are any, data_prep.run --dry-run estimates).
+The passages are for lists of graded labels (SyCL, arXiv 2503.23239). The stage leaves
+WORKDIR/prep/documents.jsonl, and the answers in WORKDIR/prep/document_answers. --dry-run counts
+prompts and tokens and asks no model; it needs the queries of data_prep.generate_queries (before
+these exist, data_prep.run --dry-run estimates the costs).
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ from ldx.records.schema import HUMAN_DEV
 
 
 def queries_with_documents(queries: list[Query]) -> list[Query]:
-    """The queries that passages are written for: all that are trained on."""
+    """The queries for which passages are written: all but people's dev queries."""
     return [query for query in queries if query.query_type != HUMAN_DEV]
 
 
@@ -37,7 +38,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     if not passages:
         raise UserError(
             f"no passages: of {len(queries)} queries none got a good answer ({written.dropped}); "
-            f"what the model wrote is in {workspace.prep / 'document_answers'}"
+            f"the model's answers are in {workspace.prep / 'document_answers'}"
         )
 
     def documents() -> Iterator[Document]:
@@ -80,7 +81,7 @@ def _dry_run(workspace: Workspace) -> str:
     return (
         f"{len(queries):,} queries, one prompt each for passages of levels {levels}: at most "
         f"{int(tokens * len(queries)):,} tokens, and up to {workspace.settings.max_attempts} "
-        "times as many where answers are bad. What was answered before is not asked again"
+        "times as many where answers are bad. Requests that were answered before are not repeated"
     )
 
 
@@ -104,7 +105,7 @@ STAGE = Stage(
 
 
 def main(argv: list[str]) -> None:
-    """Run the stage, or say what it will cost."""
+    """Run the stage, or print what it will cost."""
     if not flags.FLAGS["dry-run"].value:
         STAGE.main(argv)
         return
@@ -113,5 +114,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("dry-run", False, "Say what the stage will cost, and ask nothing")
+    flags.DEFINE_bool("dry-run", False, "Print what the stage will cost, and ask no model")
     run_as_command(main)

@@ -1,6 +1,7 @@
 """Stage 2: training queries, cut out of passages, written by a language model, or by people.
 
-Leaves WORKDIR/prep/queries.jsonl, and the answers of generators in WORKDIR/prep/answers.
+The stage leaves WORKDIR/prep/queries.jsonl, and in WORKDIR/prep/answers all that was cut out of
+passages or answered by the model, before anything is dropped.
 """
 
 import itertools
@@ -38,8 +39,9 @@ EQUAL_OTHER_PASSAGE = "equal to one of another passage"
 def choose(queries: Iterable[Query], test_queries: TestQueries) -> Collected:
     """Drop empty and short queries, and those that give a test query away; merge equal ones.
 
-    Of equal texts, of whatever type, the first stays. What another was judged relevant for is
-    relevant for it too, and the passage that another was made from is not among its negatives.
+    Of queries with equal texts, whatever their types, the first stays. Where people wrote it,
+    passages judged relevant for the others are relevant for it too. All other passages that the
+    others were made from or judged relevant for are never its negatives.
     """
     chosen: dict[str, Query] = {}
     dropped: Counter[str] = Counter()
@@ -90,11 +92,11 @@ def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Qu
 
 
 def _make(workspace: Workspace, test_queries: TestQueries) -> Collected:
-    """All queries that can be trained on, or measure the dev lists."""
+    """Collect the queries for training, and people's dev queries."""
     passages, engine = load_passages(workspace), workspace.engine
     rows = passages.roles.gets_queries.nonzero()[0]
     origins = query_origins(workspace.settings.queries)
-    # Human dev queries come first: of equal texts the first stays, so none of them is trained on.
+    # Human dev queries come first: of equal texts the first stays, so no dev query is trained on.
     parts = [
         human_queries(workspace, passages.roles, split, query_type)
         for query_type, split in _human_splits(workspace).items()
@@ -109,34 +111,35 @@ def _make(workspace: Workspace, test_queries: TestQueries) -> Collected:
 
 
 def _human_splits(workspace: Workspace) -> dict[str, str]:
-    """The splits of the collection that queries are taken from, by the type of their queries.
+    """The splits of the collection from which people's queries are taken, by query type.
 
-    Dev queries are left out where they are what is measured, or trained on, or are not there.
+    The dev split is left out where it is also the split for evaluation or for training, and where
+    it is the default, `dev`, and does not exist.
     """
     prep, splits = workspace.settings, {}
-    trained_on = prep.human_split if QueryOrigin.HUMAN in query_origins(prep.queries) else None
+    train_split = prep.human_split if QueryOrigin.HUMAN in query_origins(prep.queries) else None
     dev = prep.human_dev_split
     exists = dev in qrels_files(workspace.dataset)
-    if dev and dev == trained_on:
+    if dev and dev == train_split:
         logging.warning(
-            "config.prep.human_dev_split=%r is ignored: it is config.prep.human_split too, so its "
-            "queries are trained on, and dev nDCG@10 is that of the dev lists",
+            "config.prep.human_dev_split=%r is ignored: config.prep.human_split names the same "
+            "split, so its queries are trained on, and dev nDCG@10 is that of the other dev lists",
             dev,
         )
-    if dev not in ("", trained_on, workspace.config.eval.split) and (exists or dev != "dev"):
+    if dev not in ("", train_split, workspace.config.eval.split) and (exists or dev != "dev"):
         splits[HUMAN_DEV] = dev
-    if trained_on is not None:
-        splits[QueryOrigin.HUMAN.value] = trained_on
+    if train_split is not None:
+        splits[QueryOrigin.HUMAN.value] = train_split
     return splits
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     config = workspace.config
     test_queries = TestQueries(judged_queries(workspace.dataset, config.eval.split).values())
-    made = _make(workspace, test_queries)
-    queries = _sample(made.queries, workspace.settings.max_queries, config.seed)
+    collected = _make(workspace, test_queries)
+    queries = _sample(collected.queries, workspace.settings.max_queries, config.seed)
     if all(query.query_type == HUMAN_DEV for query in queries):
-        reasons = dict(made.dropped) or "the collection has no passages for them"
+        reasons = dict(collected.dropped) or "the collection has no passages for them"
         raise UserError(f"no training queries: {reasons}; change prep.queries or prep.query_types")
     by_type: dict[str, list[Query]] = {}
     for query in queries:
@@ -146,7 +149,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     report: dict[str, Any] = {
         "queries": len(queries),
         **counts,
-        "dropped": dict(made.dropped),
+        "dropped": dict(collected.dropped),
     }
     if QueryOrigin.LLM in query_origins(workspace.settings.queries):
         report["prompts"] = prompt_facts(workspace)

@@ -1,7 +1,7 @@
-"""Stage 6: the split, and the TFRecords that the trainer reads, with their manifest.
+"""Stage 6: splitting the lists, and writing the TFRecords for the trainer, with their manifest.
 
-Leaves RECORDS/lists and RECORDS/manifest.json; where a language model wrote passages, also
-RECORDS/passages, in which the passages of the corpus come first.
+The stage leaves RECORDS/lists and RECORDS/manifest.json, and where a language model wrote passages
+also RECORDS/passages, in which the passages of the corpus come first.
 """
 
 import importlib.metadata
@@ -87,9 +87,9 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     for split in ("train", "dev"):
         if not counts[split]:
             raise UserError(
-                f"no {split} lists: there are {sum(counts.values())} lists, without those of "
+                f"no {split} lists: there are {sum(counts.values())} lists, not counting those of "
                 f"prep.human_dev_split, and prep.dev_fraction={prep.dev_fraction} splits them by "
-                f"their passages; change it, or loosen the filters that "
+                f"their passages; change that fraction, or loosen the filters that "
                 f"{files.result_path(workspace)} reports"
             )
 
@@ -97,8 +97,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         for path in paths.values():
             lists = load_lists(path)
             splits = [queries[n].split(prep.dev_fraction, seed) for n in lists.numbers.tolist()]
-            in_split = lists.take(np.array([each == split for each in splits], bool))
-            yield from _records(in_split, queries, order, workspace.collection)
+            split_lists = lists.take(np.array([name == split for name in splits], bool))
+            yield from _records(split_lists, queries, order, workspace.collection)
 
     if has_documents(prep):
         corpus = PassageSet(workspace.corpus_records)
@@ -113,25 +113,25 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 
 
 def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
-    """Read every list back, with its checksum and fields, and compare the counts."""
+    """Read every list back, which checks its checksum and fields, and compare the counts."""
     for split, expected in num_lists.items():
         lists = ListSet(records, split)
         counts = Counter(lists[number].query_type for number in range(len(lists)))
         if dict(counts) != expected:
             raise UserError(
-                f"{records}: of the {split} lists {dict(counts)} can be read, but {expected} were "
-                "written; is the disk sound? Run the same command again"
+                f"{records}: {expected} {split} lists were written, but {dict(counts)} can be "
+                "read; is the disk sound? Run the same command again"
             )
 
 
 def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Manifest:
-    config, before = workspace.config, _stages_before(workspace)
+    config, stages = workspace.config, _stages_before(workspace)
     names = ("passages", "lists")
-    yields = stage_counts(workspace, before)
+    yields = stage_counts(workspace, stages)
     prompts = yields["generate_queries"].get("prompts", {})
-    if "generate_documents" in before:
+    if "generate_documents" in stages:
         prompts = {**prompts, "documents": yields["generate_documents"]["prompt"]}
-    by_teacher = "calibrate" in before
+    has_teachers = "calibrate" in stages
     num_passages = count_passages(workspace.records)
     return Manifest(
         collection=workspace.collection,
@@ -142,10 +142,10 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
         fingerprints={name: records_fingerprint(workspace.records, name) for name in names},
         passage_template=config.data.passage_template,
         max_chars=config.data.max_chars,
-        teachers=_teachers(workspace) if by_teacher else [],
+        teachers=_teachers(workspace) if has_teachers else [],
         seed=config.seed,
-        calibration=TAUGHT_FILES.read_result(workspace)["calibration"] if by_teacher else {},
-        order_key=ORDER_KEY if "mine" in before else "",
+        calibration=TAUGHT_FILES.read_result(workspace)["calibration"] if has_teachers else {},
+        order_key=ORDER_KEY if "mine" in stages else "",
         prompts=prompts,
         yields=yields,
         versions=_versions(),
@@ -153,7 +153,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
 
 
 def _judges(workspace: Workspace) -> dict[str, list[str]]:
-    """The judges of the queries that people wrote, by query type."""
+    """The judges of the lists for queries that people wrote, by query type."""
     is_graded = workspace.settings.list_source == LabelOrigin.GRADED
     return {
         name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [Judge.PEOPLE]
@@ -163,7 +163,7 @@ def _judges(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _teachers(workspace: Workspace) -> list[dict[str, Any]]:
-    """The settings of each teacher; for a hybrid also the chosen weight, and the retrievers."""
+    """The settings of each teacher, and for a hybrid also its chosen weight and its retrievers."""
     facts = stage_counts(workspace, ("score",))["score"]
     teachers = []
     for name, section in workspace.settings.teachers.items():
@@ -181,16 +181,16 @@ def _stages_before(workspace: Workspace) -> tuple[str, ...]:
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
-    before, files = _stages_before(workspace), list_files(workspace)
+    stages, files = _stages_before(workspace), list_files(workspace)
     paths = {
         "queries": needed(workspace.prep / QUERIES_NAME, "generate_queries"),
         "made by": files.result_path(workspace),
     }
-    if "mine" in before:
+    if "mine" in stages:
         paths["order"] = needed(workspace.prep / ORDER_NAME, "mine")
-    if "generate_documents" in before:
+    if "generate_documents" in stages:
         paths["documents"] = needed(workspace.prep / DOCUMENTS_NAME, "generate_documents")
-    for name in before:  # what they counted goes into the manifest
+    for name in stages:  # the manifest holds their counts
         paths[f"stage {name}"] = needed(workspace.prep / f"{name}.json", name)
     paths |= {f"lists {name}": path for name, path in files.paths(workspace).items()}
     return passages_inputs(workspace) | file_fingerprints(paths)
