@@ -6,10 +6,10 @@
     done
     python -m ldx.train --config=configs/cadet_general.py --workdir=runs/general
 
-Every corpus is prepared on its own, so rows, prompts and calibration are its own; data/NAME is its
-folder in BEIR layout. 4096 lists of 20 a step, warm-up 20 steps; the dev loss is weighted by the
-dev lists of each corpus, and metrics are shown for each. It is meant for accelerators. The smoke
-variant does the same with two packages' docstrings:
+Every corpus is prepared separately, so it has its own rows, prompts and calibration; data/NAME is
+its folder in BEIR layout. A step has 4096 lists of 20, and the warm-up has 20 steps; the dev loss
+is weighted by the dev lists of each corpus, and metrics are shown for each. It is meant for
+accelerators. The smoke variant does the same with the docstrings of two packages:
 
     for name in numpy jax; do
       python -m data_prep.run --config=configs/cadet_general.py:smoke \
@@ -27,7 +27,7 @@ SMOKE_CORPORA = ("numpy", "jax")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Several corpora; arg "smoke" runs two minutes on local data instead."""
+    """The experiment on several corpora; arg "smoke" runs two minutes on local data instead."""
     base.check_arg(arg)
     config = base.get_config()
     config.model.path = "intfloat/e5-base-unsupervised@main"  # put a commit here to pin it
@@ -52,5 +52,5 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _source(records: str, root: str) -> ConfigDict:
-    """A corpus with every list once an epoch, and its judgments for the report."""
+    """A source whose lists all stand once in an epoch, with its judgments for the report."""
     return ConfigDict({"records": records, "root": root, "weight": 1.0})

@@ -3,8 +3,9 @@
     python -m data_prep.run --config=configs/demo.py --workdir=runs/demo
     python -m ldx.train --config=configs/demo.py --workdir=runs/demo
 
-2,000 docstrings of numpy, scipy and jax; extractive queries; the teacher is the hybrid of BM25 and
-MiniLM itself. Eight minutes on two CPU cores. `make demo` runs it all, export included.
+The corpus is 2,000 docstrings of numpy, scipy and jax; queries are extractive, and the teacher is
+the hybrid of BM25 and MiniLM itself. It takes eight minutes on two CPU cores. `make demo` runs it
+all, export included.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The demo; arg "smoke" is a small one."""
+    """The demo; arg "smoke" makes it smaller."""
     base.check_arg(arg)
     config = base.get_config()
     config.prep.collection = "api_docs"
@@ -28,5 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.num_steps = 12
     config.train.eval_every = 6
     config.train.stop_on = None
-    config.train.dev_pool = 2000  # all of the corpus: fewer dev lists cannot tell steps apart
+    config.train.dev_pool = 2000  # the whole corpus: with fewer dev lists, steps look the same
     return base.apply_smoke(config) if arg == "smoke" else config

@@ -4,10 +4,10 @@
     python -m ldx.train --config=configs/fiqa.py --workdir=DIR --config.data.root=FIQA
 
 FIQA is the collection's folder in BEIR layout. An LLM writes six queries a passage (`pip install
-'.[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, a
-cross-encoder scores them; --dry-run says what that costs. Then up to 4096 lists of 20 a step, KL
-plus a tenth of InfoNCE. All of it is meant for accelerators; configs/fiqa.py:smoke, without a
-root, takes two minutes a command, on 200 API docs.
+'.[vllm]'`, or --config.prep.llm.backend=openai and a server), three retrievers find candidates, and
+a cross-encoder scores them; --dry-run says what that costs. Training takes up to 4096 lists of 20 a
+step and minimises KL plus a tenth of InfoNCE. All of it is meant for accelerators;
+configs/fiqa.py:smoke, without a root, takes two minutes a command, on 200 API docs.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """FiQA; arg "smoke" runs two minutes on local data instead."""
+    """The experiment on FiQA; arg "smoke" runs two minutes on local data instead."""
     base.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/fiqa"

@@ -5,8 +5,9 @@
 
 MEDIQA is the collection's folder in BEIR layout: 2,398 answers, and 208 training questions with
 about eight each that are graded from 3 (excellent) to 0 (incorrect). Lists hold all of them with
-their grades, and no teacher is asked. The 25 questions of its dev split are measured, so intervals
-are wide. configs/mediqa2019.py:smoke, without a root, takes a minute a command, on 200 API docs.
+their grades, and there is no teacher. Results are measured on the 25 questions of its dev split, so
+intervals are wide. configs/mediqa2019.py:smoke, without a root, takes a minute a command, on 200
+API docs.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """MEDIQA; arg "smoke" is a short run on API docs, whose lists are those of sycl.py:smoke."""
+    """The experiment on MEDIQA; arg "smoke" is a short run on API docs with made-up grades."""
     base.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/mediqa2019"
@@ -25,7 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.split = "dev"
     config.prep.queries = "human"
     config.prep.human_split = "train"
-    # Every judged answer counts: none is held out, and none stands for another of another grade.
+    # Every judged answer counts: none is held out, and none is dropped as a duplicate of an answer
+    # with another grade.
     config.prep.num_held_out = 0
     config.prep.drop_near_duplicates = False
     config.prep.dev_fraction = 0.2

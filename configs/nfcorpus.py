@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """NFCorpus; arg "smoke" runs two minutes on local data instead."""
+    """The experiment on NFCorpus; arg "smoke" runs two minutes on local data instead."""
     base.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/nfcorpus"

@@ -5,16 +5,17 @@
 
 (arXiv 2503.23239.) MSMARCO is the collection's folder in BEIR layout. For each training query
 Llama-3.3-70B writes passages of levels 3, 2, 1 and 0 (`pip install '.[vllm]'`, or
---config.prep.llm.backend=openai and a server; --dry-run says what that costs); no real passage is
-seen. Real ones join them by --config.prep.graded.real.num=1 (the judged passage, as 3) and
---config.prep.graded.mined.num=2 (mined negatives, as 0): seven a query. It is meant for
+--config.prep.llm.backend=openai and a server; --dry-run says what that costs). Training sees no
+real passage. Real ones join them by --config.prep.graded.real.num=1 (the judged passage, as 3) and
+--config.prep.graded.mined.num=2 (mined negatives, as 0), which makes seven a query. It is meant for
 accelerators.
 
-As published: mean pooling, no normalisation, temperature 1, 256 tokens, 1e-5, one epoch, 256
-queries a step, labels without a temperature, documents of other queries at level 0. Three things
-differ: the Gaussians are fitted over all 256 queries of a step, where four accumulated batches fit
-them over a quarter at a time; a tenth of the queries is kept for dev; and warm-up is given in
-steps, 5% of an epoch of 450,000 lists: set it anew for another number.
+These settings are as published: mean pooling, no normalisation, temperature 1, 256 tokens, learning
+rate 1e-5, one epoch, 256 queries a step, labels without a temperature, documents of other queries
+at level 0. Three things differ: the Gaussians are fitted over all 256 queries of a step, where the
+published four accumulated batches fit them over a quarter at a time; a tenth of the queries is kept
+for dev; and warm-up is given in steps, 5% of an epoch of 450,000 lists, which other numbers of
+lists need to change.
 
 The smoke variant asks no LLM and shows no more than that everything runs: MiniLM on 200 API docs,
 where the passage that an extractive query was cut out of stands in for level 3, a passage that
@@ -30,10 +31,10 @@ LISTS_OF_AN_EPOCH = 450_000
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """SyCL; arg "smoke" runs two minutes on local data instead."""
+    """The experiment of SyCL; arg "smoke" runs two minutes on local data instead."""
     base.check_arg(arg)
     config = base.get_config()
-    # Put commits in place of @main to pin the models. The loader wants safetensors.
+    # Put commits in place of @main to pin the models. The loader reads only safetensors.
     config.model.path = "facebook/contriever@main"
     config.model.pooling = "mean"
     config.model.normalize = False

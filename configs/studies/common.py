@@ -39,43 +39,47 @@ def make_study(
     if size == "smoke":
         caveat = f"{SMOKE_CAVEAT} {caveat}".strip()
     config = ConfigDict()
-    # Values of axes are plain dicts: they keep their order, and their keys have dots.
+    # Values of axes stay plain dicts, because their order matters and their keys have dots.
     config.study = study = ConfigDict(convert_dict=False)
     study.name = name
     study.question = question  # what the report answers
     study.caveat = caveat  # what it does not answer; shown in the report
-    study.size = size  # shown in the report, such as cpu; "": unknown. It sets nothing
-    study.base = experiment  # an experiment, as of any other config; the axes change it
+    study.size = size  # a name that the report shows, such as cpu; "": unknown. It sets nothing
+    study.base = experiment  # an experiment, like any other config; the axes change it
     # {AXIS: {VALUE: {"section.key": value, ...}}}: every value of an axis is combined with every
     # value of the others. Names become folders. The axis "dataset" is for collections: nothing is
-    # compared across it, and means count each of its values alike.
+    # compared across it, and each of its values counts the same in means.
     study.axes = {axis: dict(values) for axis, values in axes.items()}
-    study.seeds = (0,)  # every combination is trained with each
+    study.seeds = (0,)  # every combination is trained with each of these
     # {AXIS: VALUE}: the report compares every cell with the one that has these values instead of
-    # its own; {}: with the untrained model alone, which is always compared with.
+    # its own, and with the untrained model. {}: only with the untrained model.
     study.baseline = dict(baseline or {})
-    study.metric = "nDCG@10"  # of the test judgments: nDCG, R, RR, AP, P or Success, at a cut-off
+    # The metric on the test judgments: nDCG, R, RR, AP, P or Success, at a cut-off.
+    study.metric = "nDCG@10"
     # A smaller collection instead of the whole of data.root; its keys can be set by axes, as
     # sample.num_passages. A collection that data_prep makes, such as API docs, is not sampled:
     # prep.max_passages limits it.
     study.sample = sample = ConfigDict()
-    sample.num_passages = config_dict.placeholder(int)  # relevant ones and random ones; None: all
-    # Of eval.split, at random; None: all. Alone, it leaves the passages as they are. There may be
-    # fewer in the end: a drawn query that has no relevant passage in the collection is left out.
+    # How many passages the sample has, relevant ones and random ones; None: all.
+    sample.num_passages = config_dict.placeholder(int)
+    # How many queries of eval.split are drawn at random; None: all. If only this is set, the
+    # passages stay as they are. There may be fewer queries in the end: a drawn query that has no
+    # relevant passage in the collection is left out.
     sample.num_queries = config_dict.placeholder(int)
-    # The split whose queries become eval.split, of a collection that judges none for testing: those
-    # sampled are taken out of it. "": eval.split is there.
+    # For a collection that judges no queries for testing: the split from which the sampled queries
+    # are taken out to become eval.split. "": the collection has eval.split.
     sample.from_split = ""
-    sample.seed = 0  # of the sample; the same for all seeds of the study
+    sample.seed = 0  # the seed of the sample, the same for all seeds of the study
     # Folders of collections by the name that data.root has; "": FOLDER/NAME, where LDX_DATA_DIR
-    # names FOLDER. A data.root with a / in it is a folder itself.
+    # names FOLDER. A data.root with a / in it is the folder itself.
     datasets = study.axes.get("dataset", {}).values()
     roots = {experiment.data.root, *(values.get("data.root", "") for values in datasets)}
     study.roots = ConfigDict({root: "" for root in sorted(roots) if root and "/" not in root})
-    # Whether queries and lists are made anew for each seed, or once, with the first of them. The
+    # Whether queries and lists are made anew for each seed, or once, with the first seed. The
     # collection and its test queries are the same for all seeds in either case.
     study.prepare_each_seed = True
-    # Processes at once. auto: one on an accelerator; else one for 4 cores, as memory allows.
+    # How many processes run at once. auto: one on an accelerator; else one for every 4 cores, as
+    # far as memory allows.
     study.max_parallel = config_dict.placeholder(object)
     study.max_parallel = "auto"
     study.memory_per_run = 4.0  # GiB that a process may take
@@ -91,17 +95,17 @@ def check_arg(arg: str) -> None:
 def experiment(arg: str) -> ConfigDict:
     """The experiment that a study begins with, in the size that `arg` names.
 
-    "" is CADET's recipe: queries written by an LLM, a cross-encoder as teacher; but all cells take
-    as many steps at the same rate, however many lists they have. "cpu": extractive queries and the
-    hybrid teacher, minutes a cell on two cores. "smoke": 200 API docs; one to three minutes a cell
-    on two cores, of which compiling takes the most.
+    "" is CADET's recipe, with queries written by an LLM and a cross-encoder as teacher, but all
+    cells take the same number of steps at the same rate, however many lists they have. "cpu" has
+    extractive queries and the hybrid teacher, and takes minutes a cell on two cores. "smoke" has
+    200 API docs and takes one to three minutes a cell on two cores, most of it for compiling.
     """
     check_arg(arg)
     config = base.get_config()
     if arg == "":
         config.model.query_max_length = 64
         config.model.passage_max_length = 256
-        # auto and early stops go by how many lists there are, which cells do not have alike.
+        # auto and early stops depend on the number of lists, which differs between cells.
         config.data.batch_size = 256  # or somewhat fewer: an epoch is cut evenly
         config.optim.learning_rate = 5e-5  # what auto gives for that batch
         config.optim.warmup_steps = 40

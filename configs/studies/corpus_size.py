@@ -18,14 +18,14 @@ from configs.studies import common
 
 
 def _size(num_passages: int) -> dict[str, Any]:
-    """Limits the passages of a collection that data.root names, and of API docs."""
+    """Settings that limit the passages of a collection that data.root names, and of API docs."""
     return {"sample.num_passages": num_passages, "prep.max_passages": num_passages}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" needs no other model, "smoke" is two cells on local data."""
     config = common.experiment(arg)
-    if arg == "":  # here the recipe adapts to the lists that each corpus gives
+    if arg == "":  # in this study the recipe adapts to the number of lists that each corpus gives
         recipe = base.get_config()
         config.data.batch_size = recipe.data.batch_size
         config.optim = recipe.optim

@@ -24,13 +24,13 @@ def _only(loss: str, **settings: Any) -> dict[str, Any]:
     return {**weights, f"loss.{loss}.weight": 1.0, **keys}
 
 
-# Cosines lie within [-1, 1]: over 0.05 they reach as far as the dot products of SyCL's model.
+# Cosines lie within [-1, 1]; divided by 0.05 they reach as far as the dot products of SyCL's model.
 LOSSES = {
     "wasserstein_list": _only("wasserstein", form="list", temperature=0.05),
     "wasserstein_batch": _only("wasserstein", form="batch", temperature=0.05),
     "listwise_kl": _only("listwise_kl", targets="labels"),
-    # As SyCL's baseline, but that the positive is an entry of the highest grade; others of grade 2
-    # and more are no negatives.
+    # This is SyCL's baseline, except that the positive is an entry of the highest grade; other
+    # entries of grade 2 and more are no negatives.
     "info_nce": _only("info_nce", temperature=0.05, false_negative_ratio=None, relevance_level=2),
 }
 
@@ -38,7 +38,7 @@ LOSSES = {
 def _experiment(arg: str) -> ConfigDict:
     common.check_arg(arg)
     config = mediqa2019.get_config("smoke" if arg == "smoke" else "")
-    config.loss.listwise_kl.teacher_temperature = 1.0  # of grades from 0 to 3
+    config.loss.listwise_kl.teacher_temperature = 1.0  # for grades from 0 to 3
     if arg == "smoke":
         return config
     config.data.root = "mediqa2019"

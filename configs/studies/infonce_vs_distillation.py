@@ -20,7 +20,7 @@ LOSSES: dict[str, dict[str, Any]] = {
         "loss.info_nce.weight": 1.0,
         "loss.info_nce.false_negative_ratio": None,
     },
-    # No mined negatives: the positives of the batch's other queries are the only ones.
+    # There are no mined negatives: the positives of the batch's other queries are the only ones.
     "info_nce_in_batch": {
         "loss.listwise_kl.weight": 0.0,
         "loss.info_nce.weight": 1.0,
@@ -28,8 +28,8 @@ LOSSES: dict[str, dict[str, Any]] = {
         "data.list_size": 1,
     },
     "both": {"loss.listwise_kl.weight": 1.0, "loss.info_nce.weight": 0.1},
-    # Passages within 5% of the positive's teacher score leave the list; as passages of other
-    # queries' lists they still count, as in sentence-transformers' mine_hard_negatives.
+    # Passages within 5% of the positive's teacher score leave the list. In the lists of other
+    # queries they still count, as in sentence-transformers' mine_hard_negatives.
     "info_nce_denoised": {
         "loss.listwise_kl.weight": 0.0,
         "loss.info_nce.weight": 1.0,

@@ -4,8 +4,8 @@
         --config.study.roots.scifact=SCIFACT --config.study.roots.nfcorpus=NFCORPUS
 
 This is the second claim of CADET (arXiv 2505.19274). All cells of a dataset share one preparation
-with all types; to train on a single type, the others have the weight 0. So all cells have dev lists
-of every type, and take the same number of steps of the same batch size.
+with all types; to train on a single type, the others have the weight 0. Thus all cells have dev
+lists of every type, and take the same number of steps of the same batch size.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _types(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" has extractive types, "smoke" is two cells on local data."""
     config = common.experiment(arg)
-    # Dev queries are synthetic ones, so that each type has some.
+    # Dev queries are synthetic, so that each type has some.
     config.prep.human_dev_split = ""
     datasets = {
         "scifact": common.SCIFACT,

@@ -24,23 +24,23 @@ CAVEATS = {
 def get_config(arg: str = "") -> ConfigDict:
     """The study; arg "cpu" has extractive queries, "smoke" is two cells on local data.
 
-    Local data has no training queries of people, so smoke compares two kinds of extractive ones.
+    Local data has no training queries of people, so "smoke" compares two kinds of extractive ones.
     """
     config = common.experiment(arg)
-    # Lists of people's queries hold all that was judged relevant; uncut, a step would see far more
-    # passages.
+    # Lists of people's queries hold all that was judged relevant; if they were not cut, a step
+    # would see far more passages.
     config.data.list_size = config.prep.list_size
-    made = "llm" if arg == "" else "extractive"
+    synthetic = "llm" if arg == "" else "extractive"
     datasets = {"nfcorpus": common.NFCORPUS, "scifact": common.SCIFACT}
     queries: dict[str, dict[str, Any]] = {
-        made: {"prep.queries": made},
+        synthetic: {"prep.queries": synthetic},
         "human": {"prep.queries": "human"},
-        "both": {"prep.queries": f"{made}+human"},
+        "both": {"prep.queries": f"{synthetic}+human"},
     }
     if arg == "smoke":
         datasets = {"api_docs": common.API_DOCS}
         queries = {
-            made: {"prep.query_types": None},
+            synthetic: {"prep.query_types": None},
             "keywords": {"prep.query_types": ("keywords",)},
         }
     study = common.make_study(
@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "Do synthetic queries train as good a retriever as human-written ones?",
         config,
         {"dataset": datasets, "queries": queries},
-        baseline={"queries": made if arg == "smoke" else "human"},
+        baseline={"queries": synthetic if arg == "smoke" else "human"},
         caveat=CAVEATS[arg],
         size=common.SIZES[arg],
     )

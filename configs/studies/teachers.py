@@ -29,8 +29,8 @@ RERANKER = {
 RANK_T5 = {"kind": "rank_t5", "model": "Soyoung97/RankT5-3b@main", "max_length": 512}
 
 
-def _teachers(**named: dict[str, Any]) -> dict[str, Any]:
-    return {"prep.teachers": named}
+def _teachers(**sections: dict[str, Any]) -> dict[str, Any]:
+    return {"prep.teachers": sections}
 
 
 def get_config(arg: str = "") -> ConfigDict:
