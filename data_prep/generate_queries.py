@@ -85,10 +85,10 @@ def _merged(first: Query, other: Query) -> Query:
 def _sample(queries: list[Query], max_queries: int | None, seed: int) -> list[Query]:
     if max_queries is None or len(queries) <= max_queries:
         return queries
-    trained = [query for query in queries if query.query_type != HUMAN_DEV]
-    drawn = sorted(trained, key=lambda query: draw(seed, "query", query.query_id))[:max_queries]
-    chosen = {query.query_id for query in drawn}
-    return [q for q in queries if q.query_id in chosen or q.query_type == HUMAN_DEV]
+    train_queries = [query for query in queries if query.query_type != HUMAN_DEV]
+    train_queries.sort(key=lambda query: draw(seed, "query", query.query_id))
+    sample_ids = {query.query_id for query in train_queries[:max_queries]}
+    return [q for q in queries if q.query_id in sample_ids or q.query_type == HUMAN_DEV]
 
 
 def _make(workspace: Workspace, test_queries: TestQueries) -> Collected:

@@ -181,10 +181,10 @@ class _Actors:
                 self._assign()
             if not self._prepared and all(task is None for _, task in self._under_way.values()):
                 return
-            done, _ = ray.wait(list(self._under_way), timeout=SECONDS_BETWEEN_WARNINGS)
-            if not done:
+            results, _ = ray.wait(list(self._under_way), timeout=SECONDS_BETWEEN_WARNINGS)
+            if not results:
                 self._warn_if_none_is_ready()
-            for result in done:
+            for result in results:
                 actor, task = self._under_way.pop(result)
                 made = self._result(result, actor, task)
                 if task and made:

@@ -203,9 +203,9 @@ class OpenAiLlm:
                 f"{', '.join(names)}. Set config.prep.llm.model"
             )
         return (
-            f"{config.base_url}: no chat completions there, or not of the model "
+            f"{config.base_url}: there are no chat completions, or none of the model "
             f"{config.model!r} ({self._words(error)}). Set config.prep.llm.base_url to the "
-            "address up to and with /v1, and config.prep.llm.model to a name that it serves"
+            "address up to and including /v1, and config.prep.llm.model to a name that it serves"
         )
 
     def _refused(self, error: Exception) -> str:

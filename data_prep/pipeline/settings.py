@@ -124,8 +124,8 @@ class PrepConfig:
         most = min(self.candidate_depth, self.num_candidates or self.candidate_depth)
         if most < self.list_size:
             raise UserError(
-                f"config.prep.list_size={self.list_size}: candidate_depth and num_candidates leave "
-                f"a query {most} candidates"
+                f"config.prep.list_size={self.list_size}: with candidate_depth and num_candidates, "
+                f"a query has only {most} candidates"
             )
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
@@ -165,8 +165,8 @@ class PrepConfig:
         for name, section in sections.items():
             if not _NAME.fullmatch(name):
                 raise UserError(
-                    f"config.prep.{key}: the name {name!r} becomes a folder's; wanted letters, "
-                    "digits, _ and -"
+                    f"config.prep.{key}: the name {name!r} would be the name of a folder; wanted "
+                    "letters, digits, _ and -"
                 )
             if not isinstance(section, Mapping) or "kind" not in section:
                 raise UserError(
@@ -229,8 +229,8 @@ def query_origins(queries: str) -> tuple[QueryOrigin, ...]:
     parts = tuple(queries.split("+"))
     if not set(parts) <= set(QueryOrigin):
         raise UserError(
-            f"config.prep.queries={queries!r}: known are {', '.join(QueryOrigin)}, and several "
-            "of them joined by +"
+            f"config.prep.queries={queries!r}: wanted {', '.join(QueryOrigin)}, or several of "
+            "them joined by +"
         )
     if {QueryOrigin.EXTRACTIVE, QueryOrigin.LLM} <= set(parts):
         raise UserError(

@@ -48,8 +48,8 @@ class Stage:
             return read_json(path)["counts"]
         path.unlink(missing_ok=True)
         counts = self.work(workspace)
-        made = fingerprint(*self.outputs(workspace))
-        record = {"stage": self.name, "made_from": made_from, "outputs": made, "counts": counts}
+        outputs = fingerprint(*self.outputs(workspace))
+        record = {"stage": self.name, "made_from": made_from, "outputs": outputs, "counts": counts}
         write_json(path, record)
         print(f"{self.name}: {_one_line(counts)}", flush=True)
         return counts

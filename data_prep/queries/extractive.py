@@ -230,7 +230,7 @@ def extractive_queries(
     unknown = [name for name in types if name not in EXTRACTIVE_TYPES]
     if unknown or not types:
         known = ", ".join(EXTRACTIVE_TYPES)
-        raise UserError(f"config.prep.query_types={types}: of extractive queries known are {known}")
+        raise UserError(f"config.prep.query_types={types}: the extractive query types are {known}")
     folder = ShardFolder(workspace.prep / "answers", ".jsonl")
     index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
     make_worker = functools.partial(_Extracting, index, config.seed)

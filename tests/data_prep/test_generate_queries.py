@@ -190,7 +190,7 @@ def test_an_unknown_type_is_named(workspace):
     config = workspace.config.copy_and_resolve_references()
     config.prep.query_types = ("poem",)
     other = open_workspace(config, workspace.workdir)
-    with pytest.raises(UserError, match=r"poem.*known are sentence"):
+    with pytest.raises(UserError, match=r"poem.*types are sentence"):
         list(extractive_queries(other, load_passages(other), np.arange(2), LocalEngine()))
 
 
