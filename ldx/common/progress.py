@@ -24,5 +24,5 @@ def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
     kwargs = {"leave": False, "miniters": 1} | kwargs
     if sys.stderr.isatty():
         return tqdm(*args, **kwargs)
-    seldom = {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "ncols": 0}
-    return _Lines(*args, **kwargs | seldom)
+    pace = {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "ncols": 0}
+    return _Lines(*args, **kwargs | pace)

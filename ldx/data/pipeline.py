@@ -56,12 +56,12 @@ class TrainingLists:
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """The numbers of the lists of one epoch: whole copies, and a random part of another."""
-        drawn = []
+        parts = []
         for code, count in enumerate(self.counts().values()):
             numbers = np.flatnonzero(self.table.query_type == code)
             copies, rest = divmod(count, max(len(numbers), 1))
-            drawn += [numbers] * copies + [rng.permutation(numbers)[:rest]]
-        return np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
+            parts += [numbers] * copies + [rng.permutation(numbers)[:rest]]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def num_batches(num_lists: int, batch_size: int) -> int:
@@ -157,10 +157,10 @@ class Batches:
 
     def _cut(self, number: int, epoch: int) -> list[np.ndarray]:
         source, rng = self.sources[number], np.random.default_rng([self._seed, epoch, number])
-        drawn = source.draw(rng)
-        order = shuffle_blocks(source.table.order_key[drawn], self._block_size, rng)
-        parts = max(1, num_batches(len(drawn), self._batch_size))
-        return np.array_split(drawn[order], parts)
+        lists = source.draw(rng)
+        order = shuffle_blocks(source.table.order_key[lists], self._block_size, rng)
+        num_parts = max(1, num_batches(len(lists), self._batch_size))
+        return np.array_split(lists[order], num_parts)
 
     def __repr__(self) -> str:
         """A short text for Grain's messages."""

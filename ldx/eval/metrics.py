@@ -216,20 +216,20 @@ def _t_test_p_value(differences: np.ndarray) -> float:
 
 def _sign_flip_p_value(differences: np.ndarray, seed: int) -> float:
     """Two-sided p-value of the hypothesis that the signs of the differences are chance."""
-    moved = differences[differences != 0]
-    if not len(moved):
+    changes = differences[differences != 0]
+    if not len(changes):
         return 1.0
     # Sums that are equal but for rounding are as extreme as the observed one.
-    least = abs(moved.sum()) * (1 - 1e-12)
-    if len(moved) <= MAX_EXACT_QUERIES:
-        patterns = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
-        sums = (1 - 2 * patterns) @ moved
+    least = abs(changes.sum()) * (1 - 1e-12)
+    if len(changes) <= MAX_EXACT_QUERIES:
+        patterns = np.arange(2 ** len(changes))[:, None] >> np.arange(len(changes)) & 1
+        sums = (1 - 2 * patterns) @ changes
         return float((np.abs(sums) >= least).mean())
     rng = np.random.default_rng([seed, 1])
-    at_once = max(1, RESAMPLED_AT_ONCE // len(moved))
+    at_once = max(1, RESAMPLED_AT_ONCE // len(changes))
     num_extreme = 0
     for start in range(0, NUM_RESAMPLES, at_once):
-        size = (min(at_once, NUM_RESAMPLES - start), len(moved))
+        size = (min(at_once, NUM_RESAMPLES - start), len(changes))
         signs = 1.0 - 2.0 * rng.integers(2, size=size, dtype=np.int8)
-        num_extreme += int((np.abs(signs @ moved) >= least).sum())
+        num_extreme += int((np.abs(signs @ changes) >= least).sum())
     return (num_extreme + 1) / (NUM_RESAMPLES + 1)

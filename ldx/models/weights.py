@@ -47,7 +47,7 @@ class KeyTable:
     ignored: tuple[str, ...] = ()
 
     def expand(self, num_layers: int) -> list[Rule]:
-        """The rules of a model with so many layers."""
+        """The rules of a model with `num_layers` layers."""
         expanded = []
         for rule in self.rules:
             numbers = range(num_layers) if "{i}" in rule.path else [0]
@@ -219,7 +219,7 @@ def _read(
 
 def _no_weights(folder: Path) -> str:
     others: Iterable[Path] = sorted([*folder.glob("*.bin"), *folder.glob("*.h5")])
-    present = f"only {', '.join(p.name for p in others)}" if others else "none"
+    names = f"only {', '.join(p.name for p in others)}" if others else "none"
     if (folder / "modules.json").exists():
         code = (
             f"from sentence_transformers import SentenceTransformer as S; S('{folder}').save('NEW')"
@@ -231,6 +231,6 @@ def _no_weights(folder: Path) -> str:
             f"T.from_pretrained('{folder}').save_pretrained('NEW')"
         )
     return (
-        f"{folder}: has no {WEIGHTS_NAME} ({present}); only safetensors are read. Where PyTorch is "
+        f"{folder}: has no {WEIGHTS_NAME} ({names}); only safetensors are read. Where PyTorch is "
         f'installed, convert with\n  python -c "{code}"\nand use the folder NEW'
     )
