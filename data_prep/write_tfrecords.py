@@ -4,7 +4,6 @@ The stage leaves RECORDS/lists and RECORDS/manifest.json, and where a language m
 also RECORDS/passages, in which the passages of the corpus come first.
 """
 
-import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from data_prep.queries.query import QUERIES_NAME, Query, load_queries
 from data_prep.retrieval.candidates import ORDER_NAME, load_order
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
+from ldx.common.versions import installed_versions
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, Judge, ListRecord
 from ldx.records.sets import (
@@ -60,16 +60,6 @@ def _records(
             raw_scores=lists.raw_scores[at, :, :size].ravel(),
             order_key=int(order[number]),
         )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _work(workspace: Workspace) -> dict[str, Any]:
@@ -148,7 +138,7 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
         order_key=ORDER_KEY if "mine" in stages else "",
         prompts=prompts,
         yields=yields,
-        versions=_versions(),
+        versions=installed_versions(VERSIONED),
     )
 
 

@@ -16,6 +16,7 @@ from absl import flags, logging
 from ldx.common import cli
 from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError
+from ldx.common.types import IndexKind
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import DEPTH, Run, read_run
 from ldx.eval.report import (
@@ -30,7 +31,6 @@ from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import CACHE_NAME, DEFAULT_TEMPLATE, drop_self, excludes_self, retrieve
 from ldx.training.model import load_model
 
-INDEXES = ("auto", "exact", "scann")
 OPTIONS = (
     *("run", "split", "output", "baseline", "index", "relevance_level", "k", "exclude_self"),
     "microbatch_tokens",
@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "Folder in BEIR layout")
     flags.DEFINE_string("split", "test", "Split of its qrels")
     flags.DEFINE_string("output", None, "Folder for metrics.json, per_query.tsv and run.trec")
-    flags.DEFINE_enum("index", "auto", INDEXES, "How to search")
+    flags.DEFINE_enum("index", "auto", list(IndexKind), "How to search")
     flags.DEFINE_string("baseline", None, "TREC run file to compare with")
     flags.DEFINE_integer(
         "relevance_level", 1, "Least grade that is relevant to R, RR and AP", lower_bound=1
@@ -125,7 +125,7 @@ def evaluate(
     """
     if (model is None) == (run is None):
         raise UserError("give one of model and run (--model=DIR, --run=FILE)")
-    _check_options(index, relevance_level, k)
+    _check_options(index, relevance_level, k, microbatch_tokens)
     folder = None if output is None else Path(output)
     if folder:
         check_report_folder(folder)
@@ -134,12 +134,12 @@ def evaluate(
     cache = folder / CACHE_NAME if folder else None
     facts: Facts
     if run is not None:
-        found, facts = _read_run(run, collection, exclude_self), {"run": str(run)}
+        ranking, facts = _read_run(run, collection, exclude_self), {"run": str(run)}
     else:
         if not isinstance(model, Model):
             assert model is not None
             model = load_model(model)
-        found, facts = retrieve(
+        ranking, facts = retrieve(
             collection,
             model.student,
             model.params,
@@ -153,18 +153,23 @@ def evaluate(
         facts = {"model": model.name, "passage_template": model.passage_template, **facts}
     if baseline:
         facts["baseline"] = str(baseline)
-    report = make_report(collection, found, facts, relevance_level=relevance_level, baseline=base)
+    report = make_report(collection, ranking, facts, relevance_level=relevance_level, baseline=base)
     if folder:
-        write_report(folder, found, report)
+        write_report(folder, ranking, report)
         shutil.rmtree(folder / CACHE_NAME, ignore_errors=True)
     return report
 
 
-def _check_options(index: str, relevance_level: int, k: int) -> None:
+def _check_options(index: str, relevance_level: int, k: int, microbatch_tokens: int | None) -> None:
     """Refuse values that cannot be, as the flags do, before anything is read."""
-    if index not in INDEXES:
-        raise UserError(f"index={index!r}: wanted {', '.join(INDEXES)}")
-    for name, value, least in (("relevance_level", relevance_level, 1), ("k", k, DEPTH)):
+    if index not in list(IndexKind):
+        raise UserError(f"index={index!r}: wanted {', '.join(IndexKind)}")
+    tokens = 1 if microbatch_tokens is None else microbatch_tokens
+    for name, value, least in (
+        ("relevance_level", relevance_level, 1),
+        ("k", k, DEPTH),
+        ("microbatch_tokens", tokens, 1),
+    ):
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name}={value!r}: wanted a whole number of at least {least}")
 

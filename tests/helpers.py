@@ -11,9 +11,11 @@ from unittest import mock
 
 import absl.logging
 import jax
+import pytest
 from absl import flags
 
 from ldx.common import cli
+from ldx.retrieval.encoder import Encoder
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -61,3 +63,16 @@ def call_command(module: ModuleType, *arguments: str) -> CompletedProcess:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     return CompletedProcess(command, codes[0], out.getvalue(), err.getvalue())
+
+
+def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of texts of every call of an encoder from now on."""
+    sizes: list[int] = []
+    encode_blocks = Encoder.encode_blocks
+
+    def counted(self, params, texts, **options):
+        sizes.append(len(texts))
+        return encode_blocks(self, params, texts, **options)
+
+    monkeypatch.setattr(Encoder, "encode_blocks", counted)
+    return sizes

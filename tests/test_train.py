@@ -21,38 +21,20 @@ from ldx.records.sets import ListSet, records_fingerprint, write_lists
 from tests import toy
 from tests.helpers import call_command
 
-CONFIG = """
-from configs import base
-
-def get_config(arg=""):
-    config = base.get_config()
-    config.model.path = {model!r}
-    config.model.query_max_length = 16
-    config.model.passage_max_length = 32
-    config.data.root = {root!r}
-    config.data.records = {records!r}
-    config.data.batch_size = 8
-    config.optim.learning_rate = 1e-3
-    config.train.num_steps = 14
-    config.train.eval_every = 5
-    config.train.stop_on = None
-    config.train.dev_pool = 38
-    config.train.microbatch_tokens = 256
-    config.checkpoint.every_minutes = 0.0
-    return config
-"""
-
 
 @pytest.fixture(scope="module")
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    text = CONFIG.format(
-        model=str(tiny_bert),
-        root=str(toy.make_collection(folder / "collection")),
-        records=str(toy.make_records(folder / "records")),
+    return toy.write_config(
+        folder / "config.py",
+        model={"path": str(tiny_bert)},
+        data={
+            "root": str(toy.make_collection(folder / "collection")),
+            "records": str(toy.make_records(folder / "records")),
+        },
+        train={"num_steps": 14, "eval_every": 5},
+        checkpoint={"every_minutes": 0.0},
     )
-    (folder / "config.py").write_text(text)
-    return folder / "config.py"
 
 
 def command(config: Path, workdir: Path, *flags: str) -> list[str]:

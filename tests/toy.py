@@ -1,5 +1,6 @@
 """A small collection with records, for tests of whole commands."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,29 @@ from ldx.records.sets import records_fingerprint, write_lists, write_passages
 
 WORDS = """solve solver matrix linear banded system array sum mean cell protein blood drug trial
 random sample sort index query wing lift drag flow air""".split()  # noqa: SIM905
+
+
+SETTINGS = {
+    "model.query_max_length": 16,
+    "model.passage_max_length": 32,
+    "data.batch_size": 8,
+    "optim.learning_rate": 1e-3,
+    "train.stop_on": None,
+    "train.dev_pool": 38,
+    "train.microbatch_tokens": 256,
+}
+"""What tests of whole runs set, unless they say otherwise."""
+
+
+def write_config(path: Path, **sections: Mapping[str, object]) -> Path:
+    """Write a config: that of configs/base.py with `SETTINGS` and the keys of these sections."""
+    given = {
+        f"{name}.{k}": value for name, section in sections.items() for k, value in section.items()
+    }
+    lines = [f"    config.{key} = {value!r}" for key, value in (SETTINGS | given).items()]
+    head = "from configs import base\n\n\ndef get_config(arg=''):\n    config = base.get_config()\n"
+    path.write_text(head + "\n".join(lines) + "\n    return config\n")
+    return path
 
 
 def make_texts(rng: np.random.Generator, num_texts: int, num_words: int) -> list[str]:
@@ -54,17 +78,24 @@ def make_records(folder: Path, *, num_passages: int = 40, num_train: int = 48) -
     lists = [make_list(rng, i, texts, 3 + i % 3) for i in range(num_train + 12)]
     write_passages(folder, (Passage(f"d{i}", "", text) for i, text in enumerate(texts)))
     counts = write_lists(folder, {"train": lists[:num_train], "dev": lists[num_train:]})
+    write_manifest(folder, "toy", num_passages, counts)
+    return folder
+
+
+def write_manifest(
+    folder: Path, collection: str, num_passages: int, num_lists: dict, template: str = "{text}"
+) -> None:
+    """The manifest of records that no teacher scored."""
     Manifest(
-        collection="toy",
+        collection=collection,
         num_passages=num_passages,
-        num_lists=counts,
+        num_lists=num_lists,
         fingerprints={s: records_fingerprint(folder, s) for s in ("passages", "lists")},
-        passage_template="{text}",
+        passage_template=template,
         max_chars=2048,
         teachers=[],
         seed=0,
     ).write(folder)
-    return folder
 
 
 def make_dataset(queries: dict[str, str] | None = None) -> Dataset:

@@ -9,6 +9,7 @@ from typing import Any
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
 from ldx.common.sections import build
+from ldx.common.types import IndexKind
 
 HYBRID = "hybrid"  # the only kind of teacher that is not a class of data_prep.teachers
 _NAME = re.compile(r"[\w-]+")
@@ -130,6 +131,7 @@ class PrepConfig:
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
         self._choose("list_source", LabelOrigin)
+        self._choose("index", IndexKind)
         for key in ("num_candidates", "max_source_passages", "max_queries"):
             value = getattr(self, key)
             if value is not None and value < 1:

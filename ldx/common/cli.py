@@ -173,7 +173,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_flag_problem(argv, error)) from None
     except ModuleNotFoundError as error:
-        raise explain_missing_config(error) from None
+        if mistake := explain_missing_config(error):
+            raise mistake from None
+        raise
     except (AttributeError, KeyError) as error:
         if problem := _unknown_config_key(argv, error):
             raise UserError(problem) from None

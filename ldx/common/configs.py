@@ -34,9 +34,7 @@ def load_config(path: str | Path) -> ConfigDict:
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "configs":
-            raise explain_missing_config(error) from None
-        raise UserError(f"{path}: {error}") from None
+        raise explain_missing_config(error) or UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever a file of the user's raises is about that file
@@ -90,11 +88,11 @@ def _flat_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return flatten_config(json.loads(json.dumps(config)))
 
 
-def explain_missing_config(error: ModuleNotFoundError) -> Exception:
-    """A message for a config that imports another one from a folder where there is none."""
-    if error.name and error.name.partition(".")[0] == "configs":
-        return UserError(
-            f"the config imports {error.name}, which is in the folder of ldx; work in that folder, "
-            "or put it into PYTHONPATH"
-        )
-    return error
+def explain_missing_config(error: ModuleNotFoundError) -> UserError | None:
+    """The mistake of a config that imports another one where there is none; None: another error."""
+    if not error.name or error.name.partition(".")[0] != "configs":
+        return None
+    return UserError(
+        f"the config imports {error.name}, which is in the folder of ldx; work in that folder, or "
+        "put it into PYTHONPATH"
+    )

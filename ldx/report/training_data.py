@@ -1,10 +1,10 @@
 """Sections of the report on the training data, as the records' manifests tell, and on settings."""
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldx.common.versions import installed_versions
 from ldx.records.manifest import Manifest
 from ldx.report.common import NoData
 from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
@@ -214,13 +214,7 @@ def _number(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and the libraries that training uses."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version(), **installed_versions(PACKAGES)}
 
 
 def settings_section(config: Facts, manifests: Mapping[str, Manifest]) -> Html:

@@ -149,10 +149,8 @@ def _read(corpus: AnyCorpus) -> Corpus:
         return corpus
     if isinstance(corpus, str | Path):
         return read_corpus(corpus)
-    is_mapping = isinstance(corpus, Mapping)
-    texts = _texts(list(corpus.values()) if isinstance(corpus, Mapping) else corpus)
-    doc_ids = [str(each) for each in (corpus if is_mapping else range(len(texts)))]
-    return Corpus(doc_ids, [""] * len(texts), texts)
+    by_id = corpus if isinstance(corpus, Mapping) else {str(i): t for i, t in enumerate(corpus)}
+    return Corpus(list(by_id), [""] * len(by_id), _texts(list(by_id.values())))
 
 
 def _texts(texts: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: Q queries, N passages, D dimensions, k results.
 import functools
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
-
-Index = Literal["auto", "exact", "scann"]
+from ldx.common.types import IndexKind
 
 MIN_SCANN_PASSAGES = 20_000
 SCANN_MEMORY_SHARE = 0.25
@@ -99,8 +98,8 @@ class Searcher:
         sample_queries: np.ndarray,
         excluded: np.ndarray | None = None,
     ):
-        if index not in get_args(Index):
-            raise UserError(f"index is {index!r}; known are {', '.join(get_args(Index))}")
+        if index not in list(IndexKind):
+            raise UserError(f"index is {index!r}; known are {', '.join(IndexKind)}")
         num_passages = len(passage_embeddings)
         excluded = np.zeros(num_passages, bool) if excluded is None else excluded
         num_included = num_passages - int(excluded.sum())
@@ -109,14 +108,14 @@ class Searcher:
         self._passages, self._excluded = passage_embeddings, excluded
         self._scann: _Scann | None = None
         if len(sample_queries) and (
-            index == "scann"
+            index == IndexKind.SCANN
             or (
                 index == "auto"
                 and num_included >= MIN_SCANN_PASSAGES
                 and _copy_fits(passage_embeddings)
             )
         ):
-            library = _import_scann(required=index == "scann")
+            library = _import_scann(required=index == IndexKind.SCANN)
             if library is not None:
                 self._scann = _Scann(library, passage_embeddings, excluded, self.k, sample_queries)
                 if index == "auto" and self._scann.recall < TARGET_RECALL:

@@ -9,6 +9,7 @@ from typing import Any
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build, check_keys, check_seed, flatten_config
+from ldx.common.types import IndexKind
 from ldx.data.pipeline import num_batches
 from ldx.records.schema import check_template
 from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
@@ -88,8 +89,8 @@ class EvalConfig:
     relevance_level: int
 
     def __post_init__(self) -> None:
-        if self.index not in ("auto", "exact", "scann"):
-            raise UserError(f"config.eval.index={self.index!r}: wanted auto, exact or scann")
+        if self.index not in list(IndexKind):
+            raise UserError(f"config.eval.index={self.index!r}: wanted {' or '.join(IndexKind)}")
         if self.relevance_level < 1:
             raise UserError(f"config.eval.relevance_level={self.relevance_level}: wanted 1 or more")
 

@@ -14,33 +14,10 @@ import pytest
 import ldx.train
 from data_prep.retrieval.bm25 import Bm25
 from ldx.eval.beir import read_corpus
-from ldx.records.manifest import Manifest
 from ldx.records.schema import ListRecord, Passage, passage_text
-from ldx.records.sets import records_fingerprint, write_lists, write_passages
+from ldx.records.sets import write_lists, write_passages
+from tests import toy
 from tests.helpers import call_command
-
-CONFIG = """
-from configs import base
-
-def get_config(arg=""):
-    config = base.get_config()
-    config.model.path = {model!r}
-    config.model.query_max_length = 16
-    config.model.passage_max_length = 32
-    config.data.batch_size = 16
-    config.data.sources = {sources!r}
-    config.data.query_type_weights = {{"words": 0.5}}
-    config.optim.learning_rate = 1e-3
-    config.train.num_steps = 12
-    config.train.eval_every = 6
-    config.train.stop_on = None
-    config.train.dev_pool = 60
-    config.train.microbatch_tokens = 256
-    config.train.activation_bytes = 0
-    config.train.bucket_lengths = (16, 32)
-    config.eval.split = ""
-    return config
-"""
 
 
 def make_records(folder: Path, root: Path, num_passages: int, num_train: int) -> Path:
@@ -77,16 +54,7 @@ def make_records(folder: Path, root: Path, num_passages: int, num_train: int) ->
             )
         )
     counts = write_lists(folder, {"train": lists[:num_train], "dev": lists[num_train:]})
-    Manifest(
-        collection=root.name,
-        num_passages=num_passages,
-        num_lists=counts,
-        fingerprints={s: records_fingerprint(folder, s) for s in ("passages", "lists")},
-        passage_template="{title} {text}",
-        max_chars=2048,
-        teachers=[],
-        seed=0,
-    ).write(folder)
+    toy.write_manifest(folder, root.name, num_passages, counts, "{title} {text}")
     return folder
 
 
@@ -101,9 +69,23 @@ def config(tiny_bert, data_dir, tmp_path_factory) -> Path:
             "query_prompt": "question: ",
         },
     }
-    text = CONFIG.format(model=str(tiny_bert), sources=sources)
-    (folder / "config.py").write_text(text)
-    return folder / "config.py"
+    return toy.write_config(
+        folder / "config.py",
+        model={"path": str(tiny_bert)},
+        data={
+            "batch_size": 16,
+            "sources": sources,
+            "query_type_weights": {"words": 0.5},
+        },
+        train={
+            "num_steps": 12,
+            "eval_every": 6,
+            "dev_pool": 60,
+            "activation_bytes": 0,
+            "bucket_lengths": (16, 32),
+        },
+        eval={"split": ""},
+    )
 
 
 def start(config: Path, workdir: Path, *flags: str, num_devices: int = 1) -> subprocess.Popen:

@@ -19,27 +19,6 @@ from ldx.common.errors import UserError
 from ldx.parallel import processes
 from tests import toy
 
-CONFIG = """
-from configs import base
-
-def get_config(arg=""):
-    config = base.get_config()
-    config.model.path = {model!r}
-    config.model.query_max_length = 16
-    config.model.passage_max_length = 32
-    config.data.records = {records!r}
-    config.data.batch_size = 8
-    config.optim.learning_rate = 1e-3
-    config.train.num_steps = 16
-    config.train.eval_every = 8
-    config.train.stop_on = None
-    config.train.dev_pool = 38
-    config.train.microbatch_tokens = 64
-    config.train.bucket_lengths = (16, 32)
-    config.train.activation_bytes = 0
-    config.eval.split = ""
-    return config
-"""
 LONG = ("--config.train.num_steps=400", "--config.train.eval_every=400",
         "--config.checkpoint.every_minutes=0.01")  # fmt: skip
 
@@ -48,8 +27,19 @@ LONG = ("--config.train.num_steps=400", "--config.train.eval_every=400",
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     records = toy.make_records(folder / "records")
-    (folder / "config.py").write_text(CONFIG.format(model=str(tiny_bert), records=str(records)))
-    return folder / "config.py"
+    return toy.write_config(
+        folder / "config.py",
+        model={"path": str(tiny_bert)},
+        data={"records": str(records)},
+        train={
+            "num_steps": 16,
+            "eval_every": 8,
+            "microbatch_tokens": 64,
+            "bucket_lengths": (16, 32),
+            "activation_bytes": 0,
+        },
+        eval={"split": ""},
+    )
 
 
 class Job:

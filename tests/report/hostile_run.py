@@ -31,25 +31,6 @@ SECTIONS = [
     "8. Training data",
     "9. Settings and versions",
 ]
-CONFIG = """
-from configs import base
-
-def get_config(arg=""):
-    config = base.get_config()
-    config.model.path = {model!r}
-    config.model.query_max_length = 32
-    config.model.passage_max_length = 64
-    config.data.root = {root!r}
-    config.data.records = {records!r}
-    config.data.batch_size = 8
-    config.optim.learning_rate = 3e-3
-    config.train.num_steps = 6
-    config.train.eval_every = 3
-    config.train.stop_on = None
-    config.train.dev_pool = {dev_pool}
-    config.train.microbatch_tokens = 512
-    return config
-"""
 
 
 def hostile_collection(root: Path) -> Path:
@@ -98,9 +79,14 @@ def train(folder: Path, model: Path) -> Path:
     query = json.loads((root / "queries.jsonl").read_text().splitlines()[0])["text"]
     records = hostile_records(folder / "records", query.upper())
     rows = {int(row) for record in ListSet(records, "dev") for row in record.rows}
-    text = CONFIG.format(model=str(model), root=str(root), records=str(records), dev_pool=len(rows))
-    (folder / "config.py").write_text(text)
-    command = [sys.executable, "-m", "ldx.train", f"--config={folder / 'config.py'}"]
+    config = toy.write_config(
+        folder / "config.py",
+        model={"path": str(model), "query_max_length": 32, "passage_max_length": 64},
+        data={"root": str(root), "records": str(records)},
+        optim={"learning_rate": 3e-3},
+        train={"num_steps": 6, "eval_every": 3, "dev_pool": len(rows), "microbatch_tokens": 512},
+    )
+    command = [sys.executable, "-m", "ldx.train", f"--config={config}"]
     result = subprocess.run(
         [*command, f"--workdir={folder / 'run'}"], capture_output=True, text=True
     )

@@ -7,7 +7,6 @@ import pytest
 
 from ldx.eval.beir import Corpus, Dataset, load_dataset
 from ldx.models.student import load_student
-from ldx.retrieval.encoder import Encoder
 from ldx.retrieval.retrieve import (
     drop_self,
     evaluate_embeddings,
@@ -15,6 +14,7 @@ from ldx.retrieval.retrieve import (
     queries_are_passages,
     retrieve,
 )
+from tests.helpers import count_texts
 from tests.toy import make_dataset
 
 
@@ -46,14 +46,7 @@ def test_equal_ids_are_chance_in_cranfield(data_dir: Path) -> None:
 def test_a_cache_changes_nothing_but_what_a_second_run_embeds(tiny_bert, tmp_path, monkeypatch):
     dataset = make_dataset()
     student = load_student(tiny_bert)
-    sizes = []
-    embed = Encoder.encode_blocks
-
-    def counted(self, params, texts, **options):
-        sizes.append(len(texts))
-        return embed(self, params, texts, **options)
-
-    monkeypatch.setattr(Encoder, "encode_blocks", counted)
+    sizes = count_texts(monkeypatch)
     expected = retrieve(dataset, student, student.params)
     assert retrieve(dataset, student, student.params, cache=tmp_path / "cache") == expected
     assert sizes == [4, 2, 4, 2]

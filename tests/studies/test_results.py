@@ -8,9 +8,8 @@ import pytest
 
 from configs import base
 from configs.studies import common
-from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, Passage
-from ldx.records.sets import records_fingerprint, write_lists, write_passages
+from ldx.records.sets import write_lists, write_passages
 from ldx.studies.cell_settings import shared_settings
 from ldx.studies.declare import expand, read_study
 from ldx.studies.results import read_cell
@@ -25,17 +24,7 @@ def write_records(folder, lists):
     write_passages(folder, [Passage(f"d{i}", "", "x") for i in range(9)])
     train = [dataclasses.replace(each, list_id=f"train-{each.list_id}") for each in lists]
     counts = write_lists(folder, {"train": train, "dev": lists})
-    kinds = ("passages", "lists")
-    Manifest(
-        collection="toy",
-        num_passages=9,
-        num_lists=counts,
-        fingerprints={kind: records_fingerprint(folder, kind) for kind in kinds},
-        passage_template="{text}",
-        max_chars=2048,
-        teachers=[],
-        seed=0,
-    ).write(folder)
+    toy.write_manifest(folder, "toy", 9, counts)
 
 
 def make_run(folder, searched, best_step=5):

@@ -136,30 +136,17 @@ def test_mistakes_are_named(section, loss, message):
         load_guide(section, make_objective(loss))
 
 
-CONFIG = """
-from configs import base
-
-def get_config(arg=""):
-    config = base.get_config()
-    config.model.path = config.guide.path = {model!r}
-    config.model.query_max_length = 16
-    config.model.passage_max_length = 32
-    config.data.records = {records!r}
-    config.data.batch_size = 6
-    config.train.num_steps = 2
-    config.train.eval_every = 2
-    config.train.dev_pool = 38
-    config.train.microbatch_tokens = 256
-    config.eval.split = ""
-    config.loss.listwise_kl.weight = 0.0
-    config.loss.info_nce.weight = 1.0
-    return config
-"""
-
-
 def test_a_run_with_a_guide(records, tiny_bert, tmp_path):
-    (tmp_path / "config.py").write_text(CONFIG.format(model=str(tiny_bert), records=str(records)))
-    command = [sys.executable, "-m", "ldx.train", f"--config={tmp_path / 'config.py'}"]
+    config = toy.write_config(
+        tmp_path / "config.py",
+        model={"path": str(tiny_bert)},
+        guide={"path": str(tiny_bert)},
+        data={"records": str(records), "batch_size": 6},
+        train={"num_steps": 2, "eval_every": 2},
+        loss={"listwise_kl.weight": 0.0, "info_nce.weight": 1.0},
+        eval={"split": ""},
+    )
+    command = [sys.executable, "-m", "ldx.train", f"--config={config}"]
     command.append(f"--workdir={tmp_path / 'run'}")
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -6,7 +6,7 @@ import pytest
 from configs import base
 from data_prep.retrieval.dense import DenseModel
 from ldx.models.student import load_student
-from ldx.retrieval.encoder import Encoder, encode_texts
+from ldx.retrieval.encoder import encode_texts
 
 TEXTS = ["random sample", "drag of the wing", "", "banded linear solver"]
 
@@ -38,14 +38,7 @@ def test_they_are_those_of_the_model_of_the_config(section, tmp_path, kind):
 
 
 def test_stages_share_them_until_texts_or_model_change(section, tmp_path, monkeypatch):
-    sizes = []
-    embed = Encoder.encode_blocks
-
-    def counted(self, params, texts, **options):
-        sizes.append(len(texts))
-        return embed(self, params, texts, **options)
-
-    monkeypatch.setattr(Encoder, "encode_blocks", counted)
+    sizes = count_texts(monkeypatch)
 
     def make(texts, key):
         model = DenseModel("mine", section)
