@@ -8,7 +8,7 @@ DEMO := runs/demo
 # What tests/conftest.py leaves out so that small programs compile quickly.
 AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true'
 
-.PHONY: demo test test-golden test-slow test-vllm check lint clean
+.PHONY: demo test test-slow test-vllm check lint clean
 
 demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under ten minutes)
 	$(BIN)/python -m data_prep.run --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
@@ -17,10 +17,8 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 	@cat $(DEMO)/report.txt
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
-test: $(VENV)/.test  ## the default tests, in two processes
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
-
-test-golden: $(VENV)/.test  ## the reference numbers, with programs compiled as users compile them
+test: $(VENV)/.test  ## the default tests: in two processes, then the reference numbers
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m 'not slow and not golden'
 	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m 'golden and not slow'
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections

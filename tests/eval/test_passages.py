@@ -1,10 +1,8 @@
 """Corpora of every kind are read the same, as a stream, and bad rows do not end the reading."""
 
 import gzip
-import json
 import sys
 import tracemalloc
-import types
 from pathlib import Path
 
 import numpy as np
@@ -16,43 +14,9 @@ from ldx.common.errors import UserError
 from ldx.eval import beir, rows
 from ldx.eval import passages as corpus_passages
 from ldx.eval.passages import location_fingerprint, read_passages
-from ldx.eval.rows import BadRow, Flaw
+from ldx.eval.rows import Flaw
 from ldx.records.schema import Passage
-
-PASSAGES = [
-    Passage("d1", "Lift", "The wing has lift."),
-    Passage("d2", "", "Drag – of a wing. 😀"),
-    Passage("3", "", "A third\npassage"),
-]
-RECORDS = [{"_id": p.doc_id, "title": p.title, "text": p.text} for p in PASSAGES]
-
-
-def json_lines(records: list) -> bytes:
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
-
-
-class Rejected:
-    """What was handed to `reject`, one tuple a row."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
-
-    def __call__(self, bad: BadRow) -> None:
-        self.rows.append((bad.where, bad.reason, bad.excerpt))
-
-
-def read(
-    source: str | Path, template: str | None = None
-) -> tuple[list[str], list[Passage], Rejected]:
-    rejected = Rejected()
-    placed = list(read_passages(source, reject=rejected, template=template))
-    return [where for where, _ in placed], [passage for _, passage in placed], rejected
-
-
-def message(source: str | Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read(source)
-    return str(caught.value)
+from tests.eval.corpora import PASSAGES, RECORDS, Rejected, json_lines, message, read
 
 
 def write_parquet(path: Path, columns: dict, **options: int) -> Path:
@@ -397,89 +361,3 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert len(set(hub)) == 3
     with pytest.raises(UserError, match="no such file"):
         location_fingerprint(str(tmp_path / "nowhere.jsonl"))
-
-
-# ---- The hub: a stub stands for the library `datasets`, for there is no network here.
-
-
-class StubOfDatasets(types.ModuleType):
-    """What of `datasets` is used, over rows that are given."""
-
-    def __init__(self, rows: list[dict], configs: dict[str, list[str]]):
-        super().__init__("datasets")
-        self.rows, self.configs = rows, configs
-        self.calls: list[tuple] = []
-
-    def get_dataset_config_names(self, path: str, *, revision: str) -> list[str]:
-        self.calls.append((path, revision))
-        return list(self.configs)
-
-    def get_dataset_split_names(self, path: str, config_name: str, *, revision: str) -> list[str]:
-        self.calls.append((path, config_name, revision))
-        return self.configs[config_name]
-
-    def load_dataset(
-        self, path: str, name: str, *, split: str, revision: str, streaming: bool
-    ) -> list[dict]:
-        assert streaming
-        self.calls.append((path, name, split, revision))
-        return self.rows
-
-
-BEIR_CONFIGS = {"corpus": ["corpus"], "queries": ["queries"]}
-
-
-def use_stub(monkeypatch: pytest.MonkeyPatch, rows: list, configs: dict) -> StubOfDatasets:
-    stub = StubOfDatasets(rows, configs)
-    monkeypatch.setitem(sys.modules, "datasets", stub)
-    return stub
-
-
-def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = use_stub(monkeypatch, [*RECORDS, {"_id": "x", "text": "\ud800"}], BEIR_CONFIGS)
-    where, passages, rejected = read("BeIR/fiqa@1234abcd")
-    assert passages == PASSAGES
-    assert where[0] == "BeIR/fiqa@1234abcd:row 1"
-    assert stub.calls[-1] == ("BeIR/fiqa", "corpus", "corpus", "1234abcd")
-    assert "surrogate" in rejected.rows[0][1]
-    rejected.rows[0][2].encode()
-    read("BeIR/fiqa")
-    assert stub.calls[-1] == ("BeIR/fiqa", "corpus", "corpus", "main")
-
-
-def test_a_dataset_with_one_config_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"id": 1, "contents": "a wing"}]
-    stub = use_stub(monkeypatch, rows, {"default": ["train"]})
-    assert read("org/docs@v1")[1] == [Passage("1", "", "a wing")]
-    assert stub.calls[-1] == ("org/docs", "default", "train", "v1")
-    use_stub(monkeypatch, rows, {"a": ["train"], "b": ["train"]})
-    assert "has no config `corpus` but a, b" in message("org/docs@v1")
-    use_stub(monkeypatch, rows, {"a": ["train", "test"]})
-    assert "has no split `corpus` but train, test" in message("org/docs@v1")
-    use_stub(monkeypatch, [{"docno": 1, "text": "x"}], BEIR_CONFIGS)
-    assert "its columns are: docno, text" in message("org/docs@v1")
-
-
-def test_without_datasets_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    text = message("BeIR/fiqa@1")
-    assert "no such file or folder" in text
-    assert "pip install datasets" in text
-    stub = use_stub(monkeypatch, RECORDS, BEIR_CONFIGS)
-
-    def fail(*_: object, **__: object) -> None:
-        raise ConnectionError("Couldn't reach 'BeIR/fiqa' on the Hub\nlong story")
-
-    monkeypatch.setattr(stub, "load_dataset", fail)
-    text = message("BeIR/fiqa@1")
-    assert "ConnectionError: Couldn't reach 'BeIR/fiqa' on the Hub)" in text
-    assert "copy the corpus here" in text
-
-
-def test_a_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "BeIR" / "fiqa"
-    folder.mkdir(parents=True)
-    (folder / "corpus.jsonl").write_bytes(json_lines(RECORDS))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert read("BeIR/fiqa")[1] == PASSAGES
