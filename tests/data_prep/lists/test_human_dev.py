@@ -141,7 +141,9 @@ def test_lists_of_judged_passages_alone(workspace, tmp_path):
 def test_they_are_no_dev_lists_for_losses(workspace):
     config = workspace.config.copy_and_resolve_references()
     config.prep.dev_fraction = 1e-9
-    with pytest.raises(UserError, match=r"no dev lists: .* lists, not counting those of prep.human_dev_split"):
+    with pytest.raises(
+        UserError, match=r"no dev lists: .* lists, not counting those of prep.human_dev_split"
+    ):
         run_stages(config, workspace.workdir, ["write_tfrecords"])
     run_stages(workspace.config, workspace.workdir, BEFORE_BASELINES)
 
