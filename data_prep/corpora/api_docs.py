@@ -112,7 +112,10 @@ def collect(packages: Iterable[str], max_passages: int | None) -> ApiDocs:
             docs.dropped[reason] += 1
         else:
             docs.docstrings.append(doc)
-    docs.docstrings = _without_equal_bodies(docs.docstrings, docs.dropped)
+    distinct = _with_distinct_bodies(docs.docstrings)
+    if len(distinct) < len(docs.docstrings):
+        docs.dropped["equal body"] = len(docs.docstrings) - len(distinct)
+    docs.docstrings = distinct
     if not docs.docstrings:
         raise UserError(f"prep.packages: no docstrings found in {', '.join(packages)}")
     if max_passages is not None and len(docs.docstrings) > max_passages:
@@ -156,11 +159,11 @@ def _why_unusable(doc: Docstring) -> str | None:
     return None
 
 
-def _without_equal_bodies(docs: list[Docstring], dropped: Counter[str]) -> list[Docstring]:
+def _with_distinct_bodies(docs: list[Docstring]) -> list[Docstring]:
+    """The first docstring of each body."""
     first: dict[str, Docstring] = {}
     for doc in docs:
-        if first.setdefault(doc.body, doc) is not doc:
-            dropped["equal body"] += 1
+        first.setdefault(doc.body, doc)
     return list(first.values())
 
 

@@ -1,23 +1,28 @@
 """Reading the passages out of a language model's answer, one for each level of relevance."""
 
+import enum
 import re
 
 from data_prep.documents.prompt import DocumentPrompt, DocumentRules
-from data_prep.llm.answers import EMPTY, REFUSED, is_refusal, visible
+from data_prep.llm import answers
+from data_prep.llm.answers import is_refusal, visible
 from data_prep.llm.words import num_words
 
-CUT_OFF = "cut off"
-NO_HEADINGS = "no headings"
-WRONG_LEVELS = "not each level once"
-TOO_SHORT = "a passage is too short"
-TOO_LONG = "a passage is too long"
-SPEAKS_OF_TASK = "a passage speaks of its query or level"
-EQUAL = "two passages are equal"
-COPIED_EXAMPLE = "copied from an example"
-REASONS = (
-    *(EMPTY, REFUSED, CUT_OFF, NO_HEADINGS, WRONG_LEVELS),
-    *(TOO_SHORT, TOO_LONG, SPEAKS_OF_TASK, EQUAL, COPIED_EXAMPLE),
-)
+
+class Reason(enum.StrEnum):
+    """Why an answer holds no passages."""
+
+    EMPTY = answers.EMPTY
+    REFUSED = answers.REFUSED
+    CUT_OFF = "cut off"
+    NO_HEADINGS = "no headings"
+    WRONG_LEVELS = "not each level once"
+    TOO_SHORT = "a passage is too short"
+    TOO_LONG = "a passage is too long"
+    SPEAKS_OF_TASK = "a passage speaks of its query or level"
+    EQUAL = "two passages are equal"
+    COPIED_EXAMPLE = "copied from an example"
+
 
 # "### LEVEL 3", "**Level 2 (highly relevant):**", "Level 1: text", but not "Level 3 chargers are".
 _HEADING = re.compile(
@@ -66,29 +71,30 @@ def read_answer(
         `content_filter` that a server held the answer back.
 
     Returns:
-      (text by level, "") or ({}, one of REASONS). Each text is one line.
+      (text by level, "") or ({}, a `Reason`). Each text is one line.
     """
     if finish_reason == "content_filter":
-        return {}, REFUSED
+        return {}, Reason.REFUSED
     if finish_reason in ("length", "abort"):
-        return {}, CUT_OFF
+        return {}, Reason.CUT_OFF
     text = visible(answer).strip()
     if not text:
-        return {}, EMPTY
+        return {}, Reason.EMPTY
     sections = _sections(text)
     if not sections:
-        return {}, REFUSED if is_refusal(text, prompt.answer.refusals) else NO_HEADINGS
+        is_refused = is_refusal(text, prompt.answer.refusals)
+        return {}, Reason.REFUSED if is_refused else Reason.NO_HEADINGS
     if sorted((level for level, _ in sections), reverse=True) != [x.level for x in prompt.levels]:
-        return {}, WRONG_LEVELS
+        return {}, Reason.WRONG_LEVELS
     passages = {level: passage for level, passage in sorted(sections, reverse=True)}
     for passage in passages.values():
         if reason := _reason(passage, prompt.answer, query):
             return {}, reason
     if len({passage.casefold() for passage in passages.values()}) < len(passages):
-        return {}, EQUAL
+        return {}, Reason.EQUAL
     examples = {" ".join(p.split()) for example in prompt.examples for p in example.passages}
     if examples & set(passages.values()):
-        return {}, COPIED_EXAMPLE
+        return {}, Reason.COPIED_EXAMPLE
     return passages, ""
 
 
@@ -119,14 +125,14 @@ def _passage(lines: list[str], *, has_remarks: bool) -> str:
 def _reason(passage: str, rules: DocumentRules, query: str) -> str:
     """Why a passage cannot be used; "" if it can."""
     if is_refusal(passage, rules.refusals):
-        return REFUSED
+        return Reason.REFUSED
     lower, lower_query = passage.casefold(), query.casefold()
     references = (words.casefold() for words in rules.references)
     if _TASK.search(passage) or any(
         words in lower and words not in lower_query for words in references
     ):
-        return SPEAKS_OF_TASK
+        return Reason.SPEAKS_OF_TASK
     number = num_words(passage)
     if number < rules.min_words:
-        return TOO_SHORT
-    return TOO_LONG if number > rules.max_words else ""
+        return Reason.TOO_SHORT
+    return Reason.TOO_LONG if number > rules.max_words else ""

@@ -106,7 +106,7 @@ def materials(workspace: Workspace, parts: Sequence[QueryShard]) -> Iterator[tup
         for place, (number, query) in enumerate(zip(part.numbers, part.queries, strict=True)):
             rows = ranks = np.zeros(0, np.int64)
             if candidates is not None:
-                rows, ranks = candidates.found(place, query.never_negative)
+                rows, ranks = candidates.of_query(place, query.never_negative)
             yield (
                 number,
                 Material(

@@ -50,7 +50,7 @@ def human_dev_lists(workspace: Workspace) -> TypeLists:
         for place, query in enumerate(part.queries):
             mined = np.zeros(0, np.int64)
             if candidates is not None:
-                mined, _ = candidates.found(place, query.never_negative)
+                mined, _ = candidates.of_query(place, query.never_negative)
             lists.append(human_dev_entries(query.judged, mined))
         numbers += part.numbers
     num_queries = len(numbers)

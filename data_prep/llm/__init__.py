@@ -1,7 +1,7 @@
 """Language models: backends, requests, answers, and asking again after bad answers."""
 
 from data_prep.llm.base import Llm
-from data_prep.pipeline.llm_settings import LlmConfig
+from data_prep.pipeline.llm_settings import Backend, LlmConfig
 
 
 def make_llm(config: LlmConfig) -> Llm:
@@ -10,7 +10,7 @@ def make_llm(config: LlmConfig) -> Llm:
     Raises:
       UserError: the backend's package or the server's key is missing.
     """
-    if config.backend == "openai":
+    if config.backend == Backend.OPENAI:
         from data_prep.llm.openai_server import OpenAiLlm
 
         return OpenAiLlm(config)

@@ -27,7 +27,7 @@ from data_prep.engines.shards import (
 from data_prep.llm import make_llm
 from data_prep.llm.ray_vllm import RayGeneration
 from data_prep.llm.task import LlmTask
-from data_prep.pipeline.llm_settings import LlmConfig
+from data_prep.pipeline.llm_settings import Backend, LlmConfig
 from data_prep.pipeline.workspace import Workspace
 
 REQUEST_FAILED = "request failed"
@@ -96,12 +96,12 @@ class Asker(Generic[T]):
         if isinstance(engine, LocalEngine):
             # One model for all groups and attempts.
             self._make_worker = functools.cache(self._make_worker)
-        if isinstance(engine, RayEngine) and llm.backend == "vllm":
+        if isinstance(engine, RayEngine) and llm.backend == Backend.VLLM:
             engine = RayGeneration(engine, llm, task)
         self._engine = engine
         # A server gets as many shards at once as keep it busy; an engine in this process gets one.
         threads = 1 + -(-llm.concurrency // self._prep.shard_size)
-        self._num_workers = 1 if llm.backend == "vllm" else threads
+        self._num_workers = 1 if llm.backend == Backend.VLLM else threads
 
     def ask(self) -> Answers[T]:
         """Ask for everything, and again after bad answers, `prep.max_attempts` times in all.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.pipeline.llm_settings import LlmConfig
+from data_prep.pipeline.llm_settings import Backend, LlmConfig
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 
@@ -113,7 +113,7 @@ def llm_fingerprint(config: LlmConfig) -> str:
       UserError: the model is a folder without safetensors.
     """
     model, args = config.model, {}
-    if config.backend == "vllm":
+    if config.backend == Backend.VLLM:
         args = {k: v for k, v in config.engine_args.items() if k not in NEUTRAL_ENGINE_ARGS}
         folder = Path(model).expanduser()
         model = _folder_fingerprint(folder) if folder.is_dir() else model

@@ -3,12 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from ldx.common.errors import UserError
 
-BACKENDS = ("vllm", "openai")
+
+class Backend(StrEnum):
+    """What runs a language model."""
+
+    VLLM = "vllm"
+    OPENAI = "openai"
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class LlmConfig:
         and SGLang know.
     """
 
-    backend: str
+    backend: Backend
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = ""
@@ -54,14 +60,15 @@ class LlmConfig:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
+        if self.backend not in list(Backend):
             raise UserError(
-                f"config.prep.llm.backend={self.backend!r}: wanted {' or '.join(BACKENDS)}"
+                f"config.prep.llm.backend={self.backend!r}: wanted {' or '.join(Backend)}"
             )
+        object.__setattr__(self, "backend", Backend(self.backend))
         if not isinstance(self.model, str) or not self.model:
             raise UserError(f"config.prep.llm.model={self.model!r}: wanted the name of a model")
         self._check_numbers()
-        if self.backend == "openai":
+        if self.backend == Backend.OPENAI:
             self._check_address()
         for key in ("engine_args", "chat_template_kwargs"):
             value = getattr(self, key)

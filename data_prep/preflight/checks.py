@@ -10,6 +10,7 @@ from data_prep.corpora.collection import BEIR
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.lists.entry_rules import EntryRule, SyntheticRule, entry_rules
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
+from data_prep.pipeline.llm_settings import Backend
 from data_prep.pipeline.order import stages_of
 from data_prep.pipeline.settings import (
     HYBRID,
@@ -131,7 +132,7 @@ def check_models(workspace: Workspace) -> None:
         for name, section in prep.teachers.items():
             if "model" in section:
                 paths[f"prep.teachers.{name}.model"] = section["model"]
-    if prep.llm.backend == "vllm" and stages & _stages_that_ask(prep):
+    if prep.llm.backend == Backend.VLLM and stages & _stages_that_ask(prep):
         paths["prep.llm.model"] = prep.llm.model
     for key, path in paths.items():
         try:
@@ -149,7 +150,9 @@ def check_vllm(workspace: Workspace) -> None:
     prep = workspace.settings
     if importlib.util.find_spec("vllm") is not None:
         return
-    needed = {stage: NO_VLLM for stage in _stages_that_ask(prep) if prep.llm.backend == "vllm"}
+    needed = {}
+    if prep.llm.backend == Backend.VLLM:
+        needed = {stage: NO_VLLM for stage in _stages_that_ask(prep)}
     for name, section in prep.teachers.items():
         if section["kind"] == "vllm" and "score" in stages_of(prep):
             needed["score"] = f"config.prep.teachers.{name}.kind='vllm' {NEEDS_VLLM}"

@@ -4,21 +4,28 @@ Models wrap a query in quotes, markdown, labels and small talk. The wrapping is 
 nothing more comes off, so that cleaning a clean query changes nothing; then the query is judged.
 """
 
+import enum
 import functools
 import json
 import re
 
-from data_prep.llm.answers import EMPTY, REFUSED, is_refusal, visible
+from data_prep.llm import answers
+from data_prep.llm.answers import is_refusal, visible
 from data_prep.llm.words import copies, has_words, num_words, split_words
 from data_prep.queries.prompt import AnswerRules, Prompt
 
-NO_QUERY = "no query"  # the answer is only talk around a query, or it refers to the passage
-CUT_OFF = "cut off"
-TOO_SHORT = "too short"
-TOO_LONG = "too long"
-COPIED = "copied from passage"
-COPIED_EXAMPLE = "copied from an example"
-REASONS = (EMPTY, NO_QUERY, REFUSED, CUT_OFF, TOO_SHORT, TOO_LONG, COPIED, COPIED_EXAMPLE)
+
+class Reason(enum.StrEnum):
+    """Why an answer holds no query."""
+
+    EMPTY = answers.EMPTY
+    REFUSED = answers.REFUSED
+    NO_QUERY = "no query"  # the answer is only talk around a query, or it refers to the passage
+    CUT_OFF = "cut off"
+    TOO_SHORT = "too short"
+    TOO_LONG = "too long"
+    COPIED = "copied from passage"
+    COPIED_EXAMPLE = "copied from an example"
 
 
 def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tuple[str, str]:
@@ -32,11 +39,11 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
         is missing, `content_filter` that a server held the answer back.
 
     Returns:
-      (query, "") or ("", one of REASONS). The query is one line of NFC text; cleaning it again as
+      (query, "") or ("", a `Reason`). The query is one line of NFC text; cleaning it again as
       if it were an answer does not change it.
     """
     if finish_reason == "content_filter":
-        return "", REFUSED
+        return "", Reason.REFUSED
     text, was_cut = visible(answer), False
     if finish_reason in ("length", "abort"):
         text, was_cut = _whole_lines(text)
@@ -45,8 +52,8 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
         reason = _reason(query, prompt, passage)
         return ("", reason) if reason else (query, "")
     if was_cut:
-        return "", CUT_OFF
-    return "", NO_QUERY if has_words(text) else EMPTY
+        return "", Reason.CUT_OFF
+    return "", Reason.NO_QUERY if has_words(text) else Reason.EMPTY
 
 
 def _reason(query: str, prompt: Prompt, passage: str) -> str:
@@ -54,20 +61,20 @@ def _reason(query: str, prompt: Prompt, passage: str) -> str:
     rules = prompt.answer
     lower = query.casefold()
     if is_refusal(query, rules.refusals):
-        return REFUSED
+        return Reason.REFUSED
     if _REFERENCE.search(query) or any(x.casefold() in lower for x in rules.references):
-        return NO_QUERY
+        return Reason.NO_QUERY
     if _PLACEHOLDER.fullmatch(query):
-        return NO_QUERY
+        return Reason.NO_QUERY
     if num_words(query) < rules.min_words:
-        return TOO_SHORT
+        return Reason.TOO_SHORT
     if num_words(query) > rules.max_words or len(query) > rules.max_chars:
-        return TOO_LONG
+        return Reason.TOO_LONG
     if rules.max_copied_words and copies(query, passage, rules.max_copied_words):
-        return COPIED
+        return Reason.COPIED
     words = split_words(query)
     if any(words == split_words(e.query) and passage != e.passage for e in prompt.examples):
-        return COPIED_EXAMPLE
+        return Reason.COPIED_EXAMPLE
     return ""
 
 

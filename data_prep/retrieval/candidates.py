@@ -41,8 +41,8 @@ class Candidates:
         """The candidates of some queries, by their places or by a mask."""
         return Candidates(*(values[numbers] for values in vars(self).values()))
 
-    def found(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Rows found for a query but those in `never`, best first, and their ranks; both [n]."""
+    def of_query(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and ranks [n] of a query's candidates, best first, without those in `never`."""
         rows, ranks = self.rows[query], self.fused_rank[query]
         mask = (ranks > 0) & ~np.isin(rows, never)
         return rows[mask], ranks[mask]

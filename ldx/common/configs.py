@@ -74,11 +74,11 @@ def changes_from_base(config: Mapping[str, Any], resolved: Mapping[str, Any]) ->
     """
     module = sys.modules.get("configs.base")
     base = _flat_json(module.get_config().to_dict()) if module else {}
-    given = flatten_config(config)
+    unresolved = flatten_config(config)
     lines = []
     for key, value in _flat_json(resolved).items():
         if key not in base or value != base[key]:
-            mark = "  (auto)" if given.get(key) == "auto" else ""
+            mark = "  (auto)" if unresolved.get(key) == "auto" else ""
             lines.append(f"  {key} = {value!r}{mark}")
     return "\n".join(lines)
 

@@ -46,12 +46,12 @@ class Setting:
     Attributes:
       default: the value where the config leaves the key out.
       accepts: whether a value is a possible one.
-      wanted: what an error says of a value that is not.
+      requirement: what an error says of a value that is not possible.
     """
 
     default: Any
     accepts: Callable[[Any], bool] = lambda value: True
-    wanted: str = ""
+    requirement: str = ""
 
     @classmethod
     def temperature(cls, default: float) -> "Setting":

@@ -3,13 +3,13 @@
 Shapes: B texts, T tokens, D hidden size.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 Pooling = Literal["mean", "cls"]
-POOLINGS = ("mean", "cls")
+POOLINGS = get_args(Pooling)
 
 EPSILON = 1e-12
 

@@ -221,7 +221,7 @@ def _term(name: str, section: Mapping[str, Any]) -> Term:
         raise UserError(f"config.loss.{name}.weight={section['weight']}: wanted at least 0")
     for key, value in settings.items():
         if not loss.settings[key].accepts(value):
-            raise UserError(f"config.loss.{name}.{key}={value}: {loss.settings[key].wanted}")
+            raise UserError(f"config.loss.{name}.{key}={value}: {loss.settings[key].requirement}")
     return Term(loss, float(section["weight"]), loss.with_defaults(settings))
 
 

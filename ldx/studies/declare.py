@@ -45,8 +45,8 @@ class Study:
         for name in names:
             if not isinstance(name, str) or not _NAME.fullmatch(name) or "--" in name:
                 raise UserError(
-                    f"config.study: the name {name!r} becomes a folder's; wanted letters, digits, "
-                    "_, +, . and single -"
+                    f"config.study: {name!r} is also the name of a folder and may have only "
+                    "letters, digits, _, +, . and single -"
                 )
         for axis, values in self.axes.items():
             if not values:

@@ -90,7 +90,7 @@ def test_a_sample_can_be_an_axis():
             {"a": {"x": {"loss.info_nce": {}}}, "b": {"y": {"loss.info_nce.weight": 1}}},
             ["the axes a and b both set loss.info_nce.weight"],
         ),
-        ({"a": {"x/y": {}}}, ["the name 'x/y' becomes a folder's"]),
+        ({"a": {"x/y": {}}}, ["'x/y' is also the name of a folder"]),
         ({"a": {"..": {}}}, ["the name '..'"]),
         ({"a": {"x--y": {}}}, ["the name 'x--y'"]),
         ({"a": {}}, ["config.study.axes.a has no value"]),
