@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldx.records.schema import Passage
-from tests.eval.corpora import PASSAGES, RECORDS, message, read
+from tests.eval.corpora import PASSAGES, RECORDS, json_lines, message, read
 
 
 class StubOfDatasets(types.ModuleType):

@@ -7,6 +7,7 @@ from configs import base
 from data_prep.retrieval.dense import DenseModel
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import encode_texts
+from tests.helpers import count_texts
 
 TEXTS = ["random sample", "drag of the wing", "", "banded linear solver"]
 
