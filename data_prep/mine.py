@@ -23,7 +23,6 @@ from data_prep.retrieval.mining import Miner
 from data_prep.retrieval.neighbours import order_queries
 from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from ldx.common.files import atomic_write, fingerprint, write_json
-from ldx.retrieval.search import MIN_SCANN_PASSAGES
 
 MAX_SAMPLE_QUERIES = 200  # by which ScaNN's recall is measured
 REPORTED_QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
@@ -100,6 +99,8 @@ def _payload(queries: Sequence[Query]) -> Payload:
 
 def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str:
     """A hash of everything that the candidates of a query depend on, beside the query."""
+    from ldx.retrieval.search import MIN_SCANN_PASSAGES  # imports JAX
+
     index = workspace.settings.index
     may_use_scann = index == "auto" and len(passages.texts) >= MIN_SCANN_PASSAGES
     tuned_by = sample if may_use_scann or index == "scann" else ()

@@ -20,7 +20,8 @@ from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.common.sections import build
 from ldx.data.sources import Source, SourceConfig, lists_of_epoch, source_configs
-from ldx.models.student import Student, check_model_section, load_student
+from ldx.models.section import check_model_section
+from ldx.models.student import Student, load_student
 from ldx.parallel import processes
 from ldx.records.manifest import Manifest
 from ldx.report import final

@@ -10,6 +10,7 @@ import pytest
 
 import ldx
 from data_prep.pipeline.config_file import save_config
+from data_prep.pipeline.order import GRADED_STAGES, STAGES
 from data_prep.pipeline.workspace import config_fingerprint, open_workspace
 from ldx.common.callable_module import CallableModule
 
@@ -27,6 +28,14 @@ def run_python(code):
 def test_import_ldx_is_light():
     heavy = "{'jax', 'numpy', 'torch', 'tensorflow', 'orbax', 'flax', 'absl', 'ml_collections'}"
     code = f"import sys, ldx; dir(ldx); ldx.UserError; print({heavy} & set(sys.modules))"
+    assert run_python(code) == "set()\n"
+
+
+def test_stages_start_without_what_takes_seconds_to_import():
+    """They load JAX with the first model, and scipy.stats with the first ranks."""
+    stages = ", ".join(f"data_prep.{name}" for name in {*STAGES, *GRADED_STAGES})
+    heavy = "{'jax', 'flax', 'torch', 'tensorflow', 'scipy.stats', 'ray'}"
+    code = f"import sys, data_prep.run, {stages}; print({heavy} & set(sys.modules))"
     assert run_python(code) == "set()\n"
 
 

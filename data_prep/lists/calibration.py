@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-import scipy.stats
 
 from data_prep.pipeline.settings import CalibrationMethod
 from ldx.eval.list_stats import entropy, kendall_tau, same_best
@@ -113,7 +112,9 @@ class Rank:
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated scores float32 [Q, C] of raw ones; NaN stays."""
-        ranks = scipy.stats.rankdata(scores, axis=1, nan_policy="omit")
+        from scipy.stats import rankdata  # a second to import
+
+        ranks = rankdata(scores, axis=1, nan_policy="omit")
         count = np.isfinite(scores).sum(axis=1, keepdims=True)
         scaled = (ranks - 1) / np.maximum(count - 1, 1)
         return np.where(count > 1, scaled, np.where(np.isfinite(scores), 0.5, np.nan)).astype(

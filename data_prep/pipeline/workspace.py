@@ -14,7 +14,7 @@ from data_prep.pipeline.settings import PrepConfig, check_prep, has_documents
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json
 from ldx.common.sections import check_seed
-from ldx.models.student import check_model_section
+from ldx.models.section import check_model_section
 from ldx.records.schema import check_template
 
 STAGES_VERSION = 5

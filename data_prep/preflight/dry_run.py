@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,9 @@ from data_prep.teachers import Pairs, make_teacher
 from data_prep.teachers.scoring import without_weight
 from ldx.common.errors import UserError
 from ldx.eval import beir
-from ldx.retrieval.encoder import Kind
+
+if TYPE_CHECKING:
+    from ldx.retrieval.encoder import Kind
 
 SAMPLE_PROMPTS = 16  # of all types together
 SAMPLE_PAIRS = 64
@@ -205,7 +207,7 @@ def _embedding_costs(
     except UserError as error:
         problem = _first_line(error)
 
-    def cost(kind: Kind, sample: list[str], number: int, what: str) -> Cost:
+    def cost(kind: "Kind", sample: list[str], number: int, what: str) -> Cost:
         seconds = float("nan")
         lengths = [int(len(text) / CHARS_PER_TOKEN) for text in sample]
         if model is not None:

@@ -20,7 +20,6 @@ from data_prep.retrieval.run_table import read_run_table
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 from ldx.common.sections import check_keys
-from ldx.retrieval.search import Searcher
 
 EMBEDDINGS_AT_ONCE = 65_536  # embeddings in memory at once
 
@@ -81,6 +80,8 @@ class DenseRetriever:
         self._embeddings = model.embed_to_file(
             folder, "passages", passages.texts, "passage", passages.key
         )
+        from ldx.retrieval.search import Searcher  # imports JAX
+
         self._searcher = Searcher(
             self._embeddings,
             depth,

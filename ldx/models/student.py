@@ -4,8 +4,6 @@
 """
 
 import dataclasses
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +14,6 @@ from flax import nnx
 
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
-from ldx.common.sections import check_keys
 from ldx.common.types import Params
 from ldx.models.attention import ATTENTIONS, choose_attention
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
@@ -168,8 +165,3 @@ def _check_lengths(
                 f"model.{key} is {length}; it must be {least} to {bert_config.max_length} tokens "
                 f"for this model (max_position_embeddings in {path})"
             )
-
-
-def check_model_section(section: Mapping[str, Any]) -> None:
-    """Refuse keys that a student does not have, before anything is loaded."""
-    check_keys(section, list(inspect.signature(load_student).parameters), "model")

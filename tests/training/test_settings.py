@@ -1,6 +1,7 @@
 """Configs are checked at the door, and every experiment of configs/ passes."""
 
 import importlib
+import inspect
 
 import pytest
 
@@ -8,7 +9,8 @@ from configs import base
 from data_prep.pipeline.settings import check_prep
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
-from ldx.models.student import check_model_section
+from ldx.models.section import MODEL_KEYS, check_model_section
+from ldx.models.student import load_student
 from ldx.training.settings import check_same_run, resolve, save_run
 
 EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
@@ -69,6 +71,7 @@ def test_mistakes_are_named(change, message):
 
 
 def test_unknown_model_key_is_named():
+    assert tuple(inspect.signature(load_student).parameters) == MODEL_KEYS
     with pytest.raises(UserError, match=r"config.model.poolin.*did you mean pooling"):
         check_model_section({"path": "x", "poolin": "mean"})
 
