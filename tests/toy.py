@@ -21,7 +21,9 @@ SETTINGS = {
     "optim.learning_rate": 1e-3,
     "train.stop_on": None,
     "train.dev_pool": 38,
-    "train.microbatch_tokens": 256,
+    # One shape of micro-batches, for every shape has programs that must be compiled.
+    "train.microbatch_tokens": 192,
+    "train.bucket_lengths": (32,),
 }
 """What tests of whole runs set, unless they say otherwise."""
 

@@ -82,7 +82,6 @@ def config(tiny_bert, data_dir, tmp_path_factory) -> Path:
             "eval_every": 6,
             "dev_pool": 60,
             "activation_bytes": 0,
-            "bucket_lengths": (16, 32),
         },
         eval={"split": ""},
     )

@@ -84,7 +84,13 @@ def train(folder: Path, model: Path) -> Path:
         model={"path": str(model), "query_max_length": 32, "passage_max_length": 64},
         data={"root": str(root), "records": str(records)},
         optim={"learning_rate": 3e-3},
-        train={"num_steps": 6, "eval_every": 3, "dev_pool": len(rows), "microbatch_tokens": 512},
+        train={
+            "num_steps": 6,
+            "eval_every": 3,
+            "dev_pool": len(rows),
+            "microbatch_tokens": 384,
+            "bucket_lengths": (64,),
+        },
     )
     command = [sys.executable, "-m", "ldx.train", f"--config={config}"]
     result = subprocess.run(
