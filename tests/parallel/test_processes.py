@@ -129,13 +129,12 @@ def check_same(ours: list[dict], theirs: list[dict]) -> None:
             np.testing.assert_allclose(value, other[name], rtol=1e-3, err_msg=f"{name} {mine}")
 
 
-SLOW = pytest.mark.slow  # a minute each on two cores; what they vary is tested in short besides
+# test_other_numbers_of_processes_go_on_exactly sees the same in one run.
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("num_processes", "flags"),
-    [(2, ["--config.train.fsdp=2"]), pytest.param(4, [], marks=SLOW)],
-)
+@SLOW
+@pytest.mark.parametrize(("num_processes", "flags"), [(2, ["--config.train.fsdp=2"]), (4, [])])
 def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, num_processes, flags):
     job = start(config, tmp_path / "run", num_processes, *flags)
     codes = job.ended()
@@ -174,10 +173,12 @@ def saved_step(workdir: Path) -> int:
 
 
 def test_other_numbers_of_processes_go_on_exactly(config, alone, start, tmp_path):
-    """SIGKILL to one of two, then SIGTERM to one of three, then one finishes alone."""
+    """SIGKILL to one of two that share a copy of the parameters, then SIGTERM to one of three, then
+    one finishes alone.
+    """
     workdir, every_step = tmp_path / "run", "--config.checkpoint.every_minutes=0.0"
-    job = start(config, workdir, 2, every_step)
-    job.wait_for(lambda: saved_step(workdir) >= 2)
+    job = start(config, workdir, 2, every_step, "--config.train.fsdp=2")
+    job.wait_for(lambda: saved_step(workdir) >= 4)
     job.processes[1][0].kill()
     killed = time.monotonic()
     codes = job.ended()
