@@ -1,6 +1,7 @@
 """Random batches of lists, and every loss as a function of one: what the tests of losses share."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,6 @@ def _objective(**section):
 
 PER_LIST = {
     "listwise_kl": _on_lists(losses.listwise_kl, student_temperature=0.05, teacher_temperature=0.3),
-    "listwise_kl of grades": _on_lists(losses.listwise_kl, _grades, student_temperature=0.05),
     "margin_mse": _on_lists(losses.margin_mse, student_temperature=0.5),
     "rank_net": _on_lists(losses.rank_net, _grades, temperature=0.05),
     "list_mle": _on_lists(losses.list_mle, temperature=0.05),
@@ -111,19 +111,27 @@ PER_BATCH = {
 LOSSES = PER_LIST | PER_BATCH
 
 
-@functools.cache
-def compiled(name, **settings):
-    """A loss of `LOSSES`, compiled once for all tests."""
-    return jax.jit(functools.partial(LOSSES[name], **settings))
+class Outcome(NamedTuple):
+    """What a loss makes of a batch."""
+
+    value: Any
+    gradient: Any  # by the names of the embeddings of queries and of passages
+    each: Any  # one loss a list; None of `PER_BATCH`
 
 
 @functools.cache
-def _compiled_gradient(name):
-    gradient = jax.grad(lambda embeddings, rest: LOSSES[name](rest | embeddings))
-    return jax.jit(gradient)
+def _program(name):
+    loss = LOSSES[name]
+
+    def outcome(embeddings, rest):
+        value, gradient = jax.value_and_grad(lambda x: loss(rest | x))(embeddings)
+        each = loss(rest | embeddings, reduce_fn=None) if name in PER_LIST else None
+        return Outcome(value, gradient, each)
+
+    return jax.jit(outcome)
 
 
-def gradient(name, batch):
-    """With respect to the embeddings of queries and of passages."""
+def outcome(name, batch):
+    """Of a loss of `LOSSES`: one program for all tests of batches of one shape."""
     embeddings = {k: jnp.asarray(batch[k]) for k in ("query_embeddings", "passage_embeddings")}
-    return _compiled_gradient(name)(embeddings, batch)
+    return _program(name)(embeddings, batch)

@@ -110,23 +110,29 @@ def test_kl_equals_formula(temperatures):
     where = rng.uniform(size=(7, 5)) < 0.7
     where[3] = False
     names = {"student_temperature": temperatures[0], "teacher_temperature": temperatures[1]}
-    losses = listwise_kl(student, teacher, where=where, reduce_fn=None, **names)
+    loss = functools.partial(listwise_kl, where=where, **names)
+    losses = jax.jit(functools.partial(loss, reduce_fn=None))(student, teacher)
     for i in range(7):
         kept = where[i]
         pair = student[i, kept], teacher[i, kept]
         expected = kl_by_formula(*pair, *temperatures) if kept.any() else 0
         np.testing.assert_allclose(losses[i], expected, rtol=2e-5, atol=1e-6)
-    mean = listwise_kl(student, teacher, where=where, **names)
+    mean = jax.jit(loss)(student, teacher)
     np.testing.assert_allclose(mean, np.delete(losses, 3).mean(), rtol=1e-6)
 
 
 def test_kl_is_zero_for_equal_distributions():
     scores = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)
-    loss = listwise_kl(
-        scores * 0.05, scores * 0.3, student_temperature=0.05, teacher_temperature=0.3,
-        reduce_fn=None,
-    )  # fmt: skip
-    np.testing.assert_allclose(loss, 0, atol=1e-6)
+    each = functools.partial(
+        listwise_kl, student_temperature=0.05, teacher_temperature=0.3, reduce_fn=None
+    )
+    np.testing.assert_allclose(jax.jit(each)(scores * 0.05, scores * 0.3), 0, atol=1e-6)
+
+
+@functools.cache
+def compiled_info_nce(**settings):
+    """One program for all batches of one shape."""
+    return jax.jit(functools.partial(info_nce, **settings))
 
 
 @pytest.mark.parametrize("ratio", [0.6, 1.0, None])
@@ -152,9 +158,8 @@ def test_info_nce_equals_slots(case, ratio, x64):
         labels = rng.integers(-1, 3, size=(6, 5))
         labels[:3, 0] = -1, 0, 1
         batch["where"][0, 2:] = False
-    losses = info_nce(
-        **batch, temperature=0.1, false_negative_ratio=ratio, labels=labels, reduce_fn=None
-    )
+    each = compiled_info_nce(temperature=0.1, false_negative_ratio=ratio, reduce_fn=None)
+    losses = each(**batch, labels=labels)
     np.testing.assert_allclose(losses, info_nce_by_slots(batch, 0.1, ratio, labels), rtol=1e-9)
 
 
@@ -163,19 +168,19 @@ def test_info_nce_threshold_is_strict(x64):
     batch = make_batch(num_queries=1, list_size=2, num_passages=2, dtype=np.float64)
     batch["list_index"] = np.array([[0, 1]])
     threshold = 0.6 * 1.0
+    loss_of = compiled_info_nce(false_negative_ratio=0.6)
     for score, kept in ((threshold, True), (np.nextafter(threshold, 1), False)):
         batch["teacher_scores"] = np.array([[1.0, score]])
-        loss = info_nce(**batch, false_negative_ratio=0.6, temperature=1.0)
-        assert (float(loss) > 1e-3) == kept
+        assert (float(loss_of(**batch)) > 1e-3) == kept
 
 
 def test_info_nce_without_teacher_scores_masks_rows_only(x64):
     batch = make_batch(dtype=np.float64)
     without = batch | {"teacher_scores": None}
-    np.testing.assert_allclose(
-        info_nce(**without, temperature=0.01, false_negative_ratio=0.6),
-        info_nce(**batch, temperature=0.01, false_negative_ratio=None),
+    masked, unmasked = (
+        compiled_info_nce(temperature=0.01, false_negative_ratio=ratio) for ratio in (0.6, None)
     )
+    np.testing.assert_allclose(masked(**without), unmasked(**batch))
 
 
 @pytest.mark.parametrize(
@@ -187,17 +192,13 @@ def test_a_first_entry_that_is_not_relevant_is_no_positive(first, level, has_los
     queries, passages = np.array([[1.0, 0.0], [1.0, 0.0]]), np.eye(2)
     index, labels = np.array([[0, 1], [1, 0]]), np.array([[3, 0], [first, 0]])
 
-    def loss(queries, reduce_fn=jnp.mean):
-        return info_nce(
-            queries, passages, index, None, temperature=1.0, labels=labels, relevance_level=level,
-            reduce_fn=reduce_fn,
-        )  # fmt: skip
-
+    loss = functools.partial(compiled_info_nce, relevance_level=level)
+    each = loss(reduce_fn=None)(queries, passages, index, None, labels=labels)
+    value, gradient = jax.value_and_grad(loss())(queries, passages, index, None, labels=labels)
     # Both slots of the other passage stand in each denominator, also those of a list without loss.
     expected = [np.log(np.e + 2) - 1, np.log(1 + 2 * np.e) if has_loss else 0.0]
-    np.testing.assert_allclose(loss(queries, reduce_fn=None), expected, rtol=1e-12)
-    np.testing.assert_allclose(loss(queries), sum(expected) / (2 if has_loss else 1), rtol=1e-12)
-    gradient = np.asarray(jax.grad(loss)(jnp.asarray(queries)))
+    np.testing.assert_allclose(each, expected, rtol=1e-12)
+    np.testing.assert_allclose(value, sum(expected) / (2 if has_loss else 1), rtol=1e-12)
     assert gradient[0].any()
     assert gradient[1].any() == has_loss
 
@@ -227,7 +228,8 @@ def test_blocks_store_no_matrix_of_queries_and_passages():
     assert largest(None) > 4 * num_queries * num_passages
     assert largest(128) < 4 * num_queries * num_passages
     values = [
-        info_nce(q, p, index, None, temperature=0.01, block_size=n) for n in (None, 128, 1000, 5000)
+        compiled_info_nce(temperature=0.01, block_size=n)(q, p, index, None)
+        for n in (None, 128, 1000, 5000)
     ]
     np.testing.assert_allclose(values, values[0], rtol=1e-6)
 

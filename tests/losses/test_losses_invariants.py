@@ -1,34 +1,46 @@
 """What every loss keeps: dtypes, jit and vmap, masks, orders, finite gradients, reductions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.losses.loss_batches import LOSSES, PER_LIST, compiled, gradient, make_batch
+from ldx import losses
+from tests.losses.loss_batches import LOSSES, PER_LIST, make_batch, outcome
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 every_loss_per_list = pytest.mark.parametrize("name", PER_LIST)
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSES if hasattr(losses, name)])
+def test_jit_equals_eager(name):
+    """Of every function; op by op is slow, so of its settings only one."""
+    batch = make_batch()
+    np.testing.assert_allclose(outcome(name, batch).value, LOSSES[name](batch), rtol=1e-5)
+
+
 @every_loss
-def test_jit_and_vmap_equal_eager(name):
+def test_vmap_equals_one_by_one(name):
     batches = [make_batch(seed) for seed in range(3)]
-    one_by_one = [compiled(name)(batch) for batch in batches]
-    np.testing.assert_allclose(LOSSES[name](batches[0]), one_by_one[0], rtol=1e-5)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
     at_once = jax.jit(jax.vmap(LOSSES[name]))(stacked)
+    one_by_one = [outcome(name, batch).value for batch in batches]
     np.testing.assert_allclose(at_once, one_by_one, rtol=1e-5)
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_computes_in_float32_at_least(name, dtype):
-    batch = make_batch()
-    low = batch | {k: jnp.asarray(batch[k], dtype) for k in batch if "embeddings" in k}
-    same = low | {k: jnp.asarray(low[k], jnp.float32) for k in low if "embeddings" in k}
-    assert compiled(name)(low).dtype == jnp.float32
-    np.testing.assert_allclose(compiled(name)(low), compiled(name)(same), rtol=1e-5)
+def test_computes_in_float32_at_least(name):
+    def in_dtype(batch, dtype):
+        return batch | {k: jnp.asarray(batch[k], dtype) for k in batch if "embeddings" in k}
+
+    low = [in_dtype(make_batch(), dtype) for dtype in (jnp.bfloat16, jnp.float16)]
+    values = jax.jit(lambda *batches: [LOSSES[name](batch) for batch in batches])(*low)
+    for batch, value in zip(low, values, strict=True):
+        assert value.dtype == jnp.float32
+        same = outcome(name, in_dtype(batch, jnp.float32))
+        np.testing.assert_allclose(value, same.value, rtol=1e-5)
 
 
 @every_loss
@@ -52,21 +64,22 @@ def test_padding_enters_nothing(name, junk):
         "teacher_scores": pad(batch["teacher_scores"], (num_queries + extra, 6), junk),
         "where": pad(batch["where"], (num_queries + extra, 6), False),
     }
-    np.testing.assert_allclose(compiled(name)(padded), compiled(name)(batch), rtol=1e-5)
-    ours, expected = gradient(name, padded), gradient(name, batch)
+    ours, expected = outcome(name, padded), outcome(name, batch)
+    np.testing.assert_allclose(ours.value, expected.value, rtol=1e-5)
     for key, n in (("query_embeddings", num_queries), ("passage_embeddings", num_passages)):
-        np.testing.assert_allclose(ours[key][:n], expected[key], atol=1e-5)
-        np.testing.assert_array_equal(ours[key][n:], 0)
+        np.testing.assert_allclose(ours.gradient[key][:n], expected.gradient[key], atol=1e-5)
+        np.testing.assert_array_equal(ours.gradient[key][n:], 0)
     if name in PER_LIST:
-        np.testing.assert_array_equal(compiled(name, reduce_fn=None)(padded)[num_queries:], 0)
+        np.testing.assert_array_equal(ours.each[num_queries:], 0)
 
 
 @every_loss
 def test_empty_batch_is_zero_with_finite_gradients(name):
     batch = make_batch()
     batch["where"][:] = False
-    assert compiled(name)(batch) == 0
-    for leaf in jax.tree.leaves(gradient(name, batch)):
+    value, gradient, _ = outcome(name, batch)
+    assert value == 0
+    for leaf in gradient.values():
         np.testing.assert_array_equal(leaf, 0)
 
 
@@ -80,17 +93,12 @@ def test_order_of_lists_and_of_negatives_does_not_matter(name):
     moved = batch | {"query_embeddings": batch["query_embeddings"][lists]}
     for key in ("list_index", "teacher_scores", "where"):
         moved[key] = batch[key][lists][:, entries]
-    np.testing.assert_allclose(compiled(name)(moved), compiled(name)(batch), rtol=1e-5)
-    ours, expected = gradient(name, moved), gradient(name, batch)
-    np.testing.assert_allclose(
-        ours["query_embeddings"], expected["query_embeddings"][lists], atol=1e-5
-    )
-    np.testing.assert_allclose(
-        ours["passage_embeddings"], expected["passage_embeddings"], atol=1e-5
-    )
+    ours, expected = outcome(name, moved), outcome(name, batch)
+    np.testing.assert_allclose(ours.value, expected.value, rtol=1e-5)
+    for key, rows in (("query_embeddings", lists), ("passage_embeddings", slice(None))):
+        np.testing.assert_allclose(ours.gradient[key], expected.gradient[key][rows], atol=1e-5)
     if name in PER_LIST:
-        losses = compiled(name, reduce_fn=None)
-        np.testing.assert_allclose(losses(moved), losses(batch)[lists], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours.each, expected.each[lists], rtol=1e-5, atol=1e-6)
 
 
 @every_loss
@@ -99,20 +107,22 @@ def test_gradient_is_finite_at_extreme_scores(name, scale):
     """Also where all scores are equal, and singular values zero or repeated."""
     batch = make_batch()
     batch["passage_embeddings"] *= scale
-    for leaf in jax.tree.leaves(gradient(name, batch)):
+    for leaf in outcome(name, batch).gradient.values():
         assert np.isfinite(leaf).all()
 
 
 @every_loss
 def test_gradient_equals_finite_differences_in_float64(name, x64):
     batch = make_batch(dtype=np.float64)
-    assert compiled(name)(batch).dtype == jnp.float64
-    slopes = gradient(name, batch)
+    value, slopes, _ = outcome(name, batch)
+    assert value.dtype == jnp.float64
     rng, step = np.random.default_rng(4), 1e-6
     for _ in range(3):
         direction = {key: rng.normal(size=x.shape) for key, x in slopes.items()}
         ends = [
-            compiled(name)(batch | {k: batch[k] + sign * step * direction[k] for k in direction})
+            outcome(
+                name, batch | {k: batch[k] + sign * step * direction[k] for k in direction}
+            ).value
             for sign in (1, -1)
         ]
         expected = sum(float((slopes[key] * direction[key]).sum()) for key in direction)
@@ -123,9 +133,10 @@ def test_gradient_equals_finite_differences_in_float64(name, x64):
 def test_reduce_fn_sees_lists_with_a_loss_only(name):
     batch = make_batch()
     batch["where"][1] = False
-    each = compiled(name, reduce_fn=None)(batch)
-    np.testing.assert_allclose(compiled(name, reduce_fn=jnp.sum)(batch), each.sum(), rtol=1e-6)
-    np.testing.assert_allclose(compiled(name)(batch), each.sum() / 4, rtol=1e-6)
+    mean, _, each = outcome(name, batch)
+    total = jax.jit(functools.partial(LOSSES[name], reduce_fn=jnp.sum))(batch)
+    np.testing.assert_allclose(total, each.sum(), rtol=1e-6)
+    np.testing.assert_allclose(mean, each.sum() / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["wasserstein", "list_wasserstein"])
@@ -134,4 +145,5 @@ def test_empty_lists_are_no_samples(name):
     batch["where"][1] = False
     kept = [0, 2, 3, 4]
     without = {k: x if k == "passage_embeddings" else x[kept] for k, x in batch.items()}
-    np.testing.assert_allclose(compiled(name)(batch), compiled(name)(without), rtol=1e-5)
+    expected = jax.jit(LOSSES[name])(without)
+    np.testing.assert_allclose(outcome(name, batch).value, expected, rtol=1e-5)

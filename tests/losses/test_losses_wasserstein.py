@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ldx.losses import list_wasserstein, slot_labels, slot_scores, slot_where, wasserstein
+from ldx import losses
+from ldx.losses import slot_scores, slot_where
+
+slot_labels = jax.jit(losses.slot_labels)
+list_wasserstein, wasserstein = (
+    jax.jit(loss, static_argnames="temperature")
+    for loss in (losses.list_wasserstein, losses.wasserstein)
+)
 
 LEVELS = np.array([3.0, 2.0, 1.0, 0.0])
 

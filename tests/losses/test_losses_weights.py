@@ -1,12 +1,10 @@
 """Weights: what ones, zeros, factors and padding do in every loss."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ldx.losses.common import entry_weights
-from tests.losses.loss_batches import LOSSES, PER_LIST, compiled, gradient, make_batch
+from tests.losses.loss_batches import LOSSES, PER_LIST, make_batch, outcome
 
 OF_WHOLE_LISTS = ("wasserstein", "list_wasserstein")
 ONLY_RATIOS_COUNT = ("approx_ndcg", *OF_WHOLE_LISTS)
@@ -37,11 +35,10 @@ def test_weights_are_of_entries_or_of_lists():
 @every_loss
 def test_ones_change_nothing(name):
     batch = make_batch()
-    weighted = with_weights(name, batch, 1)
-    np.testing.assert_allclose(compiled(name)(weighted), compiled(name)(batch), rtol=1e-6)
-    ours, expected = gradient(name, weighted), gradient(name, batch)
-    for key, leaf in ours.items():
-        np.testing.assert_allclose(leaf, expected[key], atol=1e-6)
+    ours, expected = outcome(name, with_weights(name, batch, 1)), outcome(name, batch)
+    np.testing.assert_allclose(ours.value, expected.value, rtol=1e-6)
+    for key, leaf in ours.gradient.items():
+        np.testing.assert_allclose(leaf, expected.gradient[key], atol=1e-6)
 
 
 @every_loss
@@ -49,8 +46,8 @@ def test_a_factor_of_all_weights_is_one_of_the_loss(name):
     """But where only ratios of weights count."""
     batch = make_batch()
     weights = random_weights((5, 4))
-    value, tripled = (compiled(name)(with_weights(name, batch, n * weights)) for n in (1, 3))
-    assert abs(value - compiled(name)(batch)) > 1e-4
+    value, tripled = (outcome(name, with_weights(name, batch, n * weights)).value for n in (1, 3))
+    assert abs(value - outcome(name, batch).value) > 1e-4
     factor = 1 if name in ONLY_RATIOS_COUNT else 3
     np.testing.assert_allclose(tripled, factor * value, rtol=1e-5)
 
@@ -61,12 +58,11 @@ def test_a_list_of_weight_zero_has_no_loss(name):
     batch = make_batch()
     weights = random_weights((5, 1))
     weights[1] = 0
-    weighted = with_weights(name, batch, weights)
-    each = compiled(name, reduce_fn=None)
+    ours, unweighted = outcome(name, with_weights(name, batch, weights)), outcome(name, batch)
     factors = np.sign(weights) if name in ONLY_RATIOS_COUNT else weights
-    np.testing.assert_allclose(each(weighted), factors[:, 0] * each(batch), rtol=1e-5)
-    np.testing.assert_allclose(compiled(name)(weighted), each(weighted).sum() / 4, rtol=1e-5)
-    np.testing.assert_array_equal(gradient(name, weighted)["query_embeddings"][1], 0)
+    np.testing.assert_allclose(ours.each, factors[:, 0] * unweighted.each, rtol=1e-5)
+    np.testing.assert_allclose(ours.value, ours.each.sum() / 4, rtol=1e-5)
+    np.testing.assert_array_equal(ours.gradient["query_embeddings"][1], 0)
 
 
 def test_a_list_of_weight_zero_is_no_sample():
@@ -75,7 +71,7 @@ def test_a_list_of_weight_zero_is_no_sample():
     without = batch | {"where": batch["where"] & (np.arange(5) != 1)[:, None]}
     weights = np.where(np.arange(5) == 1, 0, 2)[:, None]
     values = [
-        compiled("list_wasserstein")(with_weights("list_wasserstein", *pair))
+        outcome("list_wasserstein", with_weights("list_wasserstein", *pair)).value
         for pair in ((batch, weights), (without, 1))
     ]
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
@@ -83,9 +79,9 @@ def test_a_list_of_weight_zero_is_no_sample():
 
 @every_loss
 def test_all_weights_zero_is_zero_with_finite_gradients(name):
-    batch = with_weights(name, make_batch(), 0)
-    assert compiled(name)(batch) == 0
-    for leaf in jax.tree.leaves(gradient(name, batch)):
+    value, gradient, _ = outcome(name, with_weights(name, make_batch(), 0))
+    assert value == 0
+    for leaf in gradient.values():
         np.testing.assert_array_equal(leaf, 0)
 
 
@@ -96,10 +92,9 @@ def test_weights_of_padding_enter_nothing(name, junk):
     batch["where"][1, 2:] = False
     batch["where"][3] = False
     weights = random_weights((5, 1)) * np.ones(4)
-    ours = with_weights(name, batch, np.where(batch["where"], weights, junk))
-    expected = with_weights(name, batch, weights)
-    np.testing.assert_allclose(compiled(name)(ours), compiled(name)(expected), rtol=1e-5)
-    gradients = gradient(name, ours), gradient(name, expected)
-    for key, leaf in gradients[0].items():
-        assert jnp.isfinite(leaf).all()
-        np.testing.assert_allclose(leaf, gradients[1][key], atol=1e-6)
+    spoilt = np.where(batch["where"], weights, junk)
+    ours, expected = (outcome(name, with_weights(name, batch, w)) for w in (spoilt, weights))
+    np.testing.assert_allclose(ours.value, expected.value, rtol=1e-5)
+    for key, leaf in ours.gradient.items():
+        assert np.isfinite(leaf).all()
+        np.testing.assert_allclose(leaf, expected.gradient[key], atol=1e-6)
