@@ -78,18 +78,19 @@ class DiesOnce:
 class KillingEngine:
     """Ray's, with a worker that is killed in the middle."""
 
-    def __init__(self, marker):
-        self._marker = marker
+    def __init__(self, marker, workers):
+        self._marker, self._workers = marker, workers
 
     def run(self, make_worker, shards, *, num_workers):
         make = functools.partial(DiesOnce, make_worker, self._marker)
-        yield from RayEngine(workers=2).run(make, shards, num_workers=num_workers)
+        yield from RayEngine(workers=self._workers).run(make, shards, num_workers=num_workers)
 
 
 def test_stages_leave_what_the_local_engine_leaves(cluster, tiny_bert, tmp_path, warnings):
     config = make_config(make_collection(tmp_path / "toy"), tiny_bert)
     config.prep.query_types = ("sentence", "title")
     config.prep.shard_size = 12
+    config.prep.candidate_depth = 8
     config.prep.teachers = {
         "bert": {"kind": "cross_encoder", "model": str(make_bert(tmp_path / "bert", 1))}
     }
@@ -98,7 +99,7 @@ def test_stages_leave_what_the_local_engine_leaves(cluster, tiny_bert, tmp_path,
     shutil.copytree(local.workdir, tmp_path / "ray")
     run_stages(config, local.workdir, ["generate_queries", "mine", "score"])
 
-    ray = open_workspace(config, tmp_path / "ray", KillingEngine(tmp_path / "killed-generating"))
+    ray = open_workspace(config, tmp_path / "ray", KillingEngine(tmp_path / "killed-generating", 2))
     run_on(ray, "generate_queries")
     assert names(ray.prep / "answers") == names(local.prep / "answers")  # digests of the content
     assert len(names(ray.prep / "answers")) == 10
@@ -106,7 +107,7 @@ def test_stages_leave_what_the_local_engine_leaves(cluster, tiny_bert, tmp_path,
     assert queries[0].read_text() == queries[1].read_text()
 
     run_stages(config, ray.workdir, ["mine"])
-    ray = open_workspace(config, ray.workdir, KillingEngine(tmp_path / "killed-scoring"))
+    ray = open_workspace(config, ray.workdir, KillingEngine(tmp_path / "killed-scoring", 1))
     run_on(ray, "score")
     wanted, found = score_paths(local)["bert"], score_paths(ray)["bert"]
     assert found.keys() == wanted.keys()
@@ -211,9 +212,9 @@ def test_a_shard_that_kills_every_worker_is_named(engine, warnings):
     assert len(warnings) == MAX_DEATHS - 1
 
 
-def test_workers_that_do_not_start(engine):
+def test_workers_that_do_not_start(cluster):
     with pytest.raises(UserError, match="do not start:"):
-        run(engine, kill_oneself, [0])
+        run(RayEngine(workers=1), kill_oneself, [0])
 
 
 @pytest.mark.parametrize(
