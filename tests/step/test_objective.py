@@ -1,7 +1,9 @@
 """The objective is the weighted sum of the config's losses, and refuses what it does not know."""
 
+import functools
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -31,6 +33,11 @@ CONFIG = {
 }
 
 
+def compute(section, q, p, lists):
+    """The total and the values of the objective of a section, compiled as the step does."""
+    return jax.jit(make_objective(section))(q, p, lists)
+
+
 def make_graded():
     """Embeddings, and lists with teacher scores and with labels that disagree with them."""
     rng = np.random.default_rng(1)
@@ -51,14 +58,17 @@ def test_weighted_sum():
     labels[1, 2] = 1
     where = rng.uniform(size=(4, 5)) < 0.8
     where[:, 0] = True
-    total, values = make_objective(CONFIG)(q, p, Lists(index, scores, labels, where))
-    kl = listwise_kl(
-        list_scores(q, p, index), scores, where=where,
-        student_temperature=0.1, teacher_temperature=0.2,
-    )  # fmt: skip
-    contrastive = info_nce(
-        q, p, index, None, temperature=0.05, where=where, labels=labels
-    )  # fmt: skip
+    total, values = compute(CONFIG, q, p, Lists(index, scores, labels, where))
+
+    @jax.jit
+    def expected(q, p):
+        kl = listwise_kl(
+            list_scores(q, p, index), scores, where=where,
+            student_temperature=0.1, teacher_temperature=0.2,
+        )  # fmt: skip
+        return kl, info_nce(q, p, index, None, temperature=0.05, where=where, labels=labels)
+
+    kl, contrastive = expected(q, p)
     np.testing.assert_allclose(values["listwise_kl"], kl, rtol=1e-6)
     np.testing.assert_allclose(values["info_nce"], contrastive, rtol=1e-6)
     np.testing.assert_allclose(total, kl + 0.1 * contrastive, rtol=1e-6)
@@ -68,24 +78,31 @@ def test_weighted_sum():
 def test_targets_are_teacher_scores_or_labels():
     """Unjudged entries have grade 0."""
     q, p, lists = make_graded()
-    student, grades = list_scores(q, p, lists.list_index), np.maximum(lists.labels, 0)
+    student = np.einsum("qd,qld->ql", q, p[lists.list_index])
+    grades = np.maximum(lists.labels, 0)
+    loss = jax.jit(functools.partial(rank_net, temperature=0.3))
     for targets, values in (("teacher_scores", lists.teacher_scores), ("labels", grades)):
         section = {"weight": 1.0, "temperature": 0.3, "targets": targets}
-        total, _ = make_objective({"rank_net": section})(q, p, lists)
-        np.testing.assert_allclose(total, rank_net(student, values, temperature=0.3), rtol=1e-6)
+        total, _ = compute({"rank_net": section}, q, p, lists)
+        np.testing.assert_allclose(total, loss(student, values.astype("f")), rtol=1e-6)
 
 
 def test_forms_of_wasserstein():
     q, p, lists = make_graded()
     index, grades = lists.list_index, np.maximum(lists.labels, 0)
-    expected = {
-        "list": list_wasserstein(list_scores(q, p, index), grades, temperature=0.5),
-        "batch": wasserstein(slot_scores(q, p, index), slot_labels(grades), temperature=0.5),
-    }
+
+    @jax.jit
+    def by_form(q, p):
+        return {
+            "list": list_wasserstein(list_scores(q, p, index), grades, temperature=0.5),
+            "batch": wasserstein(slot_scores(q, p, index), slot_labels(grades), temperature=0.5),
+        }
+
+    expected = by_form(q, p)
     assert abs(expected["list"] - expected["batch"]) > 0.01
     for form, value in expected.items():
         section = {"weight": 2.0, "temperature": 0.5, "form": form}
-        total, _ = make_objective({"wasserstein": section})(q, p, lists)
+        total, _ = compute({"wasserstein": section}, q, p, lists)
         np.testing.assert_allclose(total, 2 * value, rtol=1e-5)
     assert make_objective({"wasserstein": {"weight": 1.0}}).learn_from("labels") == ["wasserstein"]
 
@@ -93,13 +110,13 @@ def test_forms_of_wasserstein():
 def test_relevant_labels_are_no_negatives():
     q, p, lists = make_graded()
     lists.labels[:, 0] = 4, -1, 4, 4  # every list has a positive at every level
-    values = []
+    values, loss = [], jax.jit(functools.partial(info_nce, temperature=9.0))
     for level in (1, 2, 4):
         section = {"weight": 1.0, "temperature": 9.0, "false_negative_ratio": None}
         section["relevance_level"] = level
-        total, _ = make_objective({"info_nce": section})(q, p, lists)
+        total, _ = compute({"info_nce": section}, q, p, lists)
         labels = np.where(lists.labels >= level, 1, np.minimum(lists.labels, 0))
-        expected = info_nce(q, p, lists.list_index, None, labels=labels, temperature=9.0)
+        expected = loss(q, p, lists.list_index, None, labels=labels)
         np.testing.assert_allclose(total, expected, rtol=1e-6)
         values.append(float(total))
     assert values == sorted(set(values))
@@ -128,13 +145,13 @@ def test_matryoshka_cuts_and_normalises(unit_norm):
     q, p, lists = make_graded()
     config = CONFIG | {"matryoshka": {"dims": (8, 3), "weights": (1.0, 0.5)}}
     objective = make_objective(config).of_student(unit_norm=unit_norm, embedding_size=8)
-    total, values = objective(q, p, lists)
+    total, values = jax.jit(objective)(q, p, lists)
     expected = 0.0
     for dim, weight in ((8, 1.0), (3, 0.5)):
         cut = q[:, :dim], p[:, :dim]
         if unit_norm:
             cut = tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in cut)
-        expected += weight * float(make_objective(CONFIG)(*cut, lists)[0])
+        expected += weight * float(compute(CONFIG, *cut, lists)[0])
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(total, values["listwise_kl"] + 0.1 * values["info_nce"], rtol=1e-6)
     with pytest.raises(UserError, match=re.escape("matryoshka.dims=(8, 3): the student's")):
@@ -147,11 +164,11 @@ def test_every_loss_is_in_the_config():
     assert set(config) == {*LOSSES, "matryoshka"}
     objective = make_objective(config)
     assert {term.name: term.weight for term in objective.terms} == CADET
-    _, values = objective(*make_graded())
+    _, values = jax.jit(objective)(*make_graded())
     assert set(values) == {"listwise_kl", "info_nce", "total"}
     for name in LOSSES:
         config[name]["weight"] = 1.0
-    _, values = make_objective(config)(*make_graded())
+    _, values = compute(config, *make_graded())
     assert set(values) == {*LOSSES, "total"}
     assert all(np.isfinite(value) for value in values.values())
 

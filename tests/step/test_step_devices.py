@@ -27,9 +27,14 @@ def train_steps(num_devices, fsdp, optimizer, num_steps=5):
     return losses, state, np.asarray(result.embeddings)[texts]
 
 
+@pytest.fixture(scope="module")
+def on_one_device():
+    return train_steps(1, 1, optax.sgd(0.1))
+
+
 @pytest.mark.parametrize(("num_devices", "fsdp"), [(2, 1), (4, 1), (8, 1), (2, 2), (8, 4)])
-def test_devices_do_not_change_the_result(num_devices, fsdp):
-    expected, alone, embeddings = train_steps(1, 1, optax.sgd(0.1))
+def test_devices_do_not_change_the_result(on_one_device, num_devices, fsdp):
+    expected, alone, embeddings = on_one_device
     losses, state, theirs = train_steps(num_devices, fsdp, optax.sgd(0.1))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_allclose(theirs, embeddings, atol=1e-5)
