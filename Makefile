@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/demo
 # What tests/conftest.py leaves out so that small programs compile quickly.
-AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true'
+AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true \
+	--xla_cpu_parallel_codegen_split_count=32 --xla_cpu_multi_thread_eigen=true'
 
 .PHONY: demo test test-slow test-vllm check lint clean
 
