@@ -58,19 +58,14 @@ def keep_dev_values(workdir: Path, step: int, value: float) -> None:
 
 
 def export(workdir: Path, output: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ldx.export", f"--workdir={workdir}", f"--output={output}"]
-    command += more
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def refused(workdir: Path, output: Path, *more: str) -> subprocess.CompletedProcess:
-    """The end of an export that is refused, in this process."""
+    """The end of the command, run in this process."""
     return call_command(ldx.export, f"--workdir={workdir}", f"--output={output}", *more)
 
 
 def test_best_checkpoint_is_exported(workdir: Path, tiny_bert: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    result = export(workdir, output)
+    command = [sys.executable, "-m", "ldx.export", f"--workdir={workdir}", f"--output={output}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert f'SentenceTransformer("{output}")' in result.stdout
     before, after = load_student(tiny_bert), load_student(output)
@@ -95,7 +90,7 @@ def test_nothing_was_evaluated_after_training(
     shutil.rmtree(early / "checkpoints")
     state = init_state(load_student(tiny_bert).params, optax.sgd(0.1))
     Checkpoints(early).save(state, Progress(step=0, evaluated_step=0, best_step=0))
-    result = refused(early, tmp_path / "out", "--force")
+    result = export(early, tmp_path / "out", "--force")
     assert result.returncode == 2
     assert "has not been evaluated yet" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -145,7 +140,7 @@ def test_a_step_that_the_same_queries_chose(
 
 def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    result = refused(workdir, tmp_path)
+    result = export(workdir, tmp_path)
     assert result.returncode == 2
     assert "is no export of ldx" in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""The command `python -m ldx.search`, run as a user runs it, and its cache."""
+"""The command `python -m ldx.search` and its cache."""
 
 import json
 import shutil
@@ -9,21 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ldx.search
 from ldx.eval.beir import Corpus
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import encode_texts
 from ldx.training.model import load_model
+from tests.helpers import call_command
 
 TEXTS = ["banded linear solver " * 20, "mean of an array", "random sample", "drag of the wing"]
 
 
-def search(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "ldx.search", *arguments],
-        capture_output=True,
-        text=True,
-        input=stdin,
-    )
+def search(*arguments: str) -> subprocess.CompletedProcess:
+    """The end of the command, run in this process."""
+    return call_command(ldx.search, *arguments)
 
 
 @pytest.fixture
@@ -36,7 +34,9 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_answers_and_keeps_the_embeddings(tiny_bert: Path, corpus: Path, tmp_path: Path) -> None:
     flags = [f"--model={tiny_bert}", f"--corpus={corpus}", f"--cache={tmp_path / 'c'}", "--k=3"]
-    first = search(*flags, "random sample", "wing drag")
+    command = [sys.executable, "-m", "ldx.search", *flags]
+    queries = "random sample\n\nwing drag\n"
+    first = subprocess.run(command, capture_output=True, text=True, input=queries)
     assert first.returncode == 0, first.stderr
     blocks = first.stdout.strip().split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [
@@ -46,8 +46,8 @@ def test_answers_and_keeps_the_embeddings(tiny_bert: Path, corpus: Path, tmp_pat
     student = load_student(tiny_bert)
     texts = [f"T{i} {text}".strip() for i, text in enumerate(TEXTS)]
     passages = encode_texts(student, student.params, texts, kind="passage")
-    queries = encode_texts(student, student.params, ["random sample"], kind="query")
-    scores = (queries @ passages.T)[0]
+    query = encode_texts(student, student.params, ["random sample"], kind="query")
+    scores = (query @ passages.T)[0]
     found = [line.split() for line in blocks[0].splitlines() if not line.startswith("     ")][1:]
     best = np.argsort(-scores)[:3]
     assert [fields[2] for fields in found] == [f"d{row}" for row in best]
@@ -58,7 +58,7 @@ def test_answers_and_keeps_the_embeddings(tiny_bert: Path, corpus: Path, tmp_pat
     files = list((tmp_path / "c").glob("*.npy"))
     assert len(files) == 1
     before = files[0].stat().st_mtime_ns
-    second = search(*flags, stdin="random sample\n\nwing drag\n")
+    second = search(*flags, "random sample", "wing drag")
     assert second.returncode == 0, second.stderr
     assert second.stdout.split() == first.stdout.split()
     assert [p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*.npy")] == [before]
@@ -71,6 +71,7 @@ def test_an_export_says_how_passages_are_made(
     (export / "ldx_export.json").write_text('{"passage_template": "{text}"}')
     flags = [f"--corpus={corpus}", f"--cache={tmp_path / 'c'}", "random sample"]
     found = search(f"--model={export}", *flags).stdout
+    assert found.startswith("query: random sample\n")
     assert found == search(f"--model={tiny_bert}", "--passage_template={text}", *flags).stdout
     assert found != search(f"--model={tiny_bert}", *flags).stdout
 
