@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from ldx.common import cli
 from ldx.common.callable_module import make_callable
@@ -118,6 +118,8 @@ def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress, force: b
             f"{workdir}: training has not been evaluated yet (step {progress.step}), so the best "
             "model so far is the base model itself; go on with ldx.train"
         )
+    if verdict.status == Status.BASE_KEPT:
+        logging.warning("what is exported is the base model, unchanged: %s", verdict.text)
     if verdict.status == Status.WORSE and not force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"

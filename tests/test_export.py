@@ -108,6 +108,24 @@ def test_a_worse_model_is_exported_by_force_alone(workdir: Path, tmp_path: Path)
     assert "Worse than the base model" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_kept_base_model_is_exported_unchanged(
+    workdir: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    kept = shutil.copytree(workdir, tmp_path / "kept")
+    shutil.rmtree(kept / "checkpoints")
+    keep_dev_values(kept, 3, 0.5)  # as good as the base model, not worse
+    state = init_state(load_student(tiny_bert).params, optax.sgd(0.1))
+    checkpoints = Checkpoints(kept)
+    checkpoints.save(state, Progress(step=0, evaluated_step=0, best_step=0))
+    state = init_state(jax.tree.map(lambda p: p + 0.01, state.params), optax.sgd(0.1))
+    checkpoints.save(state, Progress(step=3, evaluated_step=3, best_step=0))
+    result = call_command(ldx.export, f"--workdir={kept}", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert "base model kept: no step had a higher" in result.stdout
+    before, after = load_student(tiny_bert), load_student(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+
+
 @pytest.mark.parametrize(
     ("select_by", "num_judged", "told"),
     [

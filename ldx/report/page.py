@@ -131,13 +131,13 @@ def _lead(run: FinishedRun) -> Html:
     lines = [paragraph(human_judgments.sentence(outcome)) for outcome in run.outcomes]
     if not run.outcomes:
         lines = [paragraph(human_judgments.NO_JUDGMENTS)]
-    if run.progress.best_step == 0:
-        lines.insert(0, paragraph("No step was better on dev: the base model is what is kept."))
     if run.verdict is None:
         return element("div", *lines, class_="verdict")
     status = run.verdict.status
-    head = paragraph(element("strong", "Verdict: "), run.verdict.text)
-    return element("div", head, *lines, class_=f"verdict {status.replace(' ', '-')}")
+    head = [paragraph(element("strong", "Verdict: "), run.verdict.text)]
+    if run.verdict.advice:
+        head.append(paragraph(element("strong", "Advice: "), run.verdict.advice))
+    return element("div", *head, *lines, class_=f"verdict {status.replace(' ', '-')}")
 
 
 def _of_dev(
@@ -188,7 +188,9 @@ def _write_data(
     run: FinishedRun, dev: Sequence[DevLists], lines: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write everything that the page shows as numbers."""
-    verdict = run.verdict and {"status": run.verdict.status, "text": run.verdict.text}
+    verdict = run.verdict and {
+        key: getattr(run.verdict, key) for key in ("status", "text", "advice")
+    }
     value = {
         "verdict": verdict,
         "stop_reason": run.progress.stop_reason,

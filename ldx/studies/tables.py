@@ -290,7 +290,7 @@ def _cells(study: Summary) -> Table:
             str(row["num_lists"]),
             f"{row['best_step']} of {row['last_step']}",
             f"{row['dev_base']:.4f} -> {row['dev_trained']:.4f}",
-            f"{row['dev_verdict']}, {BASE_KEPT}" if row["best_step"] == 0 else row["dev_verdict"],
+            row["dev_verdict"],
             f"{row['base']:.4f}",
             f"{row['trained']:.4f}",
             change(row),

@@ -170,17 +170,6 @@ def evaluate_sources(
     return DevValues(means | own, per_query, _in_words(judges))
 
 
-def warn_of_perfect(base: Mapping[str, float]) -> None:
-    """Warn that dev nDCG@10 can only fall, if the untrained model's is 1 for every query."""
-    if min(base.values()) >= 1:
-        logging.warning(
-            "dev %s of the untrained model is 1.0 already, as it is where the teacher ranks as the "
-            "student does, so no step can be better by it; "
-            "config.train.select_by=loss chooses by the dev loss",
-            METRIC,
-        )
-
-
 def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
     """A phrase that says who wrote the queries and who judged, given the counts of each kind."""
 

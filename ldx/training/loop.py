@@ -16,12 +16,13 @@ from ldx.eval.metrics import METRIC
 from ldx.parallel import processes
 from ldx.step.result import StepResult
 from ldx.training.checkpoint import Checkpoints, Progress
-from ldx.training.dev_set import evaluate_sources, warn_of_perfect
+from ldx.training.dev_set import evaluate_sources
 from ldx.training.dev_values import write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
 from ldx.training.settings import Settings
 from ldx.training.step_log import StepLog
+from ldx.training.verdict import advice_on
 
 
 class TrainingLoop:
@@ -141,8 +142,8 @@ class TrainingLoop:
         means = processes.from_primary(dev_values.means)
         if processes.is_primary():
             write_dev_values(self.workdir, step, dev_values)
-            if step == 0:
-                warn_of_perfect(dev_values.per_query)
+            if step == 0 and (advice := advice_on(dev_values.per_query)):
+                logging.warning("%s", advice)
         self.writer.write(step, means)
         if not all(math.isfinite(value) for value in means.values()):
             raise UserError(f"a dev value of step {step} is not finite: {means}")

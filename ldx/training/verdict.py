@@ -1,4 +1,4 @@
-"""Whether training helped, by dev queries: better, not distinguishable, or worse than the base.
+"""Whether training helped, by dev queries.
 
 People's dev judgments decide where the records have some, else the dev lists. If dev nDCG@10 also
 chose the step, the same queries flatter it a little.
@@ -15,6 +15,14 @@ from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
 
 SIGNIFICANT = 0.05
+CEILING = 0.95
+"""The dev nDCG@10 of a base model from which on there is hardly room for a better one."""
+SATURATED = (
+    f"dev is saturated: the untrained model's dev {METRIC} is at least {CEILING}, as it is where "
+    "the teacher ranks as the student does, and hardly any step can be better by it; have people "
+    "judge dev queries, take another teacher, or choose by the dev loss "
+    "(config.train.select_by=loss)"
+)
 
 
 class Status(StrEnum):
@@ -23,6 +31,7 @@ class Status(StrEnum):
     BETTER = "better"
     SAME = "not distinguishable"
     WORSE = "worse"
+    BASE_KEPT = "base model kept"
     UNKNOWN = "not known yet"
 
 
@@ -31,8 +40,10 @@ class Verdict:
     """What dev queries say of a run's best step.
 
     Attributes:
-      status: whether it is better; WORSE also where no step was better and the base model is kept.
+      status: whether it is better; BASE_KEPT where no step was, so that the model of the run is the
+        base model, unchanged.
       text: a sentence with the numbers.
+      advice: a sentence on what limits the run, "" where nothing is known to.
       judged_by: who wrote the dev queries, and who judged for them; see `DevValues`.
       step: the best step; 0 is the base model.
       num_queries: the number of queries that were compared.
@@ -45,6 +56,7 @@ class Verdict:
 
     status: Status
     text: str
+    advice: str
     judged_by: str
     step: int
     num_queries: int
@@ -53,6 +65,11 @@ class Verdict:
     low: float
     high: float
     p_value: float
+
+
+def advice_on(base: Mapping[str, float]) -> str:
+    """What the base model's dev nDCG@10, by query, says of a run before it begins; "": nothing."""
+    return SATURATED if _mean(base) >= CEILING else ""
 
 
 def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict:
@@ -82,14 +99,15 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
             f"{queries}, step {step})"
         )
     elif trained_steps:
-        status, rule = (
-            Status.WORSE,
-            {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by],
-        )
-        best = max(_mean(read_dev_values(workdir, number)[0]) for number in trained_steps)
+        status = Status.BASE_KEPT
+        rule = {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by]
+        values = {number: read_dev_values(workdir, number)[0] for number in trained_steps}
+        best = max(values, key=lambda number: _mean(values[number]))
+        closest = compare(values[best], before)
         text = (
-            f"{status} than the base model, which is what is kept: no step had a {rule} "
-            f"(dev {METRIC} {base:.4f}, at most {best:.4f} after training; {queries})"
+            f"{status}: no step had a {rule} (dev {METRIC} {base:.4f}; step {best} comes closest "
+            f"with {_mean(values[best]):.4f}, {closest.difference:+.4f}, 95% interval "
+            f"{closest.low:+.4f} to {closest.high:+.4f}, p {closest.p_value:.4f}; {queries})"
         )
     else:
         status = Status.UNKNOWN
@@ -97,6 +115,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     return Verdict(
         status=status,
         text=text,
+        advice=advice_on(before),
         judged_by=judged_by,
         step=step,
         num_queries=len(before),

@@ -47,7 +47,7 @@ def test_where_the_base_model_is_kept_nothing_is_computed_twice(finished, tmp_pa
     progress = json.loads((workdir / "progress.json").read_text())
     (workdir / "progress.json").write_text(json.dumps(progress | {"best_step": 0}))
     page = Page(make(workdir))
-    assert "the base model is what is kept" in page.text
+    assert "Verdict: base model kept" in page.text
     assert "No query's nDCG@10 changed." in page.text
     with np.load(workdir / "report" / "dev_scores.npz") as stored:
         np.testing.assert_array_equal(stored["scores_trained"], stored["scores_base"])

@@ -110,7 +110,8 @@ def make_summary(missing, base_kept=(), list_source="teacher"):
         facts = {
             **cell.values, "seed": cell.seed, "best_step": best_step, "last_step": 16,
             "dev_base": 0.5, "dev_trained": 0.6, "dev_queries": "synthetic",
-            "dev_verdict": "better", "base": 0.4, "trained": 0.4 + mean, "gain": mean,
+            "dev_verdict": "better" if best_step else "base model kept",
+            "base": 0.4, "trained": 0.4 + mean, "gain": mean,
             "low": mean, "high": mean, "p_value": 0.001, "t_test_p_value": 0.002,
             "num_passages": 500, "num_lists": 90 + cell.seed, "folder": cell.name,
         }  # fmt: skip
@@ -219,7 +220,7 @@ def test_a_kept_base_model_is_told():
     assert [row[-1] for row in made["By value"].rows] == ["4", "1", "2", "3"]
     assert {row[-1] for row in made["By query type"].rows if row[0] == "one"} == {"base kept"}
     cells = made["Cells"]
-    assert cells.rows[0][cells.head.index("dev verdict")] == "better, base kept"
+    assert cells.rows[0][cells.head.index("dev verdict")] == "base model kept"
     assert label(summary["configurations"][0], ["loss"]) == "kl (base kept)"
     assert label(summary["configurations"][3], ["loss"]) == "nce"
 

@@ -118,4 +118,4 @@ def test_a_kept_base_model_gains_nothing(cell, tmp_path, select_by):
     cell.config["train"]["select_by"] = select_by
     result = read(cell, tmp_path)
     assert result.gains == {"q0": 0.0, "q1": 0.0}
-    assert result.facts["dev_verdict"] == "worse"
+    assert result.facts["dev_verdict"] == "base model kept"

@@ -14,7 +14,7 @@ from ldx.models.student import load_student
 from ldx.parallel.mesh import make_mesh
 from ldx.retrieval.encoder import Encoder
 from ldx.step.objective import make_objective
-from ldx.training.dev_set import DevSet, evaluate_sources, warn_of_perfect
+from ldx.training.dev_set import DevSet, evaluate_sources
 from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
 from tests import toy
 from tests.helpers import count_compilations
@@ -234,11 +234,3 @@ def test_sources_of_people_and_of_none(parts):
     assert values.means["dev/total"] == pytest.approx(total)
     assert values.judged_by == "queries: 1 human judged by people, 6 synthetic"
     assert len(values.per_query) == 7
-
-
-def test_a_perfect_base_is_told(caplog):
-    """As of a student that is its own teacher, where require_own_first leaves nothing to gain."""
-    warn_of_perfect({"a": 1.0, "b": 0.9})
-    assert not caplog.records
-    warn_of_perfect({"a": 1.0, "b": 1.0})
-    assert "no step can be better by it" in caplog.text

@@ -5,7 +5,7 @@ from scipy import stats
 
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import DevValues, write_dev_values
-from ldx.training.verdict import Status, judge
+from ldx.training.verdict import Status, advice_on, judge
 
 
 def run_of(folder, *differences, step=4):
@@ -47,16 +47,30 @@ def test_who_judged_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("rule", "told"), [("ndcg", "higher dev nDCG@10"), ("loss", "lower dev")])
-def test_a_run_that_keeps_the_base_model_is_worse(tmp_path, rule, told):
+def test_a_run_that_keeps_the_base_model_is_no_worse(tmp_path, rule, told):
     write_dev_values(tmp_path, 4, DevValues({}, {"q0": 0.75, "q1": 0.0}, "human"))
     write_dev_values(
         tmp_path, 12, DevValues({}, {"q0": 1.0, "q1": 1.0}, "human")
     )  # of a killed run
     run_of(tmp_path, 0.0, 0.0, step=0)
     verdict = judge(tmp_path, Progress(step=8, best_step=0), rule)
-    assert verdict.status == Status.WORSE
+    assert verdict.status == Status.BASE_KEPT
     assert f"no step had a {told}" in verdict.text
-    assert "dev nDCG@10 0.5000, at most 0.3750 after training" in verdict.text
+    assert "dev nDCG@10 0.5000; step 4 comes closest with 0.3750, -0.1250" in verdict.text
+    assert (verdict.base, verdict.trained, verdict.p_value) == (0.5, 0.5, 1.0)
+
+
+def test_a_tie_keeps_the_base_model(tmp_path):
+    """A step that is as good as the base model is not worse."""
+    write_dev_values(tmp_path, 4, DevValues({}, {"q0": 0.5, "q1": 0.5}, "human"))
+    verdict = run_of(tmp_path, 0.0, 0.0, step=0)
+    assert verdict.status == Status.BASE_KEPT
+    assert "step 4 comes closest with 0.5000, +0.0000" in verdict.text
+
+
+def test_a_saturated_dev_is_told():
+    assert "saturated" in advice_on({"a": 1.0, "b": 0.92})
+    assert advice_on({"a": 1.0, "b": 0.8}) == ""
 
 
 def test_a_run_that_evaluated_nothing_else_yet_is_not_judged(tmp_path):
