@@ -26,6 +26,7 @@ from ldx.parallel import processes
 from ldx.records.manifest import Manifest
 from ldx.report import final
 from ldx.report.result import RunResult
+from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective, make_objective
 from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.guide import add_guide, load_guide
@@ -187,7 +188,9 @@ def _open(
     if inputs.guide:
         sources = add_guide(sources, inputs.guide, workdir)
         inputs.guide = None  # its parameters are freed
-    parts = make_parts(settings, student, objective, sources, mesh)
+    # Several processes might not find the same embeddings, and must embed the same texts.
+    store = get_store(workdir) if jax.process_count() == 1 else None
+    parts = make_parts(settings, student, objective, sources, mesh, store)
     checkpoints = Checkpoints(workdir)
     checkpoints.discard_uncommitted(progress)
     _log_start(inputs, workdir, parts, sources)
@@ -202,6 +205,7 @@ def _report(inputs: _Inputs, workdir: Path, stop: StopRequest) -> None:
     whole, judged, student = inputs.settings.whole, inputs.judged, inputs.student
     with stop:
         final.make(workdir, whole, judged, student, stop.check, verdict)
+    logging.info("%s", get_store(workdir).summary())
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:

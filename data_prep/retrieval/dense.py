@@ -34,16 +34,24 @@ class DenseModel:
       name: the retriever's name, for the folder of its embeddings and for messages.
       model: the keys of `config.model`.
       microbatch_tokens: how many tokens a device works on at once, or "auto".
+      workdir: the folder whose store keeps the embeddings; None: they are not kept.
     """
 
-    def __init__(self, name: str, model: Mapping[str, Any], microbatch_tokens: int | str = "auto"):
+    def __init__(
+        self,
+        name: str,
+        model: Mapping[str, Any],
+        microbatch_tokens: int | str = "auto",
+        workdir: Path | None = None,
+    ):
         from ldx.models.student import load_student
         from ldx.retrieval.encoder import get_encoder
+        from ldx.retrieval.store import get_store
 
         self._name = name
         self._student = load_student(**model)
         tokens = None if isinstance(microbatch_tokens, str) else microbatch_tokens
-        self._encoder = get_encoder(self._student, tokens)
+        self._encoder = get_encoder(self._student, tokens, workdir and get_store(workdir))
         self._fingerprint = model_fingerprint(model)
 
     def embed(self, texts: Sequence[str], kind: "Kind") -> np.ndarray:

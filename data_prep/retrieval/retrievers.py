@@ -224,7 +224,8 @@ def workspace_retrievers(workspace: Workspace) -> dict[str, RetrieverSection]:
 def dense_model(workspace: Workspace, name: str) -> DenseModel:
     """The loaded model of a dense retriever."""
     section = workspace_retrievers(workspace)[name]
-    return DenseModel(name, section.settings, workspace.config.train.microbatch_tokens)
+    tokens = workspace.config.train.microbatch_tokens
+    return DenseModel(name, section.settings, tokens, workspace.workdir)
 
 
 def open_retrievers(

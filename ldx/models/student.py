@@ -48,6 +48,7 @@ class Student:
     graphdef: Any = dataclasses.field(repr=False)
     params: Params = dataclasses.field(repr=False)
     fingerprint: str  # of weights, sizes, tokenizer, config and dtype
+    architecture: str  # of what decides the embedding of token ids, but for the parameters
 
     @property
     def embedding_size(self) -> int:
@@ -128,8 +129,12 @@ def load_student(
         repr(config),
         dtype,
     )
+    special = repr((tokenizer.prefix, tokenizer.suffix))
+    architecture = fingerprint(
+        repr(bert_config), special, config.pooling, repr(config.normalize), dtype
+    )
     logging.debug("student %s: %s", folder, config)
-    return Student(folder, config, tokenizer, graphdef, params, student_fingerprint)
+    return Student(folder, config, tokenizer, graphdef, params, student_fingerprint, architecture)
 
 
 def _load_bert(declared: Declared, config: BertConfig, **settings: Any) -> tuple[Any, Params]:

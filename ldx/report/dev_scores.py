@@ -23,6 +23,7 @@ from ldx.records.sets import ListSet, PassageSet, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder, get_encoder
 from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
+from ldx.retrieval.store import EmbeddingStore
 
 NAME = "dev_scores.npz"
 EMBEDDINGS_NAME = ".dev_embeddings"
@@ -66,6 +67,7 @@ def make_dev_scores(
     *,
     list_size: int | None = None,
     microbatch_tokens: int | None = None,
+    store: EmbeddingStore | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> DevScores:
@@ -82,6 +84,7 @@ def make_dev_scores(
         None stands for the parameters of the system before it.
       list_size: the size that longer lists are cut to.
       microbatch_tokens: tokens in work at once; None means the device's default.
+      store: where embeddings are looked up and kept.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
 
@@ -102,9 +105,8 @@ def make_dev_scores(
             PassageSet(records), template=manifest.passage_template, max_chars=manifest.max_chars
         )
         key = f"{manifest.fingerprints} {passages!r} {list_size}"
-        maker = _Maker(
-            table, list(numbers), passages, rows, get_encoder(student, microbatch_tokens), key
-        )
+        encoder = get_encoder(student, microbatch_tokens, store)
+        maker = _Maker(table, list(numbers), passages, rows, encoder, key)
         arrays: dict[str, np.ndarray] = {}
         values: dict[str, np.ndarray] = {}
         for system, get_params in params.items():

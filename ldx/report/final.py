@@ -38,6 +38,7 @@ from ldx.report.dev_scores import with_prompts
 from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FinishedRun, make_page
 from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
+from ldx.retrieval.store import get_store
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.metrics_writer import read_metrics
 from ldx.training.verdict import Verdict
@@ -227,6 +228,7 @@ def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
                 index=config["eval"]["index"],
                 template=source.passage_template,
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,
+                store=get_store(work.workdir),
                 cache=folder / CACHE_NAME,
                 check=work.check,
             )

@@ -36,6 +36,7 @@ from ldx.report.dev_lists import (
 from ldx.report.dev_scores import SYSTEMS, make_dev_scores, with_prompts
 from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
+from ldx.retrieval.store import get_store
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import read_dev_values
 from ldx.training.leakage import read_leakage
@@ -165,6 +166,7 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
                 {"base": lambda: run.student.params, "trained": run.best},
                 list_size=run.config["data"]["list_size"],
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,
+                store=get_store(run.workdir),
                 description=title,
                 check=check,
             )

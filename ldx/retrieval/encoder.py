@@ -19,6 +19,7 @@ from ldx.models.student import Student
 from ldx.models.tokenizer import pad_tokens
 from ldx.parallel.embedder import Embedder, compile_together
 from ldx.parallel.mesh import make_local_mesh, to_host
+from ldx.retrieval.store import EmbeddingStore, ModelEmbeddings, text_keys
 
 Kind = Literal["query", "passage"]
 MAX_BLOCK_TEXTS = 65_536
@@ -41,6 +42,7 @@ class Encoder:
       mesh: the devices to use; None means all of this process.
       microbatch_tokens: tokens in work at once on a device; None means the device's default.
       shapes: the micro-batches allowed, instead of those of `microbatch_tokens`.
+      store: where embeddings are kept and looked up; None: every text is embedded.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Encoder:
         mesh: Mesh | None = None,
         microbatch_tokens: int | None = None,
         shapes: Shapes | None = None,
+        store: EmbeddingStore | None = None,
     ):
         self.student = student
         self.embedder = Embedder(student.embed, mesh or make_local_mesh())
@@ -62,6 +65,7 @@ class Encoder:
         )
         in_work = max(rows * length for rows, length in self.shapes.shapes)
         self.block_texts = min(max(in_work // BLOCK_TOKENS, 1), MAX_BLOCK_TEXTS)
+        self._store = store
         self._num_special = len(student.tokenizer.prefix) + len(student.tokenizer.suffix)
 
     def encode(
@@ -115,6 +119,7 @@ class Encoder:
         Yields:
           The number of a block's first text, and float32 [texts of the block, D].
         """
+        store = self._store.of(self.student, params) if self._store else None
         params = self.embedder.put_params(params)
         starts = range(start, len(texts), self.block_texts)
         unit = " queries" if kind == "query" else " docs"
@@ -127,7 +132,7 @@ class Encoder:
                 following = first + self.block_texts
                 if following < len(texts):
                     ahead.append(tokenizing.submit(self._tokenize, texts, following, kind))
-                yield first, self._embed(params, ids, check, bar.update)
+                yield first, self._embed(params, ids, check, bar.update, store)
 
     def encode_ids(
         self,
@@ -139,7 +144,9 @@ class Encoder:
     ) -> np.ndarray:
         """Embeddings of texts given as token ids, prompt included, without special tokens."""
         with self._bar(len(ids), description, " texts") as bar:
-            return self._embed(self.embedder.put_params(params), ids, check, bar.update)
+            store = self._store.of(self.student, params) if self._store else None
+            params = self.embedder.put_params(params)
+            return self._embed(params, ids, check, bar.update, store)
 
     def compile(self, params: Params, ids: Sequence[np.ndarray]) -> None:
         """Compile the programs that `encode_ids` needs for these texts."""
@@ -181,8 +188,33 @@ class Encoder:
         ids: Sequence[np.ndarray],
         check: Callable[[], None],
         update: Callable[[int], object],
+        store: ModelEmbeddings | None,
     ) -> np.ndarray:
         """Embeddings of texts that are sorted together; `update` is told of finished texts."""
+        if store is None:
+            return self._compute(params, ids, check, update)
+        keys, output = text_keys(ids), self._empty(len(ids))
+        numbers = np.flatnonzero(store.read(keys, output))
+        update(len(ids) - len(numbers))
+        if len(numbers):
+            _, first, text_of = np.unique(
+                keys[numbers], axis=0, return_index=True, return_inverse=True
+            )
+            update(len(numbers) - len(first))
+            distinct = numbers[first]
+            embeddings = self._compute(params, [ids[i] for i in distinct], check, update)
+            store.write(keys[distinct], embeddings)
+            output[numbers] = embeddings[text_of.ravel()]
+        return output
+
+    def _compute(
+        self,
+        params: Params,
+        ids: Sequence[np.ndarray],
+        check: Callable[[], None],
+        update: Callable[[int], object],
+    ) -> np.ndarray:
+        """Embeddings of texts by the model."""
         output = self._empty(len(ids))
         lengths = np.array([len(x) for x in ids], int) + self._num_special
         under_way: list[tuple[np.ndarray, jax.Array]] = []
@@ -224,9 +256,13 @@ def _mixed(batches: list[MicroBatch]) -> list[MicroBatch]:
 
 
 @functools.lru_cache(maxsize=4)
-def get_encoder(student: Student, microbatch_tokens: int | None = None) -> Encoder:
+def get_encoder(
+    student: Student,
+    microbatch_tokens: int | None = None,
+    store: EmbeddingStore | None = None,
+) -> Encoder:
     """The encoder of a student on all devices; asked again, the same one."""
-    return Encoder(student, microbatch_tokens=microbatch_tokens)
+    return Encoder(student, microbatch_tokens=microbatch_tokens, store=store)
 
 
 def encode_texts(

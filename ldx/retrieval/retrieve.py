@@ -14,6 +14,7 @@ from ldx.models.student import Student
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import get_encoder
 from ldx.retrieval.search import search
+from ldx.retrieval.store import EmbeddingStore
 
 CACHE_NAME = ".embeddings"
 """The folder of the corpus' embeddings, until a run is written."""
@@ -105,6 +106,7 @@ def retrieve(
     exclude_self: bool = False,
     template: str = DEFAULT_TEMPLATE,
     microbatch_tokens: int | None = None,
+    store: EmbeddingStore | None = None,
     cache: Path | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
@@ -121,12 +123,13 @@ def retrieve(
         `queries_are_passages` it is removed in any case.
       template: joins title and text.
       microbatch_tokens: tokens in work at once; None means the device's default.
+      store: where embeddings are looked up and kept.
       cache: a folder for the passages' embeddings, from which the work goes on after a kill. The
         caller removes it once the run is written. None keeps the embeddings in memory.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
     """
-    encoder = get_encoder(student, microbatch_tokens)
+    encoder = get_encoder(student, microbatch_tokens, store)
     texts = CorpusTexts(dataset.corpus, template)
     label = f"{description} passages".strip()
     if cache is None:

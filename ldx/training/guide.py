@@ -20,6 +20,7 @@ from ldx.parallel.processes import primary_first
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder
+from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective
 
 
@@ -49,7 +50,7 @@ def add_guide(sources: Mapping[str, Source], guide: Student, workdir: Path) -> d
     Raises:
       UserError: the disk has no room for them.
     """
-    encoder = Encoder(guide)
+    encoder = Encoder(guide, store=get_store(workdir))
     guided = {}
     for name, source in sources.items():
         # One process embeds, then the others find the files.

@@ -20,6 +20,7 @@ from ldx.models.tokenizer import num_special
 from ldx.parallel.mesh import local_blocks, make_mesh
 from ldx.records.manifest import Manifest
 from ldx.retrieval.encoder import Encoder
+from ldx.retrieval.store import EmbeddingStore
 from ldx.step.list_check import ListCheck
 from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
 from ldx.step.objective import Objective
@@ -89,11 +90,15 @@ def make_parts(
     objective: Objective,
     sources: Mapping[str, Source],
     mesh: Mesh,
+    store: EmbeddingStore | None = None,
 ) -> Parts:
-    """Make planners, batches, dev sets, the step and the first state, over all devices."""
+    """Make planners, batches, dev sets, the step and the first state, over all devices.
+
+    Dev evaluations look embeddings up in `store`, and keep theirs there.
+    """
     size = _batch_size(settings, sources, mesh.size)
     shapes = _shapes(settings, student, sources, size, mesh.size)
-    encoder = Encoder(student, mesh=mesh, shapes=shapes)
+    encoder = Encoder(student, mesh=mesh, shapes=shapes, store=store)
     planners = {
         name: _planner(student, source, shapes, size, mesh) for name, source in sources.items()
     }
