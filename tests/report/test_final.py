@@ -1,6 +1,7 @@
 """How a run ends: what is there is not made again, and what a kill leaves is gone on with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ def test_a_kill_while_dev_lists_are_scored(finished, tmp_path):
     workdir = copy_without(
         finished, tmp_path, "report.txt", "results.json", *(f"report/{n}" for n in names)
     )
+    shutil.rmtree(workdir / "embeddings")
 
     def check():
         raise Interrupted(15)
