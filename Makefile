@@ -20,7 +20,7 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 
 test: $(VENV)/.test  ## the default tests: in two processes, then the reference numbers
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m 'not slow and not golden'
-	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest -m 'golden and not slow'
+	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m 'golden and not slow'
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
 	# Large programs earn the optimisation that tests/conftest.py leaves out.

@@ -23,6 +23,7 @@ from data_prep.retrieval.mining import Miner
 from data_prep.retrieval.neighbours import order_queries
 from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from ldx.common.files import atomic_write, fingerprint, write_json
+from ldx.common.types import IndexKind
 
 MAX_SAMPLE_QUERIES = 200  # by which ScaNN's recall is measured
 REPORTED_QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
@@ -85,8 +86,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
 def _sample_queries(queries: Sequence[Query], workspace: Workspace) -> list[str]:
     """The texts of some queries, by which ScaNN's recall is measured."""
     seed = workspace.config.seed
-    drawn = sorted(queries, key=lambda query: draw(seed, "sample", query.query_id))
-    return [query.text for query in drawn[:MAX_SAMPLE_QUERIES]]
+    ordered = sorted(queries, key=lambda query: draw(seed, "sample", query.query_id))
+    return [query.text for query in ordered[:MAX_SAMPLE_QUERIES]]
 
 
 def _payload(queries: Sequence[Query]) -> Payload:
@@ -102,8 +103,8 @@ def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str
     from ldx.retrieval.search import MIN_SCANN_PASSAGES  # imports JAX
 
     index = workspace.settings.index
-    may_use_scann = index == "auto" and len(passages.texts) >= MIN_SCANN_PASSAGES
-    tuned_by = sample if may_use_scann or index == "scann" else ()
+    may_use_scann = index == IndexKind.AUTO and len(passages.texts) >= MIN_SCANN_PASSAGES
+    tuned_by = sample if may_use_scann or index == IndexKind.SCANN else ()
     return fingerprint(
         config_fingerprint(workspace, KEYS),
         repr(sorted(_retriever_inputs(workspace).items())),
@@ -114,7 +115,7 @@ def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str
 
 
 def _order(workspace: Workspace, rows: list[np.ndarray]) -> np.ndarray:
-    """The place of every query near like ones; its place as it is if no retriever is dense."""
+    """A place for every query, near similar ones; its number where no retriever is dense."""
     sections = workspace_retrievers(workspace)
     dense = [name for name, section in sections.items() if section.kind is RetrieverKind.DENSE]
     paths = [workspace.prep / "embeddings" / name / "passages.npy" for name in dense[:1]]

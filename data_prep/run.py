@@ -38,8 +38,8 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
     Raises:
       UserError: a stage that there is not, or no such program.
     """
-    named = workspace.settings.python
-    for stage, python in named.items():
+    programs = workspace.settings.python
+    for stage, python in programs.items():
         if stage not in STAGES + GRADED_STAGES:
             known = ", ".join(dict.fromkeys(STAGES + GRADED_STAGES))
             raise UserError(f"config.prep.python.{stage}: there is no such stage; they are {known}")
@@ -48,7 +48,7 @@ def _interpreters(workspace: Workspace) -> dict[str, str]:
                 f"config.prep.python.{stage}={python!r}: no such program; wanted the Python of an "
                 "environment in which ldx is installed, such as .venv-vllm/bin/python"
             )
-    return {s: named.get(s, sys.executable) for s in stages_of(workspace.settings)}
+    return {s: programs.get(s, sys.executable) for s in stages_of(workspace.settings)}
 
 
 class StageFailed(UserError):

@@ -119,7 +119,7 @@ def _check_verdict(verdict: Verdict, workdir: Path, progress: Progress, force: b
             "model so far is the base model itself; go on with ldx.train"
         )
     if verdict.status == Status.BASE_KEPT:
-        logging.warning("what is exported is the base model, unchanged: %s", verdict.text)
+        logging.warning("what is exported is the base model, unchanged")
     if verdict.status == Status.WORSE and not force:
         raise WorseModelError(
             f"{verdict.text}; nothing is written, --force exports it all the same"

@@ -19,6 +19,7 @@ from ldx.common.configs import Config, changes_from_base, plain_config
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.common.sections import build
+from ldx.common.tensorboard import import_without_torch
 from ldx.data.sources import Source, SourceConfig, lists_of_epoch, source_configs
 from ldx.models.section import check_model_section
 from ldx.models.student import Student, load_student
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> None:
     """Train, or go on, or print the report of a finished run."""
     cli.refuse_arguments(argv)
     config, workdir = cli.get_config(), Path(cli.required("workdir"))
+    import_without_torch()
     processes.initialize()
     try:
         result = train(config, workdir)
@@ -205,7 +207,9 @@ def _report(inputs: _Inputs, workdir: Path, stop: StopRequest) -> None:
     whole, judged, student = inputs.settings.whole, inputs.judged, inputs.student
     with stop:
         final.make(workdir, whole, judged, student, stop.check, verdict)
-    logging.info("%s", get_store(workdir).summary())
+    store = get_store(workdir)
+    if store.num_requested:
+        logging.info("%s", store.summary())
 
 
 def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> None:

@@ -109,7 +109,7 @@ def test_a_worse_model_is_exported_by_force_alone(workdir: Path, tmp_path: Path)
 
 
 def test_a_kept_base_model_is_exported_unchanged(
-    workdir: Path, tiny_bert: Path, tmp_path: Path
+    workdir: Path, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = shutil.copytree(workdir, tmp_path / "kept")
     shutil.rmtree(kept / "checkpoints")
@@ -122,6 +122,9 @@ def test_a_kept_base_model_is_exported_unchanged(
     result = call_command(ldx.export, f"--workdir={kept}", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     assert "base model kept: no step had a higher" in result.stdout
+    assert "what is exported is the base model, unchanged" in caplog.text
+    title = (tmp_path / "out" / "README.md").read_text().partition("\n# ")[2].partition("\n")[0]
+    assert "fine-tuned" not in title
     before, after = load_student(tiny_bert), load_student(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
 

@@ -9,7 +9,7 @@ from data_prep.llm.answers import is_refusal, visible
 from data_prep.llm.words import num_words
 
 
-class Reason(enum.StrEnum):
+class DocumentFault(enum.StrEnum):
     """Why an answer holds no passages."""
 
     EMPTY = answers.EMPTY
@@ -71,30 +71,30 @@ def read_answer(
         `content_filter` that a server held the answer back.
 
     Returns:
-      (text by level, "") or ({}, a `Reason`). Each text is one line.
+      (text by level, "") or ({}, a `DocumentFault`). Each text is one line.
     """
     if finish_reason == "content_filter":
-        return {}, Reason.REFUSED
+        return {}, DocumentFault.REFUSED
     if finish_reason in ("length", "abort"):
-        return {}, Reason.CUT_OFF
+        return {}, DocumentFault.CUT_OFF
     text = visible(answer).strip()
     if not text:
-        return {}, Reason.EMPTY
+        return {}, DocumentFault.EMPTY
     sections = _sections(text)
     if not sections:
         is_refused = is_refusal(text, prompt.answer.refusals)
-        return {}, Reason.REFUSED if is_refused else Reason.NO_HEADINGS
+        return {}, DocumentFault.REFUSED if is_refused else DocumentFault.NO_HEADINGS
     if sorted((level for level, _ in sections), reverse=True) != [x.level for x in prompt.levels]:
-        return {}, Reason.WRONG_LEVELS
+        return {}, DocumentFault.WRONG_LEVELS
     passages = {level: passage for level, passage in sorted(sections, reverse=True)}
     for passage in passages.values():
         if reason := _reason(passage, prompt.answer, query):
             return {}, reason
     if len({passage.casefold() for passage in passages.values()}) < len(passages):
-        return {}, Reason.EQUAL
+        return {}, DocumentFault.EQUAL
     examples = {" ".join(p.split()) for example in prompt.examples for p in example.passages}
     if examples & set(passages.values()):
-        return {}, Reason.COPIED_EXAMPLE
+        return {}, DocumentFault.COPIED_EXAMPLE
     return passages, ""
 
 
@@ -125,14 +125,14 @@ def _passage(lines: list[str], *, has_remarks: bool) -> str:
 def _reason(passage: str, rules: DocumentRules, query: str) -> str:
     """Why a passage cannot be used; "" if it can."""
     if is_refusal(passage, rules.refusals):
-        return Reason.REFUSED
+        return DocumentFault.REFUSED
     lower, lower_query = passage.casefold(), query.casefold()
     references = (words.casefold() for words in rules.references)
     if _TASK.search(passage) or any(
         words in lower and words not in lower_query for words in references
     ):
-        return Reason.SPEAKS_OF_TASK
+        return DocumentFault.SPEAKS_OF_TASK
     number = num_words(passage)
     if number < rules.min_words:
-        return Reason.TOO_SHORT
-    return Reason.TOO_LONG if number > rules.max_words else ""
+        return DocumentFault.TOO_SHORT
+    return DocumentFault.TOO_LONG if number > rules.max_words else ""

@@ -255,7 +255,7 @@ def check_rejects(
     if number > most * total:
         raise UserError(
             f"{message}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
-            "more, or mend the cause and remove the shards beside these files whose names begin "
-            "as theirs do: they are made again"
+            "more; or mend the cause and delete each of these files and the shard beside it whose "
+            "name begins alike, which is then made again"
         )
     logging.warning("%s%s", message, common)

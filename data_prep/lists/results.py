@@ -83,13 +83,13 @@ class ListFiles:
         counts: dict[str, str] = {}
         num_lists = 0
         for query_type in types:
-            made = make(query_type)
-            facts[query_type] = made.facts
-            counts[query_type] = f"{made.num_lists} of {made.num_queries}"
-            num_lists += made.num_lists
-            if made.lists is not None:
+            result = make(query_type)
+            facts[query_type] = result.facts
+            counts[query_type] = f"{result.num_lists} of {result.num_queries}"
+            num_lists += result.num_lists
+            if result.lists is not None:
                 types_with_lists.append(query_type)
-                save_lists(self._path(workspace, query_type), made.lists)
+                save_lists(self._path(workspace, query_type), result.lists)
         if not set(types_with_lists) - {HUMAN_DEV}:
             yields = {name: of_type["yields"] for name, of_type in facts.items()}
             raise UserError(f"no lists: the counts by query type are {yields}; {hint}")

@@ -133,8 +133,8 @@ class ChosenEntries:
 
     def take(self, values: np.ndarray, padding: float) -> np.ndarray:
         """The values [G, L] of the chosen entries among values [Q, C] of all candidates."""
-        taken = np.take_along_axis(values[self.places], np.maximum(self.columns, 0), axis=1)
-        return np.where(self.columns >= 0, taken, np.asarray(padding, taken.dtype))
+        chosen = np.take_along_axis(values[self.places], np.maximum(self.columns, 0), axis=1)
+        return np.where(self.columns >= 0, chosen, np.asarray(padding, chosen.dtype))
 
 
 def choose_entries(

@@ -1,4 +1,4 @@
-"""Making of lists of teacher scores: filter, calibrate, fuse, de-noise, and cut to size."""
+"""Lists of teacher scores: how they are filtered, calibrated, fused, de-noised and cut to size."""
 
 from typing import Any
 

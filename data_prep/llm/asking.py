@@ -110,11 +110,11 @@ class Asker(Generic[T]):
           UserError: too many requests failed, or the model gives no answers at all.
         """
         answers = Answers[T]()
-        left = {name: list(numbers) for name, numbers in self._task.groups.items()}
+        pending = {name: list(numbers) for name, numbers in self._task.groups.items()}
         for attempt in range(self._prep.max_attempts):
             # All groups go in one call, since some engines load their model for each call.
-            lines = self._lines(left, attempt)
-            left = {name: [] for name in left}
+            lines = self._lines(pending, attempt)
+            pending = {name: [] for name in pending}
             for group, number, line in lines:
                 if line["error"]:  # the request would fail again
                     answers.dropped[f"{group}: {REQUEST_FAILED}"] += 1
@@ -122,13 +122,13 @@ class Asker(Generic[T]):
                 value, reason = self._task.judge(group, number, line)
                 if reason:
                     answers.dropped[f"{group}: {reason}"] += 1
-                    left[group].append(number)
+                    pending[group].append(number)
                 else:
                     answers.good.append(GoodAnswer(group, number, line, value))
-            left = {name: numbers for name, numbers in left.items() if numbers}
-            if not left:
+            pending = {name: numbers for name, numbers in pending.items() if numbers}
+            if not pending:
                 break
-        for group, numbers in left.items():
+        for group, numbers in pending.items():
             reason = f"no good answer in {self._prep.max_attempts} attempts"
             answers.dropped[f"{group}: {reason}"] += len(numbers)
         return answers

@@ -15,7 +15,7 @@ ERROR = "__inference_error__"
 
 
 class Desk:
-    """An actor where read tasks ask for shards, and the process that started it brings the rows."""
+    """An actor between the tasks that read shards and the process that has their rows."""
 
     def __init__(self) -> None:
         """Make a desk where no shard is requested yet."""

@@ -203,7 +203,7 @@ def _embedding_costs(
     """The costs of embedding, without a time where the retriever's model cannot be loaded."""
     model, problem = None, ""
     try:
-        model = dense_model(workspace, name)
+        model = dense_model(workspace, name, keeps_embeddings=False)
     except UserError as error:
         problem = _first_line(error)
 

@@ -15,7 +15,7 @@ from data_prep.llm.words import copies, has_words, num_words, split_words
 from data_prep.queries.prompt import AnswerRules, Prompt
 
 
-class Reason(enum.StrEnum):
+class QueryFault(enum.StrEnum):
     """Why an answer holds no query."""
 
     EMPTY = answers.EMPTY
@@ -39,11 +39,11 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
         is missing, `content_filter` that a server held the answer back.
 
     Returns:
-      (query, "") or ("", a `Reason`). The query is one line of NFC text; cleaning it again as
+      (query, "") or ("", a `QueryFault`). The query is one line of NFC text; cleaning it again as
       if it were an answer does not change it.
     """
     if finish_reason == "content_filter":
-        return "", Reason.REFUSED
+        return "", QueryFault.REFUSED
     text, was_cut = visible(answer), False
     if finish_reason in ("length", "abort"):
         text, was_cut = _whole_lines(text)
@@ -52,8 +52,8 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
         reason = _reason(query, prompt, passage)
         return ("", reason) if reason else (query, "")
     if was_cut:
-        return "", Reason.CUT_OFF
-    return "", Reason.NO_QUERY if has_words(text) else Reason.EMPTY
+        return "", QueryFault.CUT_OFF
+    return "", QueryFault.NO_QUERY if has_words(text) else QueryFault.EMPTY
 
 
 def _reason(query: str, prompt: Prompt, passage: str) -> str:
@@ -61,20 +61,20 @@ def _reason(query: str, prompt: Prompt, passage: str) -> str:
     rules = prompt.answer
     lower = query.casefold()
     if is_refusal(query, rules.refusals):
-        return Reason.REFUSED
+        return QueryFault.REFUSED
     if _REFERENCE.search(query) or any(x.casefold() in lower for x in rules.references):
-        return Reason.NO_QUERY
+        return QueryFault.NO_QUERY
     if _PLACEHOLDER.fullmatch(query):
-        return Reason.NO_QUERY
+        return QueryFault.NO_QUERY
     if num_words(query) < rules.min_words:
-        return Reason.TOO_SHORT
+        return QueryFault.TOO_SHORT
     if num_words(query) > rules.max_words or len(query) > rules.max_chars:
-        return Reason.TOO_LONG
+        return QueryFault.TOO_LONG
     if rules.max_copied_words and copies(query, passage, rules.max_copied_words):
-        return Reason.COPIED
+        return QueryFault.COPIED
     words = split_words(query)
     if any(words == split_words(e.query) and passage != e.passage for e in prompt.examples):
-        return Reason.COPIED_EXAMPLE
+        return QueryFault.COPIED_EXAMPLE
     return ""
 
 
@@ -156,8 +156,8 @@ def _from_json(text: str, prompt: Prompt) -> str:
         return text
     if isinstance(value, dict):
         labels = {label.casefold() for label in prompt.answer.labels}
-        answers = [v for k, v in value.items() if k.casefold().replace("_", " ") in labels]
-        value = next(iter([*answers, *value.values()]), "")
+        labelled = [v for k, v in value.items() if k.casefold().replace("_", " ") in labels]
+        value = next(iter([*labelled, *value.values()]), "")
     if isinstance(value, list):
         texts = [x for x in value if isinstance(x, str)] or [""]
         value = ", ".join(texts) if prompt.answer.is_list else texts[0]

@@ -221,11 +221,12 @@ def workspace_retrievers(workspace: Workspace) -> dict[str, RetrieverSection]:
     return retriever_sections(workspace.settings.retrievers, workspace.config.model.to_dict())
 
 
-def dense_model(workspace: Workspace, name: str) -> DenseModel:
+def dense_model(workspace: Workspace, name: str, *, keeps_embeddings: bool = True) -> DenseModel:
     """The loaded model of a dense retriever."""
     section = workspace_retrievers(workspace)[name]
     tokens = workspace.config.train.microbatch_tokens
-    return DenseModel(name, section.settings, tokens, workspace.workdir)
+    workdir = workspace.workdir if keeps_embeddings else None
+    return DenseModel(name, section.settings, tokens, workdir)
 
 
 def open_retrievers(

@@ -1,21 +1,19 @@
 """The library that writes and reads TensorBoard's files."""
 
 import sys
-from types import ModuleType
 
 
-def import_tensorboard() -> ModuleType:
-    """The module tensorboardX, loaded without PyTorch.
+def import_without_torch() -> None:
+    """Import tensorboardX, which then does not import PyTorch.
 
     Where PyTorch is installed, tensorboardX imports it to accept its tensors. That takes seconds
-    and memory at the start of every run, and ldx only writes numbers.
+    and memory at the start of every run, and ldx only writes numbers. It is for commands, which
+    have their process for themselves: nobody else can miss PyTorch there, or import it meanwhile.
     """
-    hides_torch = "torch" not in sys.modules
-    if hides_torch:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+    if "torch" in sys.modules or "tensorboardX" in sys.modules:
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        import tensorboardX
+        import tensorboardX  # noqa: F401
     finally:
-        if hides_torch:
-            del sys.modules["torch"]
-    return tensorboardX
+        del sys.modules["torch"]

@@ -242,7 +242,7 @@ def lists_of_epoch(
         count = sum(epoch_counts(num_lists, config.weight, query_type_weights).values())
         if not count:
             raise UserError(
-                f"no training list of {name or config.records} stands in an epoch; raise its "
+                f"an epoch would have no training list of {name or config.records}; raise its "
                 "weight, or config.data.query_type_weights"
             )
         counts.append(count)

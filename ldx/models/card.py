@@ -29,7 +29,7 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
     collection = facts.get("collection", "one corpus")
     parts = [
         _front_matter(student, base),
-        f"# {base.rpartition('/')[2].partition('@')[0]}, fine-tuned for {collection}",
+        _title(base, collection, facts.get("step")),
         _summary(base, collection, facts.get("step")),
         _facts(student, base, facts),
         _results(facts.get("results") or {}, (facts.get("config") or {}).get("eval", {})),
@@ -41,6 +41,11 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         _folded("The whole experiment", facts.get("config")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(base: str, collection: str, step: int | None) -> str:
+    name = base.rpartition("/")[2].partition("@")[0]
+    return f"# {name}" if step == 0 else f"# {name}, fine-tuned for {collection}"
 
 
 def _summary(base: str, collection: str, step: int | None) -> str:

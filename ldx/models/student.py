@@ -115,10 +115,11 @@ def load_student(
         passage_max_length=max_length if passage_max_length is None else passage_max_length,
     )
     _check_lengths(config, bert_config, tokenizer, hf_config)
+    implementation = choose_attention(attention, JAX_DTYPES[dtype])
     graphdef, params = _load_bert(
         declared,
         bert_config,
-        attention=choose_attention(attention, JAX_DTYPES[dtype]),
+        attention=implementation,
         dtype=JAX_DTYPES[dtype],
         remat=remat,
     )
@@ -130,9 +131,8 @@ def load_student(
         dtype,
     )
     special = repr((tokenizer.prefix, tokenizer.suffix))
-    architecture = fingerprint(
-        repr(bert_config), special, config.pooling, repr(config.normalize), dtype
-    )
+    around = repr((config.pooling, config.normalize))
+    architecture = fingerprint(repr(bert_config), special, around, dtype, implementation)
     logging.debug("student %s: %s", folder, config)
     return Student(folder, config, tokenizer, graphdef, params, student_fingerprint, architecture)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ldx.common.tensorboard import import_tensorboard
 from ldx.records.tfrecord import FRAME_BYTES
 from ldx.report import plots
 from ldx.report.common import NoData
@@ -99,7 +98,6 @@ def work_section(lines: Sequence[Line], workdir: Path) -> Html:
 
 def step_seconds(workdir: Path) -> list[Point]:
     """Seconds of every step, from TensorBoard's files; of a step done again, the last time."""
-    import_tensorboard()
     from tensorboardX.proto import event_pb2
 
     seconds: dict[int, float] = {}

@@ -247,8 +247,8 @@ def _list_rows(dev: Sequence[DevLists]) -> Iterable[Sequence[object]]:
         numbers = np.stack([*values, lists.teacher_entropy], axis=1).tolist()
         for i, list_id in enumerate(table.list_ids):
             kind = table.query_types[table.query_type[i]]
-            shown = ["" if value != value else value for value in numbers[i]]
-            yield [lists.title, list_id, kind, table.sizes[i], *shown]
+            cells = ["" if value != value else value for value in numbers[i]]
+            yield [lists.title, list_id, kind, table.sizes[i], *cells]
 
 
 def _step_rows(lines: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:

@@ -94,16 +94,16 @@ def _graded_tables(by_type: Facts) -> list[Html]:
     rows = [[t, *(counts.get(name, 0) for name in names)] for t, counts in yields.items()]
     caption = "Queries with graded lists, and why the others have none"
     parts = [table(["query type", *names], rows, caption=caption)]
-    given = {
+    entries = {
         (query_type, source): _dict(counts)
         for query_type, each in by_type.items()
         for source, counts in _dict(each.get("sources")).items()
     }
-    if given:
-        kinds = list(dict.fromkeys(kind for counts in given.values() for kind in counts))
+    if entries:
+        kinds = list(dict.fromkeys(kind for counts in entries.values() for kind in counts))
         labels = sorted((k for k in kinds if k.startswith("label ")), key=_level, reverse=True)
         kinds = labels + [kind for kind in kinds if kind not in labels]
-        rows = [[*key, *(counts.get(kind, 0) for kind in kinds)] for key, counts in given.items()]
+        rows = [[*key, *(counts.get(kind, 0) for kind in kinds)] for key, counts in entries.items()]
         head = ["query type", "source", *kinds]
         caption = "Entries that the sources of graded lists gave, by label"
         parts.append(table(head, rows, caption=caption, num_text_columns=2))
@@ -202,10 +202,10 @@ def _leaves(value: Any, path: Sequence[str] = ()) -> list[list[str]]:
     if isinstance(value, dict):
         return [row for key, each in value.items() for row in _leaves(each, (*path, str(key)))]
     if isinstance(value, list):
-        shown = ", ".join(map(_number, value))
+        text = ", ".join(map(_number, value))
     else:
-        shown = _number(value)
-    return [[": ".join(path), shown]]
+        text = _number(value)
+    return [[": ".join(path), text]]
 
 
 def _number(value: Any) -> str:

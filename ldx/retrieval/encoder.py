@@ -149,9 +149,14 @@ class Encoder:
             return self._embed(params, ids, check, bar.update, store)
 
     def compile(self, params: Params, ids: Sequence[np.ndarray]) -> None:
-        """Compile the programs that `encode_ids` needs for these texts."""
+        """Compile the programs that `encode_ids` needs for these texts.
+
+        With a store any part of them may be missing, so that any shape may be needed.
+        """
         lengths = np.array([len(x) for x in ids], int) + self._num_special
         shapes = {(b.rows, b.length) for b in cut_microbatches(lengths, self.shapes)}
+        if self._store:
+            shapes = set(self.shapes.all)
         params = self.embedder.put_params(params)
         compile_together([self.embedder.lower(params, shape) for shape in sorted(shapes)])
 
@@ -194,7 +199,9 @@ class Encoder:
         if store is None:
             return self._compute(params, ids, check, update)
         keys, output = text_keys(ids), self._empty(len(ids))
-        numbers = np.flatnonzero(store.read(keys, output))
+        is_there, embeddings = store.read(keys)
+        output[is_there] = embeddings
+        numbers = np.flatnonzero(~is_there)
         update(len(ids) - len(numbers))
         if len(numbers):
             _, first, text_of = np.unique(

@@ -149,8 +149,9 @@ def _read(corpus: AnyCorpus) -> Corpus:
         return corpus
     if isinstance(corpus, str | Path):
         return read_corpus(corpus)
-    by_id = corpus if isinstance(corpus, Mapping) else {str(i): t for i, t in enumerate(corpus)}
-    return Corpus(list(by_id), [""] * len(by_id), _texts(list(by_id.values())))
+    by_id = corpus if isinstance(corpus, Mapping) else dict(enumerate(corpus))
+    doc_ids = [str(doc_id) for doc_id in by_id]
+    return Corpus(doc_ids, [""] * len(by_id), _texts(list(by_id.values())))
 
 
 def _texts(texts: Sequence[str]) -> list[str]:

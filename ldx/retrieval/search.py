@@ -110,7 +110,7 @@ class Searcher:
         if len(sample_queries) and (
             index == IndexKind.SCANN
             or (
-                index == "auto"
+                index == IndexKind.AUTO
                 and num_included >= MIN_SCANN_PASSAGES
                 and _copy_fits(passage_embeddings)
             )
@@ -118,7 +118,7 @@ class Searcher:
             library = _import_scann(required=index == IndexKind.SCANN)
             if library is not None:
                 self._scann = _Scann(library, passage_embeddings, excluded, self.k, sample_queries)
-                if index == "auto" and self._scann.recall < TARGET_RECALL:
+                if index == IndexKind.AUTO and self._scann.recall < TARGET_RECALL:
                     recall = self._scann.recall
                     logging.warning("recall %.3f of ScaNN is too low: searching exactly", recall)
                     self._scann = None

@@ -114,11 +114,13 @@ class TrainStep:
                 programs.append(self._place.lower(buffer, embeddings, start))
                 if self._bytes(params, shape) <= self._activation_bytes:
                     forward = self._embed_and_keep.lower(params, *tokens)
-                    kept = jax.tree.map(
+                    activations = jax.tree.map(
                         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
                         forward.out_info[1],
                     )
-                    backward = self._backprop_kept.lower(params, gradients, buffer, kept, start)
+                    backward = self._backprop_kept.lower(
+                        params, gradients, buffer, activations, start
+                    )
                     programs += [forward, backward]
                 if not self._keeps_all(params, shapes, size):
                     programs += [
@@ -152,11 +154,13 @@ class TrainStep:
         with jax.set_mesh(self._mesh):
             params = self._gather_params(state)
             buffer, gradients = self._zeros(state.params)
-            buffer, kept = self._embed(params, plan, buffer, check)
+            buffer, activations = self._embed(params, plan, buffer, check)
             lists = plan.query_position, plan.passage_position, plan.lists
             lists = put(lists, replicated(self._mesh))
             buffer_gradient, losses = self._loss(buffer, *lists)
-            gradients = self._backpropagate(params, plan, gradients, buffer_gradient, kept, check)
+            gradients = self._backpropagate(
+                params, plan, gradients, buffer_gradient, activations, check
+            )
             state, values = self._update(state, gradients, losses)
         return state, StepResult(values, plan, buffer)
 
@@ -164,7 +168,7 @@ class TrainStep:
         self, params: Params, plan: BatchPlan, buffer: jax.Array, check: Callable[[], None]
     ) -> tuple[jax.Array, list[Activations | None]]:
         """All embeddings of the batch, and the activations of micro-batches as far as they fit."""
-        kept: list[Activations | None] = []
+        of_batches: list[Activations | None] = []
         under_way: deque[jax.Array] = deque()
         room = self._activation_bytes
         for batch in plan.token_batches:
@@ -176,10 +180,10 @@ class TrainStep:
                 embeddings, activations = self._embed_and_keep(params, *tokens)
             else:
                 embeddings, activations = self._embedder(params, *tokens), None
-            kept.append(activations)
+            of_batches.append(activations)
             buffer = self._place(buffer, embeddings, self._put_start(batch))
             _wait_for_room(under_way, embeddings)
-        return buffer, kept
+        return buffer, of_batches
 
     def _backpropagate(
         self,
@@ -187,14 +191,14 @@ class TrainStep:
         plan: BatchPlan,
         gradients: Params,
         buffer_gradient: jax.Array,
-        kept: list[Activations | None],
+        of_batches: list[Activations | None],
         check: Callable[[], None],
     ) -> Params:
         """Every device's own gradient of the parameters, summed over its micro-batches."""
         under_way: deque[jax.Array] = deque()
         for batch in reversed(plan.token_batches):
             check()
-            start, activations = self._put_start(batch), kept.pop()
+            start, activations = self._put_start(batch), of_batches.pop()
             if activations is not None:
                 gradients, done = self._backprop_kept(
                     params, gradients, buffer_gradient, activations, start

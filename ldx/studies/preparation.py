@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 
 from ldx.common.files import fingerprint
+from ldx.retrieval.store import STORE_NAME
 from ldx.studies.declare import Cell, differing_keys
 from ldx.studies.experiment import canonical, write_experiment
 from ldx.studies.jobs import FINISHED_NAME, LOG_NAME
@@ -97,7 +98,16 @@ def _what_is_read(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def begin_from_another(preparation: Preparation, others: Sequence[Preparation]) -> None:
+def share_folder(workdir: Path, folder: Path, name: str) -> None:
+    """Let FOLDER/NAME be the folder WORKDIR/NAME, which all cells and preparations share."""
+    (workdir / name).mkdir(exist_ok=True)
+    if not (folder / name).exists():
+        os.symlink(os.path.relpath(workdir / name, folder), folder / name)
+
+
+def begin_from_another(
+    preparation: Preparation, others: Sequence[Preparation], workdir: Path
+) -> None:
     """Make a folder ready: a copy of the most similar finished preparation, if there is any."""
     finished = [
         other
@@ -109,9 +119,10 @@ def begin_from_another(preparation: Preparation, others: Sequence[Preparation]) 
         logging.info("%s begins as a copy of %s", preparation.name, nearest.name)
         staging = preparation.folder.with_name(f".{preparation.name}.{os.getpid()}.tmp")
         try:
-            ignore = shutil.ignore_patterns(FINISHED_NAME, LOG_NAME)
+            ignore = shutil.ignore_patterns(FINISHED_NAME, LOG_NAME, STORE_NAME)
             shutil.copytree(nearest.folder, staging, ignore=ignore)
             os.rename(staging, preparation.folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     preparation.write_config()
+    share_folder(workdir, preparation.folder, STORE_NAME)

@@ -4,6 +4,7 @@ DIR/config.json                    the study as declared
 DIR/collections/                   samples of collections
 DIR/data/NAME-KEY/                 training lists, each a workdir of data_prep
 DIR/tokens/                        tokenised texts, of all cells
+DIR/embeddings/                    embeddings of texts, of all preparations and cells
 DIR/cells/VALUE--...--seedN--KEY/  a training run; log.txt has its output
 DIR/study.{json,csv,txt}, index.html
 """
@@ -12,7 +13,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +26,12 @@ from ldx.common.interrupt import StopRequest
 from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
 from ldx.report.common import REPORT_FOLDER
+from ldx.retrieval.store import STORE_NAME
 from ldx.studies.declare import AUTO, Cell, Study, expand, read_study
 from ldx.studies.experiment import EXPERIMENT_NAME, canonical, write_experiment
 from ldx.studies.jobs import Job, JobRunner, auto_max_parallel
 from ldx.studies.page import write_page
-from ldx.studies.preparation import Preparation, begin_from_another, prepared_for
+from ldx.studies.preparation import Preparation, begin_from_another, prepared_for, share_folder
 from ldx.studies.results import CellResult, read_cell, summarize
 from ldx.studies.samples import (
     check_samples,
@@ -205,7 +206,7 @@ def _jobs(planned: Sequence[PlannedCell], commands: Commands, workdir: Path) -> 
                 _command(commands.prepare, preparation.folder),
                 preparation.folder,
                 after=() if first == preparation.name else (first,),
-                before=functools.partial(begin_from_another, preparation, preparations),
+                before=functools.partial(begin_from_another, preparation, preparations, workdir),
             )
         jobs[each.cell.name] = Job(
             each.cell.name,
@@ -223,13 +224,12 @@ def _command(program: Sequence[str], folder: Path) -> list[str]:
 
 
 def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Path) -> None:
-    """Put into a cell's folder what others have made: baselines, tokens, the base model's run."""
+    """Put into a cell's folder what others have made, such as the base model's run."""
     folder = planned.folder
     write_experiment(folder, planned.experiment)
     copy_baselines(planned.preparation.folder, folder)
-    (workdir / "tokens").mkdir(exist_ok=True)
-    if not (folder / "tokens").exists():
-        os.symlink(os.path.relpath(workdir / "tokens", folder), folder / "tokens")
+    for name in ("tokens", STORE_NAME):
+        share_folder(workdir, folder, name)
     report = folder / REPORT_FOLDER
     if (report / BASE_RUN).exists():
         return
@@ -244,11 +244,11 @@ def _make_ready(planned: PlannedCell, others: Sequence[PlannedCell], workdir: Pa
 
 def copy_baselines(preparation: Path, cell: Path) -> None:
     """Give a cell the runs of its preparation, and no others."""
-    made = {path.name: path for path in preparation.glob("baselines/*.trec")}
+    runs = {path.name: path for path in preparation.glob("baselines/*.trec")}
     for path in cell.glob("baselines/*.trec"):
-        if path.name not in made:
+        if path.name not in runs:
             path.unlink()
-    for name, path in made.items():
+    for name, path in runs.items():
         _copy(path, cell / "baselines" / name)
 
 

@@ -122,8 +122,8 @@ def check_samples(cells: Sequence[Cell]) -> None:
         if cell.config["data"]["root"] and not sample.is_whole
         for key in sample.keys_set
     }
-    given = {key: getattr(sample, key) for _, sample in pairs for key in sample.keys_set}
-    useless = [f"config.study.sample.{key}={given[key]!r}" for key in sorted(given.keys() - used)]
+    values = {key: getattr(sample, key) for _, sample in pairs for key in sample.keys_set}
+    useless = [f"config.study.sample.{key}={values[key]!r}" for key in sorted(values.keys() - used)]
     if useless:
         raise UserError(
             f"these change nothing in this study:\n{listing(useless)}\n"

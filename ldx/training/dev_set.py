@@ -200,7 +200,9 @@ def _choose(
             f"config.train.dev_pool={pool_size} is less than the passages of one dev list; raise it"
         )
     if len(chosen) < FEW_LISTS:
-        logging.warning("dev: %d lists are few to tell one step from another", len(chosen))
+        logging.warning(
+            "there are only %d dev lists, too few to tell one step from another", len(chosen)
+        )
     if len(chosen) < len(table):
         logging.info(
             "dev: nDCG@10 is of the %d of %d lists that fit config.train.dev_pool=%d passages",

@@ -10,6 +10,7 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted, StopRequest
+from ldx.common.types import Params
 from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.eval.metrics import METRIC
@@ -17,7 +18,7 @@ from ldx.parallel import processes
 from ldx.step.result import StepResult
 from ldx.training.checkpoint import Checkpoints, Progress
 from ldx.training.dev_set import evaluate_sources
-from ldx.training.dev_values import write_dev_values
+from ldx.training.dev_values import DevValues, write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
 from ldx.training.settings import Settings
@@ -55,6 +56,7 @@ class TrainingLoop:
         self.is_alone = jax.process_count() == 1
         self.check = stop.check if self.is_alone else lambda: None
         self.pending: StepResult | None = None
+        self.best_key = ""  # of the best step's embeddings, as far as this process made them
         self.step_begun = time.monotonic()
         # On a CPU nothing is gained by starting a step before the last one's numbers are written.
         self.host_is_device = jax.default_backend() == "cpu"
@@ -142,16 +144,36 @@ class TrainingLoop:
         means = processes.from_primary(dev_values.means)
         if processes.is_primary():
             write_dev_values(self.workdir, step, dev_values)
-            if step == 0 and (advice := advice_on(dev_values.per_query)):
-                logging.warning("%s", advice)
+            if step == 0:
+                self._warn_of_ceiling(dev_values)
         self.writer.write(step, means)
         if not all(math.isfinite(value) for value in means.values()):
             raise UserError(f"a dev value of step {step} is not finite: {means}")
         self._note_evaluation(means, is_last)
+        self._drop_embeddings(params)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         logging.info("step %d  %s  best: step %d", step, numbers, self.progress.best_step)
         if self.progress.finished:
             logging.info("training ended at step %d: %s", step, self.progress.stop_reason)
+
+    def _drop_embeddings(self, params: Params) -> None:
+        """Drop the embeddings by all steps but the best; the report asks for those of the best."""
+        store, step = self.parts.store, self.progress.step
+        if store is None or step == 0:
+            return
+        key = store.key(self.parts.student, params)
+        if self.progress.best_step != step:
+            store.drop(key)
+        else:
+            if self.best_key:
+                store.drop(self.best_key)
+            self.best_key = key
+
+    def _warn_of_ceiling(self, base: DevValues) -> None:
+        """Warn before training that dev will hardly show a gain."""
+        select_by = self.settings.train.select_by
+        if advice := advice_on(base.per_query, base.judged_by, select_by):
+            logging.warning("%s", advice)
 
     def _note_evaluation(self, means: Mapping[str, float], is_last: bool) -> None:
         """Update the best step, the count of evaluations without improvement, and the end."""
@@ -169,7 +191,7 @@ class TrainingLoop:
         progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
         progress.evaluated_step = progress.step
         if progress.num_bad_evaluations >= train.patience:
-            subject = {"loss": "no dev loss", "ndcg": f"dev {METRIC} not"}[train.stop_on or "loss"]
+            subject = {"loss": "no dev loss", "ndcg": f"no dev {METRIC}"}[train.stop_on or "loss"]
             progress.stop_reason = f"{subject} improved {train.patience} times in a row"
         elif is_last:
             progress.stop_reason = "all steps done"

@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write
-from ldx.common.tensorboard import import_tensorboard
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -58,9 +57,10 @@ class MetricsWriter:
         self._file.truncate(num_bytes)
         self._file.seek(num_bytes)
         if tensorboard:
-            self._tensorboard = import_tensorboard().SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-            )
+            from tensorboardX import SummaryWriter
+
+            purge_step = step + 1 if step else None
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Write values that the inputs determine, such as losses or the name of a source."""

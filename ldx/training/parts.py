@@ -40,6 +40,8 @@ class Parts:
     batches: Batches
     dev: dict[str, DevSet]
     mesh: Mesh
+    student: Student
+    store: EmbeddingStore | None  # of dev evaluations
 
 
 def open_sources(
@@ -148,7 +150,7 @@ def make_parts(
     step.compile(state, shapes, size)
     for dev_set in dev.values():
         dev_set.compile(student.params)
-    return Parts(state, step, batches, dev, mesh)
+    return Parts(state, step, batches, dev, mesh, student, store)
 
 
 def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: int) -> BatchSize:

@@ -17,12 +17,6 @@ from ldx.training.dev_values import evaluated_steps, read_dev_values
 SIGNIFICANT = 0.05
 CEILING = 0.95
 """The dev nDCG@10 of a base model from which on there is hardly room for a better one."""
-SATURATED = (
-    f"dev is saturated: the untrained model's dev {METRIC} is at least {CEILING}, as it is where "
-    "the teacher ranks as the student does, and hardly any step can be better by it; have people "
-    "judge dev queries, take another teacher, or choose by the dev loss "
-    "(config.train.select_by=loss)"
-)
 
 
 class Status(StrEnum):
@@ -67,9 +61,26 @@ class Verdict:
     p_value: float
 
 
-def advice_on(base: Mapping[str, float]) -> str:
-    """What the base model's dev nDCG@10, by query, says of a run before it begins; "": nothing."""
-    return SATURATED if _mean(base) >= CEILING else ""
+def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
+    """A sentence on what the base model's dev nDCG@10 leaves to gain; "" where there is room.
+
+    Args:
+      base: nDCG@10 by query.
+      judged_by: who wrote the dev queries, and who judged them.
+      select_by: the rule that chooses the step, `config.train.select_by`.
+    """
+    if _mean(base) < CEILING:
+        return ""
+    remedies = []
+    if not judged_by.startswith("human"):
+        remedies.append("dev queries that people judge (config.prep.human_dev_split)")
+    if select_by == "ndcg":
+        remedies.append("choosing the step by the dev loss (config.train.select_by=loss)")
+    remedies.append("a teacher that ranks unlike the student")
+    return (
+        f"dev is saturated: the untrained model's dev {METRIC} is {_mean(base):.4f}, so there is "
+        f"hardly room for a better step; what would tell steps apart: {', or '.join(remedies)}"
+    )
 
 
 def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict:
@@ -101,13 +112,11 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     elif trained_steps:
         status = Status.BASE_KEPT
         rule = {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by]
-        values = {number: read_dev_values(workdir, number)[0] for number in trained_steps}
-        best = max(values, key=lambda number: _mean(values[number]))
-        closest = compare(values[best], before)
+        means = {number: _mean(read_dev_values(workdir, number)[0]) for number in trained_steps}
+        highest = max(means, key=lambda number: means[number])
         text = (
-            f"{status}: no step had a {rule} (dev {METRIC} {base:.4f}; step {best} comes closest "
-            f"with {_mean(values[best]):.4f}, {closest.difference:+.4f}, 95% interval "
-            f"{closest.low:+.4f} to {closest.high:+.4f}, p {closest.p_value:.4f}; {queries})"
+            f"{status}: no step had a {rule} (dev {METRIC} {base:.4f}, at most "
+            f"{means[highest]:.4f} after training, at step {highest}; {queries})"
         )
     else:
         status = Status.UNKNOWN
@@ -115,7 +124,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
     return Verdict(
         status=status,
         text=text,
-        advice=advice_on(before),
+        advice=advice_on(before, judged_by, select_by),
         judged_by=judged_by,
         step=step,
         num_queries=len(before),

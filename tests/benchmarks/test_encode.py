@@ -42,6 +42,7 @@ def test_the_fastest_batch_size_counts(monkeypatch):
     assert case.extra["reference_batch_size"] == 32
 
 
+@pytest.mark.slow  # the whole benchmark; what it computes is tested besides
 def test_the_command(minilm, tmp_path, monkeypatch, capsys):
     texts = make_texts(np.random.default_rng(0), 20, 12)
     corpus = Corpus([str(i) for i in range(20)], [""] * 20, texts)

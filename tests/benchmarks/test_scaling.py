@@ -77,6 +77,7 @@ def test_plans_are_timed():
     assert all(row["ours"] > 0 and row["reference"] > 0 for row in rows)
 
 
+@pytest.mark.slow  # the whole benchmark; what it computes is tested besides
 def test_devices_share_the_tokens_and_agree(tmp_path):
     smaller = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 32}
     sizes = scaling.TINY_BERT | smaller

@@ -234,6 +234,7 @@ def test_a_row_says_what_was_measured():
     assert "steps 3 and 2" in remarks(row | {"loss_difference": 0.0, "gradient_difference": 0.0})
 
 
+@pytest.mark.slow  # the whole benchmark; what it computes is tested besides
 def test_cases_run_in_processes_of_their_own(folder, lists_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "model_folder", lambda model, parent: folder)
     monkeypatch.setattr(step, "REPEATS", 1)

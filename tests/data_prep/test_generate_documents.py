@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep.corpora.passages import load_passages
-from data_prep.documents.answer import Reason
+from data_prep.documents.answer import DocumentFault
 from data_prep.documents.document import DOCUMENTS_NAME, load_documents
 from data_prep.engines.shards import read_json_lines
 from data_prep.generate_documents import STAGE, queries_with_documents
@@ -138,8 +138,8 @@ def test_malformed_answers_are_asked_again_counted_and_left_out(workspace, serve
     assert len(set(prompts)) == 3  # other instructions, and another seed
     assert counts["with passages"] == len(texts) - 1
     assert counts["dropped"] == {
-        Reason.WRONG_LEVELS: 3,
-        Reason.CUT_OFF: 1,
+        DocumentFault.WRONG_LEVELS: 3,
+        DocumentFault.CUT_OFF: 1,
         "no good answer in 3 attempts": 1,
     }
     ids = {query.query_id for query in load_queries(workspace) if query.text == never}

@@ -95,6 +95,8 @@ def test_without_judgments_and_with_a_verdict(finished, tmp_path):
     )
     page = Page(make(workdir, judged=False, verdict=verdict))
     assert f"dev says so {HOSTILE}" in page.text
+    assert f"Advice: try {HOSTILE}" in page.text
+    assert (workdir / "report.txt").read_text().endswith(f"Advice: try {HOSTILE}\n")
     assert "verdict not-distinguishable" in [a.get("class") for _, a in page.tags]
     assert page.text.count("No human judgments were given") == 3
     assert [title for title in page.titles if title] == SECTIONS

@@ -1,6 +1,9 @@
 """The embedding store: what is there is read, what is missing is embedded once, by anybody."""
 
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import ldx.retrieval.store
 import ldx.train
 from ldx.models.student import Student, load_student
 from ldx.parallel.mesh import make_mesh
@@ -89,42 +93,90 @@ def test_what_decides_an_embedding_is_in_the_key(make_encoder, student, tiny_ber
 def test_what_is_damaged_is_embedded_again(make_encoder, student, tmp_path, damage):
     expected = make_encoder().encode(student.params, TEXTS, kind="passage")
     (folder,) = (tmp_path / "store").iterdir()
-    keys = next(folder.glob("*.keys.npy"))
-    shard = keys.with_name(keys.name.replace(".keys", ""))
-    if damage == "cut short":
-        os.truncate(shard, shard.stat().st_size // 2)
-    elif damage == "without keys":
-        os.truncate(keys, 40)
-    elif damage == "of another model":
-        np.save(shard, np.zeros((len(TEXTS), 7), np.float32))
-    else:
-        keys.unlink()
-    encoder = make_encoder()
-    np.testing.assert_allclose(
-        encoder.encode(student.params, TEXTS, kind="passage"), expected, atol=1e-6
-    )
-    assert encoder.num_texts > 0
+    for keys in folder.glob("*.keys.npy"):
+        shard = keys.with_name(keys.name.replace(".keys", ""))
+        if damage == "cut short":
+            os.truncate(shard, shard.stat().st_size // 2)
+        elif damage == "without keys":
+            os.truncate(keys, 40)
+        elif damage == "of another model":
+            np.save(shard, np.zeros((len(TEXTS), 7), np.float32))
+        else:
+            keys.unlink()
+    for num_texts in (len(TEXTS), 0):
+        encoder = make_encoder()
+        embeddings = encoder.encode(student.params, TEXTS, kind="passage")
+        np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+        assert encoder.num_texts == num_texts
 
 
 def test_its_size_is_bounded(make_encoder, student, tmp_path):
-    def folders() -> set[str]:
-        return {path.name for path in (tmp_path / "store").iterdir()}
-
-    size = len(TEXTS) * (student.embedding_size * 4 + 16) + 400
+    size = len(TEXTS) * (student.embedding_size * 4 + 16) + 1000  # with the headers of two files
     params = [jax.tree.map(lambda p, i=i: p + i * 1e-3, student.params) for i in range(3)]
-    for each in params[:2]:
+    keys = [EmbeddingStore(tmp_path).key(student, each) for each in params]
+    for each in (params[0], params[1], params[0]):  # the second was not used for longest
         make_encoder().encode(each, TEXTS, kind="passage")
-    assert len(folders()) == 2
-    newest = max((tmp_path / "store").iterdir(), key=lambda path: path.stat().st_mtime_ns).name
-    make_encoder(EmbeddingStore(tmp_path / "store", 2 * size)).encode(
-        params[2], TEXTS, kind="passage"
-    )
-    assert newest in folders()
-    assert len(folders()) == 2  # the one that was not used for longest went
-    encoder = make_encoder(EmbeddingStore(tmp_path / "small", size // 2))
-    for _ in range(2):  # what has no room is embedded each time
-        encoder.encode(student.params, TEXTS, kind="passage")
-    assert encoder.num_texts == 2 * len(TEXTS)
+        time.sleep(0.02)
+    bounded = EmbeddingStore(tmp_path / "store", int(2.5 * size))
+    make_encoder(bounded).encode(params[2], TEXTS, kind="passage")
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {keys[0], keys[2]}
+
+
+def test_without_room_or_rights_it_goes_on(make_encoder, student, tmp_path, caplog, monkeypatch):
+    make_encoder().encode(student.params, TEXTS[:9], kind="passage")
+
+    def check(store: EmbeddingStore, reason: str) -> None:
+        caplog.clear()
+        encoder = make_encoder(store)
+        for _ in range(2):
+            encoder.encode(student.params, TEXTS, kind="passage")
+        assert encoder.num_texts == 2 * (len(TEXTS) - 9)  # what is there is read all the same
+        assert [reason in message for message in caplog.messages] == [True]  # said once
+        assert len(list((tmp_path / "store").iterdir())) == 1
+
+    check(EmbeddingStore(tmp_path / "store", max_bytes=2000), "no room")
+
+    def refuse(path, mode):
+        raise PermissionError(f"{path} may not be written")
+
+    monkeypatch.setattr(ldx.retrieval.store, "atomic_write", refuse)
+    check(EmbeddingStore(tmp_path / "store"), "may not be written")
+
+
+def test_what_is_dropped_is_gone(make_encoder, student, tmp_path):
+    store = EmbeddingStore(tmp_path / "store")
+    make_encoder(store).encode(student.params, TEXTS, kind="passage")
+    store.drop(store.key(student, student.params))
+    assert not list((tmp_path / "store").iterdir())
+    encoder = make_encoder(store)
+    encoder.encode(student.params, TEXTS, kind="passage")
+    assert encoder.num_texts == len(TEXTS)
+
+
+WRITER = """
+import sys
+import numpy as np
+from ldx.retrieval.store import EmbeddingStore, ModelEmbeddings
+rng, store = np.random.default_rng(int(sys.argv[2])), EmbeddingStore(sys.argv[1], 8_000)
+for turn in range(150):
+    folder = store.folder / f"model{rng.integers(4)}"
+    keys = np.repeat(rng.integers(0, 40, size=20, dtype=np.uint64), 2).reshape(-1, 2)
+    model = ModelEmbeddings(store, folder, 8)
+    is_there, embeddings = model.read(keys)
+    np.testing.assert_array_equal(embeddings, np.repeat(keys[is_there, :1], 8, axis=1))
+    missing = np.unique(keys[~is_there], axis=0)
+    if len(missing):
+        model.write(missing, np.repeat(missing[:, :1], 8, axis=1).astype(np.float32))
+"""
+
+
+def test_processes_write_and_drop_at_the_same_time(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "store")]
+    writers = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE) for seed in (0, 1)]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors.decode()
+    assert sum(p.stat().st_size for p in (tmp_path / "store").rglob("*") if p.is_file()) < 16_000
 
 
 def test_keys_are_of_the_content():

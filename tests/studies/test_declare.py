@@ -91,8 +91,8 @@ def test_a_sample_can_be_an_axis():
             ["the axes a and b both set loss.info_nce.weight"],
         ),
         ({"a": {"x/y": {}}}, ["'x/y' is also the name of a folder"]),
-        ({"a": {"..": {}}}, ["the name '..'"]),
-        ({"a": {"x--y": {}}}, ["the name 'x--y'"]),
+        ({"a": {"..": {}}}, ["'..' is also the name of a folder"]),
+        ({"a": {"x--y": {}}}, ["'x--y' is also the name of a folder"]),
         ({"a": {}}, ["config.study.axes.a has no value"]),
     ],
 )

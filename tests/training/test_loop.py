@@ -9,6 +9,7 @@ from ldx.common.interrupt import StopRequest
 from ldx.parallel.mesh import make_mesh
 from ldx.training import loop
 from ldx.training.checkpoint import Progress
+from ldx.training.dev_values import DevValues
 from ldx.training.settings import resolve
 
 SECONDS_OF_A_STEP = 10.0
@@ -118,6 +119,15 @@ def test_several_processes_write_between_two_steps_alone(run, monkeypatch):
     monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
     monkeypatch.setattr(loop.processes, "Agreement", lambda mesh: Agreement())
     assert run(is_cpu=False)[2][2] == pytest.approx(SECONDS_OF_A_STEP * 2)
+
+
+def test_a_saturated_dev_is_told_before_training(caplog):
+    settings = resolve(base.get_config().to_dict(), 48)
+    run = types.SimpleNamespace(settings=settings)
+    loop.TrainingLoop._warn_of_ceiling(run, DevValues({}, {"a": 0.5}, "synthetic queries"))
+    assert not caplog.messages
+    loop.TrainingLoop._warn_of_ceiling(run, DevValues({}, {"a": 1.0}, "synthetic queries"))
+    assert "dev is saturated" in caplog.text
 
 
 def test_the_time_of_a_line_is_its_steps(run):

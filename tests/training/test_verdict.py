@@ -56,7 +56,7 @@ def test_a_run_that_keeps_the_base_model_is_no_worse(tmp_path, rule, told):
     verdict = judge(tmp_path, Progress(step=8, best_step=0), rule)
     assert verdict.status == Status.BASE_KEPT
     assert f"no step had a {told}" in verdict.text
-    assert "dev nDCG@10 0.5000; step 4 comes closest with 0.3750, -0.1250" in verdict.text
+    assert "dev nDCG@10 0.5000, at most 0.3750 after training, at step 4;" in verdict.text
     assert (verdict.base, verdict.trained, verdict.p_value) == (0.5, 0.5, 1.0)
 
 
@@ -65,12 +65,26 @@ def test_a_tie_keeps_the_base_model(tmp_path):
     write_dev_values(tmp_path, 4, DevValues({}, {"q0": 0.5, "q1": 0.5}, "human"))
     verdict = run_of(tmp_path, 0.0, 0.0, step=0)
     assert verdict.status == Status.BASE_KEPT
-    assert "step 4 comes closest with 0.5000, +0.0000" in verdict.text
+    assert "at most 0.5000 after training, at step 4;" in verdict.text
 
 
-def test_a_saturated_dev_is_told():
-    assert "saturated" in advice_on({"a": 1.0, "b": 0.92})
-    assert advice_on({"a": 1.0, "b": 0.8}) == ""
+def test_a_saturated_dev_is_told_with_what_would_help():
+    base = {"a": 1.0, "b": 0.92}
+    assert advice_on({"a": 1.0, "b": 0.8}, "synthetic queries", "ndcg") == ""
+    advice = advice_on(base, "synthetic queries", "ndcg")
+    assert "nDCG@10 is 0.9600" in advice
+    assert "people judge" in advice
+    assert "select_by=loss" in advice
+    advice = advice_on(base, "human queries judged by people", "loss")
+    assert "people judge" not in advice
+    assert "select_by" not in advice
+
+
+def test_the_verdict_has_the_advice(tmp_path):
+    for step, value in ((0, 0.97), (4, 0.98)):
+        write_dev_values(tmp_path, step, DevValues({}, {"q0": value}, "human"))
+    verdict = judge(tmp_path, Progress(step=4, best_step=4), "loss")
+    assert "dev is saturated" in verdict.advice
 
 
 def test_a_run_that_evaluated_nothing_else_yet_is_not_judged(tmp_path):

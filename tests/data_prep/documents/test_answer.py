@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from data_prep.documents.answer import Reason, read_answer
+from data_prep.documents.answer import DocumentFault, read_answer
 from data_prep.documents.document import ID_PREFIX, Document, join_passages
 from data_prep.documents.prompt import FOLDER, load_document_prompt
 from ldx.common.errors import UserError
@@ -81,7 +81,7 @@ def test_every_example_is_a_good_answer(prompt):
     for example in prompt.examples:
         shown = prompt._example(example)
         found, reason = read_answer(shown, prompt, example.query, "stop")
-        assert (found, reason) == ({}, Reason.COPIED_EXAMPLE)
+        assert (found, reason) == ({}, DocumentFault.COPIED_EXAMPLE)
         changed, reason = read_answer(shown.replace(".", "!"), prompt, example.query, "stop")
         assert reason == ""
         assert list(changed) == [3, 2, 1, 0]
@@ -115,32 +115,32 @@ def test_a_line_about_levels_is_no_heading(prompt):
 @pytest.mark.parametrize(
     ("answer", "finish_reason", "reason"),
     [
-        (" \n", "stop", Reason.EMPTY),
-        (GOOD, "length", Reason.CUT_OFF),
-        (GOOD, "content_filter", Reason.REFUSED),
-        ("I'm sorry, but I cannot write such passages.", "stop", Reason.REFUSED),
-        (WORDS, "stop", Reason.NO_HEADINGS),
-        (GOOD.replace("LEVEL 1", "LEVEL 2"), "stop", Reason.WRONG_LEVELS),
-        (GOOD.rpartition("###")[0], "stop", Reason.WRONG_LEVELS),
-        (GOOD + f"\n### LEVEL 7\n{WORDS}", "stop", Reason.WRONG_LEVELS),
-        (GOOD.replace(WORDS + ", part 0", "Pigs fly"), "stop", Reason.TOO_SHORT),
-        (GOOD.replace("part 2", WORDS * 40), "stop", Reason.TOO_LONG),
+        (" \n", "stop", DocumentFault.EMPTY),
+        (GOOD, "length", DocumentFault.CUT_OFF),
+        (GOOD, "content_filter", DocumentFault.REFUSED),
+        ("I'm sorry, but I cannot write such passages.", "stop", DocumentFault.REFUSED),
+        (WORDS, "stop", DocumentFault.NO_HEADINGS),
+        (GOOD.replace("LEVEL 1", "LEVEL 2"), "stop", DocumentFault.WRONG_LEVELS),
+        (GOOD.rpartition("###")[0], "stop", DocumentFault.WRONG_LEVELS),
+        (GOOD + f"\n### LEVEL 7\n{WORDS}", "stop", DocumentFault.WRONG_LEVELS),
+        (GOOD.replace(WORDS + ", part 0", "Pigs fly"), "stop", DocumentFault.TOO_SHORT),
+        (GOOD.replace("part 2", WORDS * 40), "stop", DocumentFault.TOO_LONG),
         (GOOD.replace(", part 0", "; this passage is irrelevant"), "stop", "speaks"),
         (GOOD.replace("part 1", "a highly relevant passage"), "stop", "speaks"),
         (GOOD.replace(", part 0", "; this page does not answer the query"), "stop", "speaks"),
         (GOOD.replace("banded", "While not relevant to the query, banded", 1), "stop", "speaks"),
-        (GOOD.replace("part 1", "part 2"), "stop", Reason.EQUAL),
+        (GOOD.replace("part 1", "part 2"), "stop", DocumentFault.EQUAL),
     ],
 )
 def test_answers_that_are_none(prompt, answer, finish_reason, reason):
-    reason = Reason.SPEAKS_OF_TASK if reason == "speaks" else reason
-    assert reason in set(Reason)
+    reason = DocumentFault.SPEAKS_OF_TASK if reason == "speaks" else reason
+    assert reason in set(DocumentFault)
     assert read_answer(answer, prompt, "banded solvers", finish_reason) == ({}, reason)
 
 
 def test_a_passage_may_speak_as_its_query_does(prompt):
     text = GOOD.replace("part 1", "this level of relevance")
-    assert read_answer(text, prompt, "banded solvers", "stop")[1] == Reason.SPEAKS_OF_TASK
+    assert read_answer(text, prompt, "banded solvers", "stop")[1] == DocumentFault.SPEAKS_OF_TASK
     assert read_answer(text, prompt, "what is this level of relevance", "stop")[1] == ""
 
 
@@ -209,7 +209,7 @@ def test_remarks_about_the_answer_go_with_its_last_passage_alone(prompt, remark)
 def test_a_last_passage_of_remarks_alone_is_none(prompt):
     end = "Note: these passages are invented, and so are the numbers in all of them."
     text = GOOD.replace(f"{WORDS}, part 0.", end)
-    assert read_answer(text, prompt, "banded solvers", "stop")[1] == Reason.TOO_SHORT
+    assert read_answer(text, prompt, "banded solvers", "stop")[1] == DocumentFault.TOO_SHORT
 
 
 def test_a_prompt_of_ones_own(tmp_path):

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 
 from data_prep.llm.words import num_words
-from data_prep.queries.answer import Reason, clean
+from data_prep.queries.answer import QueryFault, clean
 from data_prep.queries.prompt import load_prompts, shipped_prompts
 
 PROMPTS = {prompt.query_type: prompt for prompt in load_prompts(shipped_prompts())}
@@ -188,57 +188,57 @@ def test_what_only_looks_like_talk_stays(query):
 
 # (query type, answer, finish reason, reason)
 REFUSED = [
-    ("question", "", "stop", Reason.EMPTY),
-    ("question", " \n\n", "stop", Reason.EMPTY),
-    ("question", '""', "stop", Reason.EMPTY),
-    ("question", "...", "stop", Reason.EMPTY),
-    ("question", "<think>a bridge", "stop", Reason.EMPTY),
-    ("question", "<|eot_id|>", "stop", Reason.EMPTY),
-    ("question", "🤷", "stop", Reason.EMPTY),
-    ("question", "Question:", "stop", Reason.NO_QUERY),
-    ("question", "Here is a question that the passage answers:", "stop", Reason.NO_QUERY),
-    ("question", "N/A", "stop", Reason.NO_QUERY),
-    ("title", "[Title]", "stop", Reason.NO_QUERY),
-    ("question", "What does the passage say about bridges?", "stop", Reason.NO_QUERY),
-    ("question", "According to the text, what was fitted in 2011?", "stop", Reason.NO_QUERY),
-    ("question", "What is the main topic of this passage?", "stop", Reason.NO_QUERY),
-    ("question", "What event is described in the article?", "stop", Reason.NO_QUERY),
-    ("question", "What does the author suggest about dampers?", "stop", Reason.NO_QUERY),
-    ("question", "What follows from the text above for bridges?", "stop", Reason.NO_QUERY),
-    ("question", "Please provide the passage you want me to use.", "stop", Reason.NO_QUERY),
-    ("question", "There is no passage provided, so nothing to ask.", "stop", Reason.NO_QUERY),
-    ("claim", "The passage states that braces were added.", "stop", Reason.NO_QUERY),
-    ("question", "I cannot create content of that kind.", "stop", Reason.REFUSED),
-    ("question", "I can't help with that.", "stop", Reason.REFUSED),
-    ("question", "I can’t provide a question on this. Is there more?", "stop", Reason.REFUSED),
-    ("question", "I'm sorry, but I can't assist with that request.", "stop", Reason.REFUSED),
-    ("question", "I am unable to generate a question from this.", "stop", Reason.REFUSED),
-    ("question", "I apologize, but the topic is sensitive.", "stop", Reason.REFUSED),
-    ("question", "As an AI language model, I do not ask.", "stop", Reason.REFUSED),
-    ("question", "Unfortunately, there is too little to go on.", "stop", Reason.REFUSED),
-    ("question", "抱歉，我无法回答这个问题。", "stop", Reason.REFUSED),
-    ("question", "What reduced the", "content_filter", Reason.REFUSED),
-    ("question", "What reduced the swaying of", "length", Reason.CUT_OFF),
-    ("question", "Here is a question:\n\nWhat reduced the swaying of", "length", Reason.CUT_OFF),
-    ("question", "<think>It is about a bridge.", "length", Reason.CUT_OFF),
-    ("question", '{"question": "What reduced the', "length", Reason.CUT_OFF),
-    ("keywords", "bridge, vibration, pedestr", "length", Reason.CUT_OFF),
-    ("question", "What reduced the swaying", "abort", Reason.CUT_OFF),
-    ("question", "Why sway?", "stop", Reason.TOO_SHORT),
-    ("keywords", "Keywords: bridge", "stop", Reason.TOO_SHORT),
-    ("web_search_few_shot", "why " * 40, "stop", Reason.TOO_LONG),
-    ("title", "Aaaaaaaah" * 30 + " Bridge", "stop", Reason.TOO_LONG),
+    ("question", "", "stop", QueryFault.EMPTY),
+    ("question", " \n\n", "stop", QueryFault.EMPTY),
+    ("question", '""', "stop", QueryFault.EMPTY),
+    ("question", "...", "stop", QueryFault.EMPTY),
+    ("question", "<think>a bridge", "stop", QueryFault.EMPTY),
+    ("question", "<|eot_id|>", "stop", QueryFault.EMPTY),
+    ("question", "🤷", "stop", QueryFault.EMPTY),
+    ("question", "Question:", "stop", QueryFault.NO_QUERY),
+    ("question", "Here is a question that the passage answers:", "stop", QueryFault.NO_QUERY),
+    ("question", "N/A", "stop", QueryFault.NO_QUERY),
+    ("title", "[Title]", "stop", QueryFault.NO_QUERY),
+    ("question", "What does the passage say about bridges?", "stop", QueryFault.NO_QUERY),
+    ("question", "According to the text, what was fitted in 2011?", "stop", QueryFault.NO_QUERY),
+    ("question", "What is the main topic of this passage?", "stop", QueryFault.NO_QUERY),
+    ("question", "What event is described in the article?", "stop", QueryFault.NO_QUERY),
+    ("question", "What does the author suggest about dampers?", "stop", QueryFault.NO_QUERY),
+    ("question", "What follows from the text above for bridges?", "stop", QueryFault.NO_QUERY),
+    ("question", "Please provide the passage you want me to use.", "stop", QueryFault.NO_QUERY),
+    ("question", "There is no passage provided, so nothing to ask.", "stop", QueryFault.NO_QUERY),
+    ("claim", "The passage states that braces were added.", "stop", QueryFault.NO_QUERY),
+    ("question", "I cannot create content of that kind.", "stop", QueryFault.REFUSED),
+    ("question", "I can't help with that.", "stop", QueryFault.REFUSED),
+    ("question", "I can’t provide a question on this. Is there more?", "stop", QueryFault.REFUSED),
+    ("question", "I'm sorry, but I can't assist with that request.", "stop", QueryFault.REFUSED),
+    ("question", "I am unable to generate a question from this.", "stop", QueryFault.REFUSED),
+    ("question", "I apologize, but the topic is sensitive.", "stop", QueryFault.REFUSED),
+    ("question", "As an AI language model, I do not ask.", "stop", QueryFault.REFUSED),
+    ("question", "Unfortunately, there is too little to go on.", "stop", QueryFault.REFUSED),
+    ("question", "抱歉，我无法回答这个问题。", "stop", QueryFault.REFUSED),
+    ("question", "What reduced the", "content_filter", QueryFault.REFUSED),
+    ("question", "What reduced the swaying of", "length", QueryFault.CUT_OFF),
+    ("question", "A question:\n\nWhat reduced the swaying of", "length", QueryFault.CUT_OFF),
+    ("question", "<think>It is about a bridge.", "length", QueryFault.CUT_OFF),
+    ("question", '{"question": "What reduced the', "length", QueryFault.CUT_OFF),
+    ("keywords", "bridge, vibration, pedestr", "length", QueryFault.CUT_OFF),
+    ("question", "What reduced the swaying", "abort", QueryFault.CUT_OFF),
+    ("question", "Why sway?", "stop", QueryFault.TOO_SHORT),
+    ("keywords", "Keywords: bridge", "stop", QueryFault.TOO_SHORT),
+    ("web_search_few_shot", "why " * 40, "stop", QueryFault.TOO_LONG),
+    ("title", "Aaaaaaaah" * 30 + " Bridge", "stop", QueryFault.TOO_LONG),
     ("question", "Did they feel it move when more than two hundred people crossed it?", "stop",
-     Reason.COPIED),
-    ("claim", "ENGINEERS had fitted dampers to the deck, in 2011.", "stop", Reason.COPIED),
-    ("web_search_few_shot", "mirror bracing cut the sway of the halden", "stop", Reason.COPIED),
-    ("web_search_few_shot", "recover deleted git branch", "stop", Reason.COPIED_EXAMPLE),
+     QueryFault.COPIED),
+    ("claim", "ENGINEERS had fitted dampers to the deck, in 2011.", "stop", QueryFault.COPIED),
+    ("web_search_few_shot", "mirror bracing cut the sway of the halden", "stop", QueryFault.COPIED),
+    ("web_search_few_shot", "recover deleted git branch", "stop", QueryFault.COPIED_EXAMPLE),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("query_type", "answer", "finish_reason", "reason"), REFUSED)
 def test_why_an_answer_is_no_query(query_type, answer, finish_reason, reason):
-    assert reason in set(Reason)
+    assert reason in set(QueryFault)
     assert clean(answer, PROMPTS[query_type], PASSAGE, finish_reason) == ("", reason)
 
 
@@ -321,8 +321,11 @@ def test_other_languages(language, labels, answer, query):
 
 def test_a_language_brings_its_own_refusals_and_references():
     prompt = localized("question", "pl", refusals=("Nie mogę",), references=("w tym tekście",))
-    assert clean("Nie mogę w tym pomóc.", prompt, "", "stop") == ("", Reason.REFUSED)
-    assert clean("Co opisano W tym tekście o moście?", prompt, "", "stop") == ("", Reason.NO_QUERY)
+    assert clean("Nie mogę w tym pomóc.", prompt, "", "stop") == ("", QueryFault.REFUSED)
+    assert clean("Co opisano W tym tekście o moście?", prompt, "", "stop") == (
+        "",
+        QueryFault.NO_QUERY,
+    )
     english = PROMPTS["question"]
     assert clean("Nie mogę w tym pomóc.", english, "", "stop") == ("Nie mogę w tym pomóc.", "")
 
@@ -331,7 +334,7 @@ def test_copies_are_seen_without_spaces_between_words():
     prompt = localized("question", "zh", max_copied_words=6)
     passage = "哈尔登人行桥的晃动因为安装了新的支撑而减少了一半。"
     copied = "人行桥的晃动因为安装了新的支撑吗？"
-    assert clean(copied, prompt, passage, "stop") == ("", Reason.COPIED)
+    assert clean(copied, prompt, passage, "stop") == ("", QueryFault.COPIED)
     own_words = "哈尔登的行人桥为什么不再摇晃？"
     assert clean(own_words, prompt, passage, "stop") == (own_words, "")
 
@@ -341,7 +344,9 @@ def test_the_longest_run_that_may_be_copied():
     passage = " ".join(words)
     prompt = localized("question", "en", max_copied_words=5)
     assert clean(f"what {' '.join(words[3:8])} now", prompt, passage, "stop")[1] == ""
-    assert clean(f"what {' '.join(words[3:9])} now", prompt, passage, "stop")[1] == Reason.COPIED
+    assert (
+        clean(f"what {' '.join(words[3:9])} now", prompt, passage, "stop")[1] == QueryFault.COPIED
+    )
     # Words, not letters: "w1" is no copy of a part of "w19".
     prompt = localized("question", "en", max_copied_words=1, min_words=1)
     assert clean("x w1 9", prompt, "x w19", "stop") == ("x w1 9", "")
@@ -400,4 +405,4 @@ def test_a_clean_query_is_clean(answer, query_type, finish_reason, language):
         assert unicodedata.is_normalized("NFC", query)
         query.encode()
     else:
-        assert reason in set(Reason)
+        assert reason in set(QueryFault)
