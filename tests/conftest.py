@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # need not optimise them much, and XLA's older emitters are twice as fast. One thread a process, for
 # `make test` has a worker on every core. What XLA_FLAGS has already comes later and so holds.
 QUICKLY = (
-    "--xla_backend_optimization_level=1",
+    "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_cpu_multi_thread_eigen=false",

@@ -76,6 +76,7 @@ def test_a_model_and_then_its_run(tiny_bert: Path, dataset: Path, tmp_path: Path
     assert (tmp_path / "a" / "run.trec").read_text() == (tmp_path / "b" / "run.trec").read_text()
 
 
+@pytest.mark.slow  # tests/retrieval/test_embeddings_file.py kills what it does
 def test_killed_while_it_embeds_it_goes_on(tiny_bert: Path, tmp_path: Path) -> None:
     root = make_collection(tmp_path / "toy", num_passages=8000)
     flags = [f"--model={tiny_bert}", f"--dataset={root}", "--microbatch_tokens=2048"]

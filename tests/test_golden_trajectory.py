@@ -21,8 +21,8 @@ from tests.step.step_problems import PLENTY
 @pytest.mark.parametrize(
     "activation_bytes",
     [
-        pytest.param(0, id="computed again"),
-        pytest.param(PLENTY, id="kept", marks=pytest.mark.slow),
+        pytest.param(0, id="computed again", marks=pytest.mark.slow),
+        pytest.param(PLENTY, id="kept"),  # as by default, where they fit
     ],
 )
 def test_golden_trajectory(golden_dir, minilm, activation_bytes):

@@ -128,7 +128,7 @@ def test_killed_runs_end_as_if_they_had_not_been(config, finished, tmp_path):
     """SIGKILL, SIGTERM and ctrl-C at several places; parameters, optimiser, metrics to the bit."""
     workdir = tmp_path / "killed"
     start_and_kill(config, workdir, signal.SIGKILL, 2)
-    for signum, num_lines in ((signal.SIGTERM, 4), (signal.SIGINT, 7), (signal.SIGKILL, 10)):
+    for signum, num_lines in ((signal.SIGTERM, 5), (signal.SIGINT, 9)):
         log = start_and_kill(config, workdir, signum, num_lines)
         assert "going on from step" in log
         if signum != signal.SIGKILL:

@@ -146,6 +146,7 @@ def test_tokens_and_work_are_counted(ours, reference, setup):
     assert mine.peak_bytes > 0
 
 
+@pytest.mark.as_users  # two programs of one sum differ by more than rounding without optimisation
 def test_kept_activations_save_a_forward_pass(ours, kept):
     numbers = batch_numbers(12, 6)
     (again,), (once,) = ours.step(numbers), kept.step(numbers)

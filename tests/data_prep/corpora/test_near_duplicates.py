@@ -106,7 +106,7 @@ WORDS = st.sampled_from(["a", "b", "ab", "ba", "é", "日", "1", "A.", " "])
 TEXTS = st.lists(st.lists(WORDS, max_size=7).map(" ".join), max_size=24)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(TEXTS, st.integers(1, 10), st.integers(0, 4), st.sampled_from([100, 500, 2**20]))
 def test_equals_the_definition(
     tmp_path_factory: pytest.TempPathFactory,

@@ -387,7 +387,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@hypothesis.settings(max_examples=1500)
+@hypothesis.settings(max_examples=500)
 @hypothesis.given(
     st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
     | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=8), max_size=6).map("".join),
