@@ -127,7 +127,7 @@ def test_sources_take_turns_and_have_metrics_of_their_own(undisturbed):
     assert "nfcorpus/words 25" in output
 
 
-@pytest.mark.slow  # tests/test_train.py kills a run of one source in every test
+@pytest.mark.slow  # tests/test_train.py kills a run of one source by default
 def test_a_killed_run_goes_on_to_the_bit(config, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     process = start(config, workdir, "--config.checkpoint.every_minutes=0.0")
