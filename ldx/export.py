@@ -24,7 +24,7 @@ from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.training.checkpoint import Progress, best_params, read_progress
 from ldx.training.model import declared_template
-from ldx.training.settings import CONFIG_NAME
+from ldx.training.settings import CONFIG_NAME, Criterion
 from ldx.training.verdict import Status, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
@@ -132,7 +132,7 @@ def _run_facts(
     """What the model card tells of the run."""
     # People's dev queries have no loss, so where each source has some no loss was of these queries.
     has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
-    flattered = config["train"]["select_by"] == "ndcg" or not has_others
+    flattered = config["train"]["select_by"] == Criterion.NDCG or not has_others
     return {
         "base": config["model"]["path"],
         "losses": config["loss"],

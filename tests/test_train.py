@@ -157,7 +157,7 @@ def test_an_unhelpful_training_stops_and_returns_the_base_model(config, tmp_path
     flags = ["--config.optim.learning_rate=1.0", "--config.train.eval_every=1"]
     result = train(config, tmp_path, *flags, "--config.train.stop_on=loss")
     assert result.returncode == 0, result.stderr
-    assert "no dev loss improved 2 times in a row" in result.stdout
+    assert "dev loss did not improve in 2 evaluations in a row" in result.stdout
     assert "the base model is what is kept" in result.stdout
     progress = json.loads((tmp_path / "progress.json").read_text())
     assert (progress["step"], progress["best_step"]) == (2, 0)

@@ -151,12 +151,10 @@ class Encoder:
     def compile(self, params: Params, ids: Sequence[np.ndarray]) -> None:
         """Compile the programs that `encode_ids` needs for these texts.
 
-        With a store any part of them may be missing, so that any shape may be needed.
+        Where a store has a part of them, other shapes may be needed, which are compiled then.
         """
         lengths = np.array([len(x) for x in ids], int) + self._num_special
         shapes = {(b.rows, b.length) for b in cut_microbatches(lengths, self.shapes)}
-        if self._store:
-            shapes = set(self.shapes.all)
         params = self.embedder.put_params(params)
         compile_together([self.embedder.lower(params, shape) for shape in sorted(shapes)])
 

@@ -21,7 +21,7 @@ from ldx.training.dev_set import evaluate_sources
 from ldx.training.dev_values import DevValues, write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
-from ldx.training.settings import Settings
+from ldx.training.settings import Criterion, Settings
 from ldx.training.step_log import StepLog
 from ldx.training.verdict import advice_on
 
@@ -185,14 +185,18 @@ class TrainingLoop:
         has_better_ndcg = ndcg > progress.best_ndcg
         has_lower_total = losses["dev/total"] < lowest["dev/total"]
         progress.lowest_losses = {name: min(losses[name], lowest[name]) for name in losses}
-        if {"ndcg": has_better_ndcg, "loss": has_lower_total}[train.select_by]:
+        if {Criterion.NDCG: has_better_ndcg, Criterion.LOSS: has_lower_total}[train.select_by]:
             progress.best_step, progress.best_ndcg = progress.step, ndcg
-        improved = {"loss": has_better_loss, "ndcg": has_better_ndcg, None: True}[train.stop_on]
+        improved = {Criterion.LOSS: has_better_loss, Criterion.NDCG: has_better_ndcg, None: True}[
+            train.stop_on
+        ]
         progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
         progress.evaluated_step = progress.step
         if progress.num_bad_evaluations >= train.patience:
-            subject = {"loss": "no dev loss", "ndcg": f"no dev {METRIC}"}[train.stop_on or "loss"]
-            progress.stop_reason = f"{subject} improved {train.patience} times in a row"
+            measure = "loss" if train.stop_on == Criterion.LOSS else METRIC
+            progress.stop_reason = (
+                f"dev {measure} did not improve in {train.patience} evaluations in a row"
+            )
         elif is_last:
             progress.stop_reason = "all steps done"
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ MAY_DIFFER = (
     "model.attention",
     "model.remat",
 )
+
+
+class Criterion(StrEnum):
+    """What dev evaluations are compared by."""
+
+    NDCG = "ndcg"
+    LOSS = "loss"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +66,14 @@ class TrainConfig:
     max_epochs: int
     num_steps: int
     eval_every: int
-    stop_on: str | None
+    stop_on: Criterion | None
     patience: int
     dev_pool: int
     microbatch_tokens: int | str
     bucket_lengths: tuple[int, ...] | None
     activation_bytes: int | str = "auto"
     fsdp: int = 1
-    select_by: str = "ndcg"
+    select_by: Criterion = Criterion.NDCG
 
     def __post_init__(self) -> None:
         for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
@@ -74,10 +82,11 @@ class TrainConfig:
                 raise UserError(
                     f"config.train.{key}={value!r}: wanted a whole number of at least {least}"
                 )
-        if self.stop_on not in ("loss", "ndcg", None):
-            raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted loss, ndcg or None")
-        if self.select_by not in ("ndcg", "loss"):
-            raise UserError(f"config.train.select_by={self.select_by!r}: wanted ndcg or loss")
+        criteria = " or ".join(Criterion)
+        if self.stop_on not in (*Criterion, None):
+            raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted {criteria} or None")
+        if self.select_by not in list(Criterion):
+            raise UserError(f"config.train.select_by={self.select_by!r}: wanted {criteria}")
 
 
 @dataclasses.dataclass(frozen=True)

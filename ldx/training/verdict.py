@@ -13,6 +13,7 @@ from pathlib import Path
 from ldx.eval.metrics import METRIC, Comparison, compare
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
+from ldx.training.settings import Criterion
 
 SIGNIFICANT = 0.05
 CEILING = 0.95
@@ -74,7 +75,7 @@ def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
     remedies = []
     if not judged_by.startswith("human"):
         remedies.append("dev queries that people judge (config.prep.human_dev_split)")
-    if select_by == "ndcg":
+    if select_by == Criterion.NDCG:
         remedies.append("choosing the step by the dev loss (config.train.select_by=loss)")
     remedies.append("a teacher that ranks unlike the student")
     return (
@@ -83,7 +84,7 @@ def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
     )
 
 
-def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict:
+def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) -> Verdict:
     """Compare the best step so far with the base model, query by query.
 
     Args:
@@ -111,7 +112,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = "ndcg") -> Verdict
         )
     elif trained_steps:
         status = Status.BASE_KEPT
-        rule = {"ndcg": f"higher dev {METRIC}", "loss": "lower dev loss"}[select_by]
+        rule = f"higher dev {METRIC}" if select_by == Criterion.NDCG else "lower dev loss"
         means = {number: _mean(read_dev_values(workdir, number)[0]) for number in trained_steps}
         highest = max(means, key=lambda number: means[number])
         text = (
