@@ -19,8 +19,8 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
 test: $(VENV)/.test  ## the default tests: in two processes, then those that compile as users do
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m 'not (slow or golden or as_users)'
-	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m '(golden or as_users) and not slow'
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --ignore=tests/compiled_as_users
+	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest tests/compiled_as_users
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
 	# Large programs earn the optimisation that tests/conftest.py leaves out.

@@ -45,6 +45,14 @@ hypothesis.settings.load_profile("ldx")
 # Shapes and dtypes of annotations are checked at every call; before the modules are imported.
 jaxtyping.install_import_hook(["ldx.losses"], "beartype.beartype")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make run in one worker: those of a file, or a report."""
+    for item in items:
+        is_report = item.path.parent.name == "report"
+        item.add_marker(pytest.mark.xdist_group("report" if is_report else str(item.path)))
+
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -92,7 +100,7 @@ air""".split()  # noqa: SIM905
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer BERT in a sentence-transformers folder, with a tokenizer of its own."""
+    """A random BERT of one layer in a sentence-transformers folder, with a tokenizer of its own."""
     import sentence_transformers
     from sentence_transformers import models as st_models
 
@@ -104,6 +112,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=32,
         num_attention_heads=4,
         intermediate_size=64,
+        num_hidden_layers=1,  # half the programs of two; tests of the models have several
     )
     transformer = st_models.Transformer(str(folder / "hf"), max_seq_length=64)
     pooling = st_models.Pooling(32, pooling_mode="mean")

@@ -15,17 +15,14 @@ pytest.importorskip("sentence_transformers")
 from ldx.models.student import load_student
 from ldx.training import parts
 from tests.benchmarks import make_lists, step
-from tests.benchmarks.lists import load, save, synthetic_lists
+from tests.benchmarks.lists import load
 from tests.benchmarks.reference import Settings, padded_tokens
-from tests.benchmarks.scaling import stored, with_texts
 from tests.benchmarks.step_cases import (
     CONTRASTIVE,
     CPU_CASES,
     DISTILL,
     REFERENCE,
-    Setup,
     SideResult,
-    StepCase,
     batch_numbers,
     checked_numbers,
     disjoint_lists,
@@ -36,17 +33,7 @@ from tests.benchmarks.step_folders import first_layers, random_bert
 from tests.benchmarks.step_ours import OBJECTIVES, OurSide, _ahead_in_threads, text_lengths
 from tests.benchmarks.step_report import NotEqual, check_equal, make_row, remarks, shown
 from tests.benchmarks.step_theirs import make_side
-
-SIZES = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-CASE = StepCase("toy", "tiny", 6, num_checked=6, passage_max_length=24, lists_per_microbatch=2)
-PLENTY = 2**30  # bytes of activations, more than any batch here has
+from tests.benchmarks.step_toy import CASE, PLENTY, SIZES, make_setup, write_lists
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lists_folder(tmp_path_factory):
-    """Twelve lists of three over thirty passages."""
-    lists = synthetic_lists(30, 12, 3, mean_length=25, seed=1, vocab_size=SIZES["vocab_size"])
-    path = tmp_path_factory.mktemp("lists") / "toy.npz"
-    save(path, with_texts(lists, stored))
-    return path.parent
-
-
-def make_setup(folder, lists_folder, **changes):
-    case = dataclasses.replace(CASE, **changes)
-    return Setup(case, str(lists_folder / "toy.npz"), str(folder), query_max_length=16)
+    return write_lists(tmp_path_factory.mktemp("lists"))
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +122,6 @@ def test_tokens_and_work_are_counted(ours, reference, setup):
     assert mine.flops == pytest.approx(4 * forward_flops(np.concatenate(filled), 1, 32, 64))
     assert theirs.peak_bytes > 0
     assert mine.peak_bytes > 0
-
-
-@pytest.mark.as_users  # two programs of one sum differ by more than rounding without optimisation
-def test_kept_activations_save_a_forward_pass(ours, kept):
-    numbers = batch_numbers(12, 6)
-    (again,), (once,) = ours.step(numbers), kept.step(numbers)
-    assert (again.notes["kept_microbatches"], once.notes["kept_microbatches"]) == (0, 1)
-    assert once.flops == pytest.approx(0.75 * again.flops)
-    assert once.loss == pytest.approx(again.loss, rel=1e-6)
 
 
 def test_a_sample_of_the_reference_has_no_loss(reference):

@@ -143,6 +143,7 @@ def test_a_killed_run_goes_on_to_the_bit(config, undisturbed, tmp_path):
     assert lines(workdir) == lines(undisturbed[0])
 
 
+@pytest.mark.slow  # tests/parallel trains on two sources by default
 def test_eight_devices_give_the_same_losses(config, undisturbed, tmp_path):
     finish(start(config, tmp_path / "run", "--config.train.fsdp=2", num_devices=8))
     for ours, theirs in zip(lines(tmp_path / "run"), lines(undisturbed[0]), strict=True):

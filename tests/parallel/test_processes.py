@@ -14,19 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ldx.train
 from ldx.common.errors import UserError
 from ldx.parallel import processes
 from tests import toy
+from tests.helpers import call_command
 
 
 @pytest.fixture(scope="module")
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    records = toy.make_records(folder / "records")
+    sources = {
+        name: {"records": str(toy.make_records(folder / name, num_passages=n, num_train=n))}
+        for name, n in (("one", 40), ("two", 24))
+    }
     return toy.write_config(
         folder / "config.py",
         model={"path": str(tiny_bert)},
-        data={"records": str(records)},
+        data={"sources": sources},
         train={
             "num_steps": 16,
             "eval_every": 8,
@@ -228,8 +233,7 @@ def test_different_plans_end_the_run(monkeypatch):
     ],
 )
 def test_incomplete_flags_are_refused(config, tmp_path, flags, message):
-    command = [sys.executable, "-m", "ldx.train", f"--config={config}", f"--workdir={tmp_path}"]
-    result = subprocess.run([*command, *flags], capture_output=True, text=True)
+    result = call_command(ldx.train, f"--config={config}", f"--workdir={tmp_path}", *flags)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr

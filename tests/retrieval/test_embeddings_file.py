@@ -320,7 +320,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_bert, tmp_path):
     (process,) = start(whole, tiny_bert, 0)
     assert process.communicate(timeout=120)[0] == "done\n"
     rng = random.Random(time.time_ns())
-    for _ in range(3):
+    for _ in range(2):
         before = num_done(killed)
         (process,) = start(killed, tiny_bert, 0.05)
         while num_done(killed) == before:
