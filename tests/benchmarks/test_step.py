@@ -124,6 +124,13 @@ def test_tokens_and_work_are_counted(ours, reference, setup):
     assert mine.peak_bytes > 0
 
 
+def test_kept_activations_save_a_forward_pass(ours, kept):
+    numbers = batch_numbers(12, 6)
+    (again,), (once,) = ours.step(numbers), kept.step(numbers)
+    assert (again.notes["kept_microbatches"], once.notes["kept_microbatches"]) == (0, 1)
+    assert once.flops == pytest.approx(0.75 * again.flops)
+
+
 def test_a_sample_of_the_reference_has_no_loss(reference):
     numbers = batch_numbers(12, 6)
     assert reference.num_microbatches(numbers) == 3
