@@ -9,7 +9,7 @@ DEMO := runs/demo
 AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true \
 	--xla_cpu_parallel_codegen_split_count=32 --xla_cpu_multi_thread_eigen=true'
 
-.PHONY: demo test test-slow test-vllm check lint clean
+.PHONY: demo test test-golden test-slow test-vllm check lint clean
 
 demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under ten minutes)
 	$(BIN)/python -m data_prep.run --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
@@ -18,8 +18,10 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under te
 	@cat $(DEMO)/report.txt
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
-test: $(VENV)/.test  ## the default tests: in two processes, then those that compile as users do
+test: $(VENV)/.test  ## the default tests, in two processes
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --ignore=tests/compiled_as_users
+
+test-golden: $(VENV)/.test  ## reference steps of a real model, compiled as users compile
 	XLA_FLAGS=$(AS_USERS) $(BIN)/python -m pytest tests/compiled_as_users
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real collections
@@ -29,7 +31,7 @@ test-slow: $(VENV)/.test  ## the tests that take minutes: real models on real co
 test-vllm: $(VLLM_VENV)/.vllm  ## the tests with a real vLLM on CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
-check: lint test  ## everything: lint, format, types, tests
+check: lint test test-golden  ## everything: lint, format, types, tests
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

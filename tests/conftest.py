@@ -100,7 +100,7 @@ air""".split()  # noqa: SIM905
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of one layer in a sentence-transformers folder, with a tokenizer of its own."""
+    """A random two-layer BERT in a sentence-transformers folder, with a tokenizer of its own."""
     import sentence_transformers
     from sentence_transformers import models as st_models
 
@@ -112,7 +112,6 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=32,
         num_attention_heads=4,
         intermediate_size=64,
-        num_hidden_layers=1,  # half the programs of two; tests of the models have several
     )
     transformer = st_models.Transformer(str(folder / "hf"), max_seq_length=64)
     pooling = st_models.Pooling(32, pooling_mode="mean")

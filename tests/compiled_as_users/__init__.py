@@ -1,1 +1,1 @@
-"""Tests whose programs are compiled with XLA's defaults, by the second command of `make test`."""
+"""Tests whose programs are compiled with XLA's defaults, by `make test-golden`."""

@@ -9,4 +9,4 @@ import pytest
 def _is_optimised() -> None:
     levels = [x for x in os.environ["XLA_FLAGS"].split() if "backend_optimization_level" in x]
     if levels and levels[-1].endswith("=0"):
-        pytest.skip("XLA does not optimise here; the second command of `make test` runs it")
+        pytest.skip("XLA does not optimise here; `make test-golden` runs it")
