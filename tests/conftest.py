@@ -46,6 +46,7 @@ hypothesis.settings.load_profile("ldx")
 jaxtyping.install_import_hook(["ldx.losses"], "beartype.beartype")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share what takes long to make run in one worker: those of a file, or a report."""
     for item in items:

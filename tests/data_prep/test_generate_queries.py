@@ -102,6 +102,10 @@ class FakeLlm:
     """Answers badly at first, for good for one passage, and counts what it is asked."""
 
     asked: ClassVar[Counter[tuple[str, int]]] = Counter()
+    num_made: ClassVar[int] = 0
+
+    def __init__(self):
+        FakeLlm.num_made += 1
 
     def generate(self, requests):
         answers = []
@@ -124,15 +128,14 @@ class FakeLlm:
 
 @pytest.fixture
 def fake_llm(workspace, monkeypatch):
-    made = []
-    monkeypatch.setattr(asking, "make_llm", lambda config: made.append(FakeLlm()) or made[-1])
+    monkeypatch.setattr(asking, "make_llm", lambda config: FakeLlm())
+    monkeypatch.setattr(FakeLlm, "num_made", 0)
     FakeLlm.asked.clear()
     config = workspace.config.copy_and_resolve_references()
     config.prep.query_types = ("web_search_few_shot",)
     config.prep.max_rejects = 0.1
     config.prep.llm.backend = "openai"
-    yield open_workspace(config, workspace.workdir)
-    assert len(made) <= 1  # a model is loaded once, whatever it is asked
+    return open_workspace(config, workspace.workdir)
 
 
 def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
@@ -152,6 +155,7 @@ def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
     assert asked.pop("number7 ") == 3  # three seeds
     assert asked.pop("number8 ") == 2
     assert set(asked.values()) == {1}
+    assert FakeLlm.num_made == 1  # for all shards and attempts
     before = FakeLlm.asked.copy()
     assert llm_queries(fake_llm, passages, rows, LocalEngine()) == collected
     assert FakeLlm.asked == before
