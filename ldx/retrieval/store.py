@@ -110,7 +110,11 @@ class EmbeddingStore:
         if num_bytes > self._room:
             self._room = self._make_room(folder, num_bytes)
         if num_bytes > self._room:
-            self.stop_writing(f"there is no room for more than {self._max_bytes / 2**30:.0f} GB")
+            self.stop_writing(
+                f"there is no room for {num_bytes / 2**20:.1f} MB more, where at most "
+                f"{self._max_bytes / 2**30:.0f} GB are used and {MIN_FREE_BYTES / 2**30:.0f} GB of "
+                "the disk are left free; the folder may be deleted"
+            )
             return False
         self._room -= num_bytes
         return True
@@ -137,7 +141,7 @@ class EmbeddingStore:
         return limit - total
 
     def stop_writing(self, reason: object) -> None:
-        """Keep no more embeddings, and say why."""
+        """Keep no more embeddings, and say why; texts are then embedded whenever asked for."""
         logging.warning("%s: embeddings are no longer kept: %s", self.folder, reason)
         self._is_writable = False
 
