@@ -40,41 +40,40 @@ def _example_class() -> Any:
         name="ldx/example.proto", package="ldx", syntax="proto3"
     )
 
-    def add(parent: Any, name: str, *fields: tuple[str, int, int, int, str]) -> Any:
-        new = parent.add(name=name)
-        for field_name, number, label, kind, type_name in fields:
-            new.field.add(
-                name=field_name, number=number, label=label, type=kind, type_name=type_name or None
-            )
-        return new
+    def field(name: str, number: int, kind: int | str, *, many: bool = False) -> Any:
+        """A field; `kind` is a type of the protocol, or the name of a message."""
+        label = proto.LABEL_REPEATED if many else proto.LABEL_OPTIONAL
+        if isinstance(kind, str):
+            message = proto.TYPE_MESSAGE
+            return proto(name=name, number=number, label=label, type=message, type_name=kind)
+        return proto(name=name, number=number, label=label, type=kind)
 
-    one, many = proto.LABEL_OPTIONAL, proto.LABEL_REPEATED
-    add(file.message_type, "BytesList", ("value", 1, many, proto.TYPE_BYTES, ""))
-    add(file.message_type, "FloatList", ("value", 1, many, proto.TYPE_FLOAT, ""))
-    add(file.message_type, "Int64List", ("value", 1, many, proto.TYPE_INT64, ""))
-    feature = add(
-        file.message_type,
-        "Feature",
-        ("bytes_list", 1, one, proto.TYPE_MESSAGE, ".ldx.BytesList"),
-        ("float_list", 2, one, proto.TYPE_MESSAGE, ".ldx.FloatList"),
-        ("int64_list", 3, one, proto.TYPE_MESSAGE, ".ldx.Int64List"),
+    for name, kind in (
+        ("BytesList", proto.TYPE_BYTES),
+        ("FloatList", proto.TYPE_FLOAT),
+        ("Int64List", proto.TYPE_INT64),
+    ):
+        file.message_type.add(name=name, field=[field("value", 1, kind, many=True)])
+    feature = file.message_type.add(
+        name="Feature",
+        field=[
+            field("bytes_list", 1, ".ldx.BytesList"),
+            field("float_list", 2, ".ldx.FloatList"),
+            field("int64_list", 3, ".ldx.Int64List"),
+        ],
+    )
+    features = file.message_type.add(
+        name="Features", field=[field("feature", 1, ".ldx.Features.FeatureEntry", many=True)]
+    )
+    entry = features.nested_type.add(
+        name="FeatureEntry",
+        field=[field("key", 1, proto.TYPE_STRING), field("value", 2, ".ldx.Feature")],
     )
     feature.oneof_decl.add(name="kind")
-    for field in feature.field:
-        field.oneof_index = 0
-    features = add(
-        file.message_type,
-        "Features",
-        ("feature", 1, many, proto.TYPE_MESSAGE, ".ldx.Features.FeatureEntry"),
-    )
-    entry = add(
-        features.nested_type,
-        "FeatureEntry",
-        ("key", 1, one, proto.TYPE_STRING, ""),
-        ("value", 2, one, proto.TYPE_MESSAGE, ".ldx.Feature"),
-    )
+    for one_of_three in feature.field:
+        one_of_three.oneof_index = 0
     entry.options.map_entry = True
-    add(file.message_type, "Example", ("features", 1, one, proto.TYPE_MESSAGE, ".ldx.Features"))
+    file.message_type.add(name="Example", field=[field("features", 1, ".ldx.Features")])
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("ldx.Example"))
