@@ -163,6 +163,10 @@ def get_config() -> ConfigDict:
 
     # ---- The run (ldx/train.py).
     config.train = train = ConfigDict()
+    # What learns. both: queries and passages, which share the model. query: the query tower alone;
+    # every passage is embedded once, by the untrained model, and keeps its embedding, so that a
+    # user's index stays as it is and lists can be long.
+    train.towers = "both"
     train.max_epochs = 30  # the length of the run, and of the schedule
     train.num_steps = config_dict.placeholder(int)  # the length in steps, instead of max_epochs
     train.eval_every = config_dict.placeholder(int)  # steps between evaluations; None: an epoch

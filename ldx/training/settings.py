@@ -37,6 +37,13 @@ class Criterion(StrEnum):
     LOSS = "loss"
 
 
+class TrainedTowers(StrEnum):
+    """What learns: queries and passages with one model, or queries alone."""
+
+    BOTH = "both"
+    QUERY = "query"
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The section `config.data`."""
@@ -74,6 +81,7 @@ class TrainConfig:
     activation_bytes: int | str = "auto"
     fsdp: int = 1
     select_by: Criterion = Criterion.NDCG
+    towers: TrainedTowers = TrainedTowers.BOTH
 
     def __post_init__(self) -> None:
         for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
@@ -87,6 +95,9 @@ class TrainConfig:
             raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted {criteria} or None")
         if self.select_by not in list(Criterion):
             raise UserError(f"config.train.select_by={self.select_by!r}: wanted {criteria}")
+        if self.towers not in list(TrainedTowers):
+            choices = " or ".join(TrainedTowers)
+            raise UserError(f"config.train.towers={self.towers!r}: wanted {choices}")
 
 
 @dataclasses.dataclass(frozen=True)
