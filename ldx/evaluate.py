@@ -142,12 +142,13 @@ def evaluate(
         ranking, facts = retrieve(
             collection,
             model.student,
-            model.params,
+            model.towers,
             index=index,
             k=k,
             exclude_self=exclude_self,
             template=model.passage_template,
             microbatch_tokens=microbatch_tokens,
+            store=model.store,
             cache=cache,
         )
         facts = {"model": model.name, "passage_template": model.passage_template, **facts}

@@ -45,6 +45,7 @@ class Student:
     folder: Path
     config: StudentConfig
     tokenizer: Tokenizer
+    sizes: BertConfig = dataclasses.field(repr=False)
     graphdef: Any = dataclasses.field(repr=False)
     params: Params = dataclasses.field(repr=False)
     fingerprint: str  # of weights, sizes, tokenizer, config and dtype
@@ -134,7 +135,16 @@ def load_student(
     around = repr((config.pooling, config.normalize))
     architecture = fingerprint(repr(bert_config), special, around, dtype, implementation)
     logging.debug("student %s: %s", folder, config)
-    return Student(folder, config, tokenizer, graphdef, params, student_fingerprint, architecture)
+    return Student(
+        folder,
+        config,
+        tokenizer,
+        bert_config,
+        graphdef,
+        params,
+        student_fingerprint,
+        architecture,
+    )
 
 
 def _load_bert(declared: Declared, config: BertConfig, **settings: Any) -> tuple[Any, Params]:

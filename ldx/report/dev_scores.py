@@ -13,10 +13,10 @@ import numpy as np
 from absl import logging
 
 from ldx.common.files import atomic_write
-from ldx.common.types import Params
 from ldx.data.lists import ListTable
 from ldx.eval.report import BASE, TRAINED
 from ldx.models.student import Student
+from ldx.models.towers import Towers
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import ListSet, PassageSet, PassageTexts
@@ -63,7 +63,7 @@ def make_dev_scores(
     records: str | Path,
     manifest: Manifest,
     student: Student,
-    params: Mapping[str, Callable[[], Params] | None],
+    towers: Mapping[str, Callable[[], Towers] | None],
     *,
     list_size: int | None = None,
     microbatch_tokens: int | None = None,
@@ -80,7 +80,7 @@ def make_dev_scores(
       records: the folder of the source's records.
       manifest: of these records.
       student: with the prompts of the source.
-      params: functions that give the parameters, by system, called only where scores are missing;
+      towers: functions that give the parameters, by system, called only where scores are missing;
         None stands for the parameters of the system before it.
       list_size: the size that longer lists are cut to.
       microbatch_tokens: tokens in work at once; None means the device's default.
@@ -109,18 +109,18 @@ def make_dev_scores(
         maker = _Maker(table, list(numbers), passages, rows, encoder, key)
         arrays: dict[str, np.ndarray] = {}
         values: dict[str, np.ndarray] = {}
-        for system, get_params in params.items():
-            if get_params is not None:
+        for system, get_towers in towers.items():
+            if get_towers is not None:
                 logging.info("scoring the dev lists of %s with the %s model", description, system)
                 cache = folder / EMBEDDINGS_NAME / f"{system}.npy"
-                values = maker.make(get_params(), cache, f"{description} dev, {system}:", check)
+                values = maker.make(get_towers(), cache, f"{description} dev, {system}:", check)
             arrays |= {f"{name}_{system}": array for name, array in values.items()}
         with atomic_write(path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         shutil.rmtree(folder / EMBEDDINGS_NAME, ignore_errors=True)
     with np.load(path, allow_pickle=False) as stored:
-        scores = {system: stored[f"scores_{system}"] for system in params}
-        ndcg = {system: stored[f"ndcg_{system}"] for system in params}
+        scores = {system: stored[f"scores_{system}"] for system in towers}
+        ndcg = {system: stored[f"ndcg_{system}"] for system in towers}
     return DevScores(table, scores, ndcg, len(rows))
 
 
@@ -136,15 +136,17 @@ class _Maker:
     key: str
 
     def make(
-        self, params: Params, cache: Path, label: str, check: Callable[[], None]
+        self, towers: Towers, cache: Path, label: str, check: Callable[[], None]
     ) -> dict[str, np.ndarray]:
         texts = _Selected(self.passages, self.rows)
         passages = encode_to_file(
-            self.encoder, params, texts, cache, kind="passage", key=self.key,
+            self.encoder, towers.passage, texts, cache, kind="passage", key=self.key,
             description=f"{label} passages", check=check,
         )  # fmt: skip
+        unit_norm = self.encoder.student.config.normalize
+        passages = towers.map_passages(passages, unit_norm=unit_norm)
         distinct = self.encoder.encode(
-            params, self.queries, kind="query", description=f"{label} queries", check=check
+            towers.query, self.queries, kind="query", description=f"{label} queries", check=check
         )
         queries = distinct[self.table.query]
         return {"scores": self._scores(queries, passages), "ndcg": self._ndcg(queries, passages)}

@@ -17,7 +17,6 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
-from ldx.common.types import Params
 from ldx.data.sources import SourceConfig, source_configs
 from ldx.eval.beir import Dataset, load_dataset, qrels_files
 from ldx.eval.metrics import METRIC, Run, read_run, write_run
@@ -31,6 +30,7 @@ from ldx.eval.report import (
     score_runs,
 )
 from ldx.models.student import Student
+from ldx.models.towers import Towers
 from ldx.parallel.processes import is_primary
 from ldx.records.manifest import Manifest
 from ldx.report.common import PAGE_NAME, REPORT_FOLDER
@@ -39,8 +39,9 @@ from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FinishedRun, make_page
 from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
 from ldx.retrieval.store import get_store
-from ldx.training.checkpoint import Progress, best_params, read_progress
+from ldx.training.checkpoint import Progress, read_progress
 from ldx.training.metrics_writer import read_metrics
+from ldx.training.model import best_towers
 from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
@@ -130,9 +131,9 @@ class _Work:
     check: Callable[[], None]
 
     @functools.cached_property
-    def best(self) -> Params:
+    def best(self) -> Towers:
         """The parameters of the best step."""
-        return best_params(self.workdir, self.student.params)[0]
+        return best_towers(self.workdir, self.config, self.student)[0]
 
     @functools.cached_property
     def outcomes(self) -> list[Outcome]:
@@ -224,7 +225,7 @@ def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
             run, facts = retrieve(
                 dataset,
                 with_prompts(student, source.query_prompt, source.passage_prompt),
-                student.params if system == BASE else work.best,
+                Towers.of(student.params) if system == BASE else work.best,
                 index=config["eval"]["index"],
                 template=source.passage_template,
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,

@@ -15,12 +15,12 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
-from ldx.common.types import Params
 from ldx.data.sources import SourceConfig
 from ldx.eval.metrics import METRIC
 from ldx.eval.report import CHANGE_NAMES, Outcome, facts_by_system
 from ldx.models.card import base_name
 from ldx.models.student import Student
+from ldx.models.towers import Towers
 from ldx.records.manifest import Manifest
 from ldx.report import curves, human_judgments, plots
 from ldx.report.common import PAGE_NAME, REPORT_FOLDER, NoData, section_or_note
@@ -64,7 +64,7 @@ class FinishedRun:
     config: Mapping[str, Any]
     progress: Progress
     student: Student
-    best: Callable[[], Params] | None
+    best: Callable[[], Towers] | None
     sources: Mapping[str, SourceConfig]
     manifests: Mapping[str, Manifest]
     outcomes: Sequence[Outcome]
@@ -163,7 +163,7 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
                 source.records,
                 manifest,
                 with_prompts(run.student, source.query_prompt, source.passage_prompt),
-                {"base": lambda: run.student.params, "trained": run.best},
+                {"base": lambda: Towers.of(run.student.params), "trained": run.best},
                 list_size=run.config["data"]["list_size"],
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,
                 store=get_store(run.workdir),

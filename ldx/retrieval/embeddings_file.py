@@ -43,7 +43,7 @@ def encode_to_file(
 
     Args:
       encoder: of the student, on devices of this process.
-      params: the student's parameters; they are part of the key, as are prompt and lengths.
+      params: the student's parameters; they are part of the key, as are prompt and length.
       texts: without prompt; they are read block by block.
       path: the file, NAME.npy.
       kind: which prompt and maximum length to use.

@@ -159,10 +159,20 @@ class Encoder:
         compile_together([self.embedder.lower(params, shape) for shape in sorted(shapes)])
 
     def fingerprint(self, params: Params, kind: Kind) -> str:
-        """A digest of all that decides embeddings: parameters, model, prompt and lengths."""
-        leaves = [to_host(leaf).tobytes() for leaf in jax.tree.leaves(params)]
+        """A digest of all that decides the embeddings of queries, or of passages.
+
+        It does not know the other side, so that models which share one share its embeddings.
+        """
+        leaves = (to_host(leaf).tobytes() for leaf in jax.tree.leaves(params))
         student = self.student
-        return fingerprint(student.fingerprint, repr(student.config), kind, *leaves)
+        side = repr((kind, *self._prompt_and_length(kind)))
+        return fingerprint(student.architecture, student.tokenizer.fingerprint, side, *leaves)
+
+    def _prompt_and_length(self, kind: Kind) -> tuple[str, int]:
+        config = self.student.config
+        if kind == "query":
+            return config.query_prompt, config.query_max_length
+        return config.passage_prompt, config.passage_max_length
 
     def _bar(self, total: int, description: str, unit: str, initial: int = 0) -> tqdm:
         # Without smoothing, speed and time left are those of the whole work and not of long texts.
@@ -177,12 +187,9 @@ class Encoder:
 
     def _tokenize(self, texts: Texts, start: int, kind: Kind) -> list[np.ndarray]:
         """Token ids of the block that begins at `start`, cut to the maximum length."""
-        config, tokenizer = self.student.config, self.student.tokenizer
-        is_query = kind == "query"
-        prompt = config.query_prompt if is_query else config.passage_prompt
-        max_length = config.query_max_length if is_query else config.passage_max_length
+        prompt, max_length = self._prompt_and_length(kind)
         stop = min(start + self.block_texts, len(texts))
-        ids = tokenizer.encode([prompt + texts[i] for i in range(start, stop)])
+        ids = self.student.tokenizer.encode([prompt + texts[i] for i in range(start, stop)])
         return [x[: max_length - self._num_special] for x in ids]
 
     def _embed(

@@ -3,6 +3,7 @@
 Q queries, N passages, D dimensions.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
-from ldx.common.types import Params
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
 from ldx.models.student import Student
-from ldx.retrieval.embeddings_file import encode_to_file
-from ldx.retrieval.encoder import Kind, encode_texts, get_encoder
-from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.models.towers import Towers, passage_fingerprint
+from ldx.retrieval.encoder import encode_texts, get_encoder
+from ldx.retrieval.retrieve import DEFAULT_TEMPLATE, embed_passages
 from ldx.retrieval.search import search
+from ldx.retrieval.store import EmbeddingStore
 
 AnyCorpus: TypeAlias = str | Path | Corpus | Mapping[str, str] | Sequence[str]
 """A corpus as `read_passages` takes it, texts by doc_id, or texts whose ids are their numbers."""
@@ -80,55 +81,52 @@ class Model:
 
     Attributes:
       student: the architecture, its tokenizer, its prompts.
-      params: the parameters.
-      fingerprint: of both.
+      towers: the parameters that embed queries, and those that embed passages.
       name: what it was loaded by.
       passage_template: joins the title and the text of a passage of a corpus.
+      store: the embeddings that a run keeps, where `index` looks passages up; None: there is none.
     """
 
     student: Student = field(repr=False)
-    params: Params = field(repr=False)
-    fingerprint: str
+    towers: Towers = field(repr=False)
     name: str = ""
     passage_template: str = DEFAULT_TEMPLATE
+    store: EmbeddingStore | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def passage_fingerprint(self) -> str:
+        """A digest of what makes an index: models that have the same one can share an index."""
+        return passage_fingerprint(self.student, self.towers, self.passage_template)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of queries, the model's prompt for queries before each; float32 [Q, D]."""
-        return self._encode(texts, "query")
+        return encode_texts(self.student, self.towers.query, _texts(texts), kind="query")
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of passages, the model's prompt for passages before each; float32 [N, D]."""
-        return self._encode(texts, "passage")
+        embeddings = encode_texts(self.student, self.towers.passage, _texts(texts), kind="passage")
+        unit_norm = self.student.config.normalize
+        return self.towers.map_passages(embeddings, unit_norm=unit_norm)
 
     def index(self, corpus: AnyCorpus, *, cache: str | Path | None = None) -> Index:
         """The corpus embedded, for searches.
 
         Args:
           corpus: what to search.
-          cache: a folder that keeps the embeddings, so that the same model and corpus are embedded
-            once, and a stopped call goes on where it was; None keeps them in memory.
+          cache: a folder that keeps the embeddings, so that a corpus is embedded once by the same
+            tower of passages, and a stopped call goes on where it was; None keeps them in memory.
 
         Raises:
           UserError: the corpus cannot be read.
         """
         passages = _read(corpus)
         texts = CorpusTexts(passages, self.passage_template)
-        if cache is None:
-            embeddings = encode_texts(
-                self.student, self.params, texts, kind="passage", description="passages"
-            )
-            return Index(self, passages, embeddings)
-        key = texts.fingerprint
-        embeddings = encode_to_file(
-            get_encoder(self.student),
-            self.params,
-            texts,
-            Path(cache) / f"passages-{fingerprint(self.fingerprint, key)}.npy",
-            kind="passage",
-            key=key,
-            description="passages",
-        )
-        return Index(self, passages, embeddings)
+        encoder = get_encoder(self.student, store=self.store)
+        path = None
+        if cache is not None:
+            tower = encoder.fingerprint(self.towers.passage, "passage")
+            path = Path(cache) / f"passages-{fingerprint(tower, texts.fingerprint)}.npy"
+        return Index(self, passages, embed_passages(encoder, self.towers, texts, path=path))
 
     def search(
         self, query: str, corpus: AnyCorpus, k: int = 10, *, cache: str | Path | None = None
@@ -139,9 +137,6 @@ class Model:
         `index` once.
         """
         return self.index(corpus, cache=cache).search(query, k)
-
-    def _encode(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
-        return encode_texts(self.student, self.params, _texts(texts), kind=kind)
 
 
 def _read(corpus: AnyCorpus) -> Corpus:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from ldx.common.types import Params
 from ldx.eval.beir import CorpusTexts, Dataset
 from ldx.eval.metrics import DEPTH, Run
 from ldx.eval.report import Facts
 from ldx.models.student import Student
+from ldx.models.towers import Towers
 from ldx.retrieval.embeddings_file import encode_to_file
-from ldx.retrieval.encoder import get_encoder
+from ldx.retrieval.encoder import Encoder, get_encoder
 from ldx.retrieval.search import search
 from ldx.retrieval.store import EmbeddingStore
 
@@ -96,10 +96,49 @@ def evaluate_embeddings(
     return run, {"index": result.index, "recall_of_index": recall}
 
 
+def embed_passages(
+    encoder: Encoder,
+    towers: Towers,
+    texts: CorpusTexts,
+    *,
+    path: Path | None = None,
+    description: str = "passages",
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Embeddings float32 [N, D] of a corpus by the tower of passages, its map included.
+
+    Args:
+      encoder: of the student.
+      towers: its parameters.
+      texts: the passages.
+      path: the file that keeps the embeddings as they are before the map, for every model that has
+        this tower; None keeps them in memory.
+      description: shown beside the progress bar.
+      check: called between micro-batches; what it raises ends the work.
+    """
+    params = towers.passage
+    if path is None:
+        embeddings = encoder.encode(
+            params, texts, kind="passage", description=description, check=check
+        )
+    else:
+        embeddings = encode_to_file(
+            encoder,
+            params,
+            texts,
+            path,
+            kind="passage",
+            key=texts.fingerprint,
+            description=description,
+            check=check,
+        )
+    return towers.map_passages(embeddings, unit_norm=encoder.student.config.normalize)
+
+
 def retrieve(
     dataset: Dataset,
     student: Student,
-    params: Params,
+    towers: Towers,
     *,
     index: str = "auto",
     k: int = DEPTH,
@@ -116,7 +155,7 @@ def retrieve(
     Args:
       dataset: what to search.
       student: the model.
-      params: its parameters.
+      towers: its parameters.
       index: of `search`.
       k: results a query.
       exclude_self: whether to remove the passage that has the id of the query; where
@@ -131,22 +170,16 @@ def retrieve(
     """
     encoder = get_encoder(student, microbatch_tokens, store)
     texts = CorpusTexts(dataset.corpus, template)
-    label = f"{description} passages".strip()
-    if cache is None:
-        passages = encoder.encode(params, texts, kind="passage", description=label, check=check)
-    else:
-        passages = encode_to_file(
-            encoder,
-            params,
-            texts,
-            cache / "passages.npy",
-            kind="passage",
-            key=texts.fingerprint,
-            description=label,
-            check=check,
-        )
+    passages = embed_passages(
+        encoder,
+        towers,
+        texts,
+        path=cache and cache / "passages.npy",
+        description=f"{description} passages".strip(),
+        check=check,
+    )
     queries = encoder.encode(
-        params,
+        towers.query,
         list(dataset.queries.values()),
         kind="query",
         description=f"{description} queries".strip(),

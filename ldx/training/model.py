@@ -1,23 +1,23 @@
 """The model to evaluate or to search with: a folder, a package, a hub name, or a run's workdir."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import fingerprint, read_json
-from ldx.common.types import Params
+from ldx.common.files import read_json
 from ldx.models.st_folder import EXPORT_NAME
-from ldx.models.student import load_student
+from ldx.models.student import Student, load_student
+from ldx.models.towers import PASSAGE_MAP, Towers, split_passage_map, with_passage_map
 from ldx.records.manifest import Manifest
 from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.retrieval.store import get_store
 from ldx.training.checkpoint import CHECKPOINTS_NAME, best_params
-from ldx.training.settings import CONFIG_NAME
+from ldx.training.settings import CONFIG_NAME, TrainedTowers
 
 
 def load_model(path: str | Path, *, passage_template: str | None = None, **overrides: Any) -> Model:
@@ -41,16 +41,41 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
     if not (workdir / CHECKPOINTS_NAME).is_dir():
         student = load_student(str(path), **overrides)
         template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
-        return Model(student, student.params, student.fingerprint, str(path), template)
+        return Model(student, Towers.of(student.params), str(path), template)
     config = read_json(workdir / CONFIG_NAME)
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{workdir / CONFIG_NAME} has no section model; it is no config of ldx")
     student = load_student(**(config["model"] | overrides))
-    params, step = best_params(workdir, student.params)
+    towers, step = best_towers(workdir, config, student)
     logging.info("%s: the parameters of step %d, the best", workdir, step)
     template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
-    key = fingerprint(student.fingerprint, *_content(params))
-    return Model(student, params, key, str(path), template)
+    return Model(student, towers, str(path), template, get_store(workdir))
+
+
+def best_towers(
+    workdir: str | Path, config: Mapping[str, Any], student: Student
+) -> tuple[Towers, int]:
+    """The best parameters of a run, and their step.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's whole config, which says what learned.
+      student: the model; its parameters are the base model's.
+
+    Raises:
+      UserError: the folder holds no run, or one of another model.
+    """
+    section = config.get("train", {})
+    if section.get("towers", TrainedTowers.BOTH) == TrainedTowers.BOTH:
+        params, step = best_params(workdir, student.params)
+        return Towers.of(params), step
+    has_map = bool(section.get(PASSAGE_MAP))
+    like = with_passage_map(student.params) if has_map else student.params
+    params, step = best_params(workdir, like)
+    if step == 0:
+        return Towers.of(student.params), step
+    query, passage_map = split_passage_map(params)
+    return Towers(query, student.params, passage_map), step
 
 
 def declared_template(path: str | Path | None) -> str | None:
@@ -69,7 +94,3 @@ def declared_template(path: str | Path | None) -> str | None:
     if path and (folder / EXPORT_NAME).is_file():
         return read_json(folder / EXPORT_NAME).get("passage_template")
     return None
-
-
-def _content(params: Params) -> list[bytes]:
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]

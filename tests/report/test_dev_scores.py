@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldx.models.student import load_student
+from ldx.models.towers import Towers
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
 from ldx.report.dev_scores import EMBEDDINGS_NAME, NAME, make_dev_scores, with_prompts
@@ -23,8 +24,8 @@ def student(tiny_bert):
 
 
 def make(folder, records, student, **options):
-    params = {"base": lambda: student.params, "trained": None}
-    return make_dev_scores(folder, records, Manifest.read(records), student, params, **options)
+    towers = {"base": lambda: Towers.of(student.params), "trained": None}
+    return make_dev_scores(folder, records, Manifest.read(records), student, towers, **options)
 
 
 def test_scores_and_ndcg(records, student, tiny_bert, tmp_path):

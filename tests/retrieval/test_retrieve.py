@@ -7,6 +7,7 @@ import pytest
 
 from ldx.eval.beir import Corpus, Dataset, load_dataset
 from ldx.models.student import load_student
+from ldx.models.towers import Towers
 from ldx.retrieval.retrieve import (
     drop_self,
     evaluate_embeddings,
@@ -46,13 +47,14 @@ def test_equal_ids_are_chance_in_cranfield(data_dir: Path) -> None:
 def test_a_cache_changes_nothing_but_what_a_second_run_embeds(tiny_bert, tmp_path, monkeypatch):
     dataset = make_dataset()
     student = load_student(tiny_bert)
+    towers = Towers.of(student.params)
     sizes = count_texts(monkeypatch)
-    expected = retrieve(dataset, student, student.params)
-    assert retrieve(dataset, student, student.params, cache=tmp_path / "cache") == expected
+    expected = retrieve(dataset, student, towers)
+    assert retrieve(dataset, student, towers, cache=tmp_path / "cache") == expected
     assert sizes == [4, 2, 4, 2]
-    assert retrieve(dataset, student, student.params, cache=tmp_path / "cache") == expected
+    assert retrieve(dataset, student, towers, cache=tmp_path / "cache") == expected
     assert sizes[4:] == [2]
-    retrieve(dataset, student, student.params, cache=tmp_path / "cache", template="{text}")
+    retrieve(dataset, student, towers, cache=tmp_path / "cache", template="{text}")
     assert sizes[5:] == [4, 2]
 
 
