@@ -227,8 +227,14 @@ def _prep() -> ConfigDict:
 
     # ---- 2. Queries.
     # extractive: cut out of passages; llm: written by the model of `llm`; human: the collection's
-    # own, judged in qrels/HUMAN_SPLIT.tsv. human may be joined to another by +.
+    # own, judged in qrels/HUMAN_SPLIT.tsv; log: what people typed, without judgments. Several may
+    # be joined by +, but not extractive and llm.
     prep.queries = "extractive"
+    # The query log: a file with a query a line (.txt), with a query, a tab and how often it was
+    # typed (.tsv), or with {"query": TEXT, "count": NUMBER} (.jsonl), each also as .gz; or
+    # split:NAME, the texts of the queries in the collection's qrels/NAME.tsv, whose judgments are
+    # then not read. A query's list is the teacher's best of the whole corpus.
+    prep.log = ""
     prep.human_split = "train"
     # The judged queries of qrels/HUMAN_DEV_SPLIT.tsv, if there are any, are never trained on. Dev
     # nDCG@10, which chooses the step that is kept, is then measured on them instead of on the dev
@@ -237,7 +243,8 @@ def _prep() -> ConfigDict:
     # For extractive queries: sentence, keywords and title; for llm: the prompts in
     # data_prep/prompts, or paths of .toml files of your own.
     prep.query_types = config_dict.placeholder(tuple)  # None: all of them
-    prep.max_queries = config_dict.placeholder(int)  # the most over all types; None: all
+    # The most over all types, at random; those of a log so that they reach the passages evenly.
+    prep.max_queries = config_dict.placeholder(int)  # None: all
     prep.max_attempts = 3  # the most requests per passage and query type until a query is good
     # The prompt that asks `llm` for passages at several levels of relevance to a query: one in
     # data_prep/prompts/documents, or the path of a .toml file of your own. It is for the lists of
@@ -262,7 +269,9 @@ def _prep() -> ConfigDict:
     # model by the keys of config.model); and run ({"path": FILE}, the run of any other retriever).
     prep.retrievers = base_retrievers()
     prep.index = "auto"  # for dense retrievers: exact, scann, or auto: exact for small corpora
-    prep.candidate_depth = 100  # how many of each retriever's best are fused, and how many stay
+    # How many of each retriever's best are fused, and how many stay. auto: twice list_size, at
+    # least 100; the whole corpus where list_size is None.
+    prep.candidate_depth = nullable("auto", object)
     # Of the fused candidates, the first range_min are left out, and those from range_max on (None:
     # none). Of the rest num_candidates are scored (None: all): the first ones (sampling_strategy
     # top), or some at equal steps of score (spread). A query's own passage is scored in any case.
@@ -286,7 +295,9 @@ def _prep() -> ConfigDict:
     prep.require_own_first = True  # a query stays if the teacher ranks its own passage first
     # A query stays if its top score is not under this percentile of all scores; None: off.
     prep.min_top_score_percentile = nullable(25.0)
-    prep.list_size = 20  # how many of the teacher's best stay in a list
+    # How many of the teacher's best stay in a list; None: all that are scored. A list that was to
+    # be longer than 20, or longer than the corpus, may be shorter. data.list_size cuts in training.
+    prep.list_size = nullable(20)
     # Candidates that are too good to be negatives leave a list. Their calibrated scores are over
     # the positive's less absolute_margin, over the positive's less relative_margin times it, or
     # over max_score; None: off. Where such a candidate stands in another list of the batch,
@@ -380,6 +391,7 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.prep.packages = ("numpy",)
     config.prep.max_passages = 200
     config.prep.queries = "extractive"
+    config.prep.log = ""
     config.prep.query_types = None
     config.prep.teachers = base_teachers()
     config.prep.retrievers = base_retrievers()

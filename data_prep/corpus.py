@@ -18,6 +18,7 @@ from data_prep.corpora.hub_judgments import fetch_judgments
 from data_prep.corpora.near_duplicates import NearDuplicates, find_near_duplicates
 from data_prep.corpora.passages import PASSAGES_PER_FILE, ROLES_NAME, choose_roles
 from data_prep.engines.shards import check_rejects
+from data_prep.pipeline.settings import QueryOrigin, query_origins
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace
 from ldx.common.files import atomic_write, write_json
@@ -112,7 +113,8 @@ def _passages(workspace: Workspace, rejects: _Rejects) -> Iterator[Passage]:
 def _check_judgments(workspace: Workspace) -> tuple[dict[str, str], dict[str, beir.Qrels]]:
     """Read all queries and judgments, so that a broken file stops the run now, not hours later."""
     root = workspace.dataset
-    has_queries = find_json_lines(root, "queries") or "human" in workspace.settings.queries
+    origins = query_origins(workspace.settings.queries)
+    has_queries = find_json_lines(root, "queries") or QueryOrigin.HUMAN in origins
     queries = beir.read_queries(root) if has_queries else {}
     return queries, {split: beir.read_qrels(path) for split, path in beir.qrels_files(root).items()}
 

@@ -47,7 +47,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     passages = load_passages(workspace)
     sample = _sample_queries([query for part in parts for query in part.queries], workspace)
     selection = Selection(
-        settings.candidate_depth,
+        settings.depth,
         settings.range_min,
         settings.range_max,
         settings.sampling_strategy,

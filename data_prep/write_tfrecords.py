@@ -25,7 +25,7 @@ from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.common.versions import installed_versions
 from ldx.records.manifest import Manifest
-from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, Judge, ListRecord
+from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, LOG, Judge, ListRecord
 from ldx.records.sets import (
     ListSet,
     PassageSet,
@@ -79,7 +79,8 @@ def _work(workspace: Workspace) -> dict[str, Any]:
             raise UserError(
                 f"no {split} lists: there are {sum(counts.values())} lists, not counting those of "
                 f"prep.human_dev_split, and prep.dev_fraction={prep.dev_fraction} splits them by "
-                f"their passages; change that fraction, or loosen the filters that "
+                f"their passages, or for a log by their words; change that fraction, or loosen the "
+                f"filters that "
                 f"{files.result_path(workspace)} reports"
             )
 
@@ -145,11 +146,13 @@ def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Man
 def _judges(workspace: Workspace) -> dict[str, list[str]]:
     """The judges of the lists for queries that people wrote, by query type."""
     is_graded = workspace.settings.list_source == LabelOrigin.GRADED
-    return {
-        name: judges_of(workspace, name) if is_graded and name != HUMAN_DEV else [Judge.PEOPLE]
-        for name in list_files(workspace).paths(workspace)
-        if name in HUMAN_TYPES
-    }
+    judges: dict[str, list[str]] = {}
+    for name in list_files(workspace).paths(workspace):
+        if name in HUMAN_TYPES:
+            judge = Judge.TEACHER if name == LOG else Judge.PEOPLE
+            by_rules = is_graded and name != HUMAN_DEV
+            judges[name] = judges_of(workspace, name) if by_rules else [judge]
+    return judges
 
 
 def _teachers(workspace: Workspace) -> list[dict[str, Any]]:

@@ -41,6 +41,11 @@ class Roles:
         """Whether a passage is never a candidate, bool [N]."""
         return self.held_out | self.duplicate
 
+    @property
+    def num_candidates(self) -> int:
+        """The number of passages that may be candidates."""
+        return int((~self.excluded).sum())
+
     def save(self, path: Path) -> None:
         """Write the roles to an .npz file, atomically."""
         with atomic_write(path, "wb") as file:
@@ -72,7 +77,7 @@ def load_passages(workspace: Workspace) -> Passages:
     """Load the passage set and its roles, as the corpus stage left them.
 
     Raises:
-      UserError: there are too few passages for lists of the configured size.
+      UserError: there are too few passages for a list.
     """
     data = workspace.config.data
     texts = PassageTexts(
@@ -82,11 +87,11 @@ def load_passages(workspace: Workspace) -> Passages:
     )
     key = fingerprint(records_fingerprint(workspace.corpus_records, "passages"), repr(texts))
     roles = Roles.load(roles_path(workspace))
-    num_usable, list_size = int((~roles.excluded).sum()), workspace.settings.list_size
-    if num_usable < list_size:
+    if roles.num_candidates < 2:
         raise UserError(
-            f"config.prep.list_size={list_size}, but {num_usable} of {len(texts)} passages are "
-            "neither held out nor near-duplicates; set a smaller one"
+            f"{roles.num_candidates} of {len(texts)} passages are neither held out nor "
+            "near-duplicates, and a list needs two; add passages, or set "
+            "config.prep.drop_near_duplicates=False"
         )
     return Passages(texts, key, roles)
 

@@ -10,9 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Filters:
-    """Conditions on the list of a query, off where None, False or 0; see configs/base.py."""
+    """Conditions on the list of a query, off where None, False or 0; see configs/base.py.
 
-    list_size: int
+    `least_entries` is how many candidates must have a score.
+    """
+
+    least_entries: int
     rank_limit: int | None = None
     require_own_first: bool = False
     min_top_score_percentile: float | None = None
@@ -37,7 +40,7 @@ def apply_filters(
     is_own: np.ndarray,
     filters: Filters,
     *,
-    human: bool,
+    own_passage: bool,
 ) -> Filtered:
     """The queries of one type that keep their lists.
 
@@ -46,8 +49,8 @@ def apply_filters(
       fused_rank: int32 [Q, C], the fused rank from 1; 0 where a passage was added.
       is_own: bool [Q, C], true for the passage a query was made from, at most one in a row.
       filters: the conditions.
-      human: whether people wrote the queries; these have no passage of their own, and conditions
-        on it do not apply.
+      own_passage: whether the queries were made from passages; where people wrote them, conditions
+        on the own passage do not apply.
     """
     keep = np.ones(len(scores), bool)
     yields = {"queries": len(scores)}
@@ -60,13 +63,13 @@ def apply_filters(
         keep = keep & passes
         yields[name] = int(keep.sum())
 
-    if filters.rank_limit and not human:
+    if filters.rank_limit and own_passage:
         own_rank = np.where(is_own, fused_rank, 0).max(axis=1, initial=0)
         narrow("own passage found", (own_rank > 0) & (own_rank <= filters.rank_limit))
-    if filters.require_own_first and not human:
+    if filters.require_own_first and own_passage:
         own_score = np.where(is_own, comparable, -np.inf).max(axis=1, initial=-np.inf)
         narrow("own passage first", np.isfinite(own_score) & (own_score >= top))
-    narrow("full list", is_scored.sum(axis=1) >= filters.list_size)
+    narrow("full list", is_scored.sum(axis=1) >= filters.least_entries)
     if filters.min_top_score_percentile and keep.any():
         remaining = scores[keep]
         least = np.percentile(remaining[np.isfinite(remaining)], filters.min_top_score_percentile)

@@ -13,6 +13,8 @@ from data_prep.queries.query import Query, shards_of_type
 from data_prep.retrieval.candidates import Candidates, candidate_paths, pad_last
 from data_prep.teachers.scores import load_scores, score_paths
 
+SCORES_AT_ONCE = 2**22  # of candidates, whose lists are chosen together
+
 
 @dataclass(frozen=True, eq=False)
 class ScoredQueries:
@@ -35,9 +37,14 @@ class ScoredQueries:
         return len(self.queries)
 
     @property
-    def human(self) -> bool:
-        """Whether people wrote and judged the queries."""
-        return self.queries[0].is_human
+    def judged(self) -> bool:
+        """Whether people judged passages for the queries."""
+        return self.queries[0].is_judged
+
+    @property
+    def own_passage(self) -> bool:
+        """Whether the queries were made from passages."""
+        return self.queries[0].has_own_passage
 
     def take(self, keep: np.ndarray) -> "ScoredQueries":
         """Some of the queries, by a mask bool [Q]."""
@@ -45,20 +52,44 @@ class ScoredQueries:
         raw = [scores[keep] for scores in self.raw]
         return ScoredQueries(self.numbers[keep], queries, self.candidates.take(keep), raw)
 
+    def best_first(self, scores: np.ndarray) -> "ScoredQueries":
+        """The same queries with their candidates ordered by `scores` [Q, C], the highest first."""
+        order = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), axis=1, kind="stable")
+
+        def ordered(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values, order, axis=1)
+
+        candidates = Candidates(
+            ordered(self.candidates.rows),
+            ordered(self.candidates.fused_rank),
+            np.take_along_axis(self.candidates.scores, order[:, None], axis=2),
+            self.candidates.moments,
+        )
+        raw = [ordered(each) for each in self.raw]
+        return ScoredQueries(self.numbers, self.queries, candidates, raw)
+
     def is_own(self) -> np.ndarray:
         """A mask of each query's own passage among its candidates, bool [Q, C]."""
         return own_columns(self.candidates.rows, np.array([query.row for query in self.queries]))
 
-    def grades(self) -> np.ndarray:
-        """Grades int32 [Q, C]: those of people; 1 for the passage a query was made from; else 0."""
+    def grades(self, scores: np.ndarray) -> np.ndarray:
+        """Grades int32 [Q, C] of candidates, by which the positive of each query is chosen.
+
+        They are those of people, or 1 for the passage that a query was made from. A query of a log
+        has neither, so the passage that `scores` [Q, C] rank first has 1. All others have 0.
+        """
+        if self.own_passage:
+            return self.is_own().astype(np.int32)
         rows = self.candidates.rows
         grades = np.zeros(rows.shape, np.int32)
+        if not self.judged:
+            is_scored = np.isfinite(scores)
+            best = np.where(is_scored, scores, -np.inf).argmax(axis=1)
+            grades[np.arange(len(rows)), best] = is_scored.any(axis=1)
+            return grades
         for place, query in enumerate(self.queries):
-            if query.row >= 0:
-                grades[place] = rows[place] == query.row
-            else:
-                for row, grade in query.relevant.items():
-                    grades[place, rows[place] == row] = grade
+            for row, grade in query.relevant.items():
+                grades[place, rows[place] == row] = grade
         return grades
 
     def never_negative(self) -> np.ndarray:
@@ -86,37 +117,6 @@ def read_scored(workspace: Workspace, query_type: str) -> ScoredQueries:
     return ScoredQueries(numbers, queries, candidates, raw)
 
 
-def list_columns(scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool) -> np.ndarray:
-    """Columns of one query's candidates that become its list, the positive first.
-
-    The others stand in the teacher's order. The positive of a human query is the best-scored of
-    those with the highest grade. The list of a human query also holds all its other relevant
-    passages, which would count as negatives outside of it, and as many unjudged ones as fill it up,
-    half of `size` at least.
-
-    Args:
-      scores: float32 [C], of the candidates.
-      grades: int [C], the human grades, or 1 for the passage a query was made from; else 0.
-      size: how many entries the list should have.
-      human: whether the grades are human.
-
-    Returns:
-      Columns, at most `size` unless the query is human; none where no relevant passage has a score.
-    """
-    order = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")
-    order = order[np.isfinite(scores[order])]
-    if not (grades[order] > 0).any():
-        return np.zeros(0, np.int64)
-    positive = min(order, key=lambda c: (-grades[c], -scores[c]))
-    others = order[order != positive]
-    if human:
-        num_relevant = int((grades[others] > 0).sum())
-        unjudged = others[grades[others] <= 0][: max(size - 1 - num_relevant, size // 2)]
-        others = others[(grades[others] > 0) | np.isin(others, unjudged)]
-        return np.array([positive, *others], np.int64)
-    return np.array([positive, *others[: size - 1]], np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class ChosenEntries:
     """The candidates that become entries of lists; G lists of at most L entries.
@@ -138,25 +138,77 @@ class ChosenEntries:
 
 
 def choose_entries(
-    scores: np.ndarray, grades: np.ndarray, size: int, *, human: bool
+    scores: np.ndarray,
+    grades: np.ndarray,
+    size: int | None,
+    *,
+    judged: bool,
+    least_entries: int | None = None,
 ) -> ChosenEntries:
-    """Choose the entries of lists of `size`; human queries may have more.
+    """Choose the entries of lists of `size`, the positive first, the others in the scores' order.
+
+    The positive is the best-scored of those with the highest grade; a query of which no relevant
+    passage has a score has no list. The list of a judged query also holds all its other relevant
+    passages, which would count as negatives outside of it, and as many unjudged ones as fill it up,
+    half of `size` at least.
 
     Args:
-      scores: [Q, C], calibrated and fused.
-      grades: [Q, C], as `list_columns` takes them.
-      size: how many entries a list should have.
-      human: whether the grades are human.
+      scores: float32 [Q, C], calibrated and fused.
+      grades: int [Q, C], as of `ScoredQueries.grades`.
+      size: how many entries a list should have; judged queries may have more. None: all scored.
+      judged: whether the grades are those of people.
+      least_entries: how many entries a list must have to stay; None: `size`.
     """
-    columns = [list_columns(scores[i], grades[i], size, human=human) for i in range(len(scores))]
-    places = np.array([i for i, each in enumerate(columns) if len(each) >= size], np.int64)
-    width = max((len(columns[i]) for i in places), default=0)
-    padded = [pad_last(columns[i], width, -1) for i in places]
+    num_queries, num_candidates = scores.shape
+    size = num_candidates if size is None else size
+    least = size if least_entries is None else least_entries
+    step = max(1, SCORES_AT_ONCE // max(1, num_candidates))
+    blocks = [
+        _columns(scores[i : i + step], grades[i : i + step], size, judged=judged)
+        for i in range(0, num_queries, step)
+    ]
+    lengths = np.concatenate([(block >= 0).sum(axis=1) for block in blocks] or [np.zeros(0, int)])
+    places = np.flatnonzero((lengths >= least) & (lengths > 0))
+    width = int(lengths[places].max(initial=0))
+    same_width = [pad_last(block[:, :width], width, -1) for block in blocks]
+    columns = np.concatenate(same_width or [np.zeros((0, width), np.int64)])
     yields = {
-        "a positive with a score": sum(len(each) > 0 for each in columns),
+        "a positive with a score": int((lengths > 0).sum()),
         "full list of what is left": len(places),
     }
-    return ChosenEntries(places, np.array(padded, np.int64).reshape(len(places), width), yields)
+    return ChosenEntries(places, columns[places], yields)
+
+
+def _columns(scores: np.ndarray, grades: np.ndarray, size: int, *, judged: bool) -> np.ndarray:
+    """The columns [Q, L] of candidates that become lists, -1 where there is none, at the end."""
+    num_queries, num_candidates = scores.shape
+    queries = np.arange(num_queries)
+    is_scored = np.isfinite(scores)
+    order = np.argsort(np.where(is_scored, -scores, np.inf), axis=1, kind="stable")
+    ranks = np.arange(num_candidates)
+    is_there = ranks < is_scored.sum(axis=1, keepdims=True)
+    grades = np.where(is_there, np.take_along_axis(grades, order, axis=1), 0)
+    positive = grades.argmax(axis=1)  # the first of the highest grade, so its best-scored
+    has_positive = grades[queries, positive] > 0
+    others = is_there & (ranks != positive[:, None]) & has_positive[:, None]
+    if judged:
+        is_relevant = others & (grades > 0)
+        is_unjudged = others & ~is_relevant
+        num_unjudged = np.maximum(size - 1 - is_relevant.sum(axis=1), size // 2)
+        others = is_relevant | (is_unjudged & _among_first(is_unjudged, num_unjudged[:, None]))
+    else:
+        others &= _among_first(others, size - 1)
+    places = np.cumsum(others, axis=1)
+    columns = np.full((num_queries, 1 + int(places.max(initial=0))), -1, np.int64)
+    columns[has_positive, 0] = order[queries, positive][has_positive]
+    query, rank = np.nonzero(others)
+    columns[query, places[query, rank]] = order[query, rank]
+    return columns
+
+
+def _among_first(mask: np.ndarray, number: np.ndarray | int) -> np.ndarray:
+    """Whether a place is among the first `number` true places of its row, or before them."""
+    return np.cumsum(mask, axis=1) <= number
 
 
 def own_columns(rows: np.ndarray, own_rows: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.corpora.passages import Roles, roles_path
 from data_prep.lists.calibration import METHODS, fuse_scores, order_scores
 from data_prep.lists.filters import Denoising, Filters, apply_filters
 from data_prep.lists.human_dev import human_dev_lists
@@ -13,6 +14,8 @@ from data_prep.lists.scored import ChosenEntries, ScoredQueries, choose_entries,
 from data_prep.lists.targets import agreements, target_entropy
 from data_prep.pipeline.workspace import Workspace
 from ldx.records.schema import HUMAN_DEV
+
+SHORT_LIST = 20  # a list of so many entries stays, however long lists should be
 
 
 class TaughtLists:
@@ -27,8 +30,9 @@ class TaughtLists:
         self._student = retrievers.index(student) if student in retrievers else None
         self._teachers = list(prep.teachers)
         self._weights = [section.get("weight", 1.0) for section in prep.teachers.values()]
+        self._least_entries = _least_entries(workspace)
         self._filters = Filters(
-            prep.list_size,
+            self._least_entries,
             prep.rank_limit,
             prep.require_own_first,
             prep.min_top_score_percentile,
@@ -41,12 +45,15 @@ class TaughtLists:
             return human_dev_lists(self._workspace)
         scored = read_scored(self._workspace, query_type)
         num_queries = len(scored)
+        if not (scored.own_passage or scored.judged):
+            # Calibration clips the best scores to 1; among these the first in order is the best.
+            scored = scored.best_first(order_scores(scored.raw, self._weights))
         filtered = apply_filters(
             order_scores(scored.raw, self._weights),
             scored.candidates.fused_rank,
             scored.is_own(),
             self._filters,
-            human=scored.human,
+            own_passage=scored.own_passage,
         )
         if not filtered.keep.any():
             return TypeLists(None, num_queries, {"yields": filtered.yields})
@@ -55,10 +62,15 @@ class TaughtLists:
         calibrated = [scale(raw) for scale, raw in zip(scales, scored.raw, strict=True)]
         fused = fuse_scores(calibrated, self._weights)
         fused = np.where(scored.never_negative(), np.float32(np.nan), fused)
-        grades = scored.grades()
+        grades = scored.grades(fused)
         denoised = self._denoising.apply(fused, grades)
-        size = self._prep.list_size
-        entries = choose_entries(denoised.scores, grades, size, human=scored.human)
+        entries = choose_entries(
+            denoised.scores,
+            grades,
+            self._prep.list_size,
+            judged=scored.judged,
+            least_entries=self._least_entries,
+        )
         facts: dict[str, Any] = {
             "yields": filtered.yields | denoised.yields | entries.yields,
             "scales": {n: s.facts() for n, s in zip(self._teachers, scales, strict=True)},
@@ -83,13 +95,26 @@ class TaughtLists:
         return entries.take(scored.candidates.scores[:, self._student], np.nan)
 
 
+def _least_entries(workspace: Workspace) -> int:
+    """How many entries a list must have to stay.
+
+    Lists of a small size are full. A longer one may be shorter than it should be, and so may any
+    list of a corpus that is smaller than it.
+    """
+    size = workspace.settings.list_size
+    if size is None or Roles.load(roles_path(workspace)).num_candidates <= size:
+        return 2
+    return min(size, SHORT_LIST)
+
+
 def _joined(
     scored: ScoredQueries, entries: ChosenEntries, scores: np.ndarray, grades: np.ndarray
 ) -> PreparedLists:
     """The lists of the chosen entries, from the scores and grades [Q, C] of all candidates."""
     grades = entries.take(grades, 0)
-    # The passage a query was made from is the positive by its place, not by a judgment.
-    is_judged = scored.human & (grades > 0)
+    # The passage that a query was made from, or that the teacher scores highest, is the positive
+    # by its place, not by a judgment.
+    is_judged = scored.judged & (grades > 0)
     return PreparedLists(
         scored.numbers[entries.places],
         entries.take(scored.candidates.rows, -1).astype(np.int64),

@@ -11,16 +11,23 @@ from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.common.types import IndexKind
 
+AUTO = "auto"
+LEAST_DEPTH = 100  # of candidates, where the config leaves the depth open
 HYBRID = "hybrid"  # the only kind of teacher that is not a class of data_prep.teachers
 _NAME = re.compile(r"[\w-]+")
 
 
 class QueryOrigin(StrEnum):
-    """The origin of training queries: cut out of passages, a language model, or people."""
+    """The origin of training queries.
+
+    They are cut out of passages, written by a language model, written and judged by people, or
+    typed by people, whose log has no judgments.
+    """
 
     EXTRACTIVE = "extractive"
     LLM = "llm"
     HUMAN = "human"
+    LOG = "log"
 
 
 class LabelOrigin(StrEnum):
@@ -70,6 +77,7 @@ class PrepConfig:
     num_held_out: int
     max_source_passages: int | None
     queries: str
+    log: str
     human_split: str
     human_dev_split: str
     query_types: tuple[str, ...] | None
@@ -79,7 +87,7 @@ class PrepConfig:
     llm: LlmConfig
     retrievers: Mapping[str, Mapping[str, Any]]
     index: str
-    candidate_depth: int
+    candidate_depth: int | str
     range_min: int
     range_max: int | None
     sampling_strategy: CandidateChoice
@@ -89,7 +97,7 @@ class PrepConfig:
     calibration: CalibrationMethod
     require_own_first: bool
     min_top_score_percentile: float | None
-    list_size: int
+    list_size: int | None
     absolute_margin: float | None
     relative_margin: float | None
     max_score: float | None
@@ -101,8 +109,6 @@ class PrepConfig:
 
     def __post_init__(self) -> None:
         leasts = {
-            "list_size": 2,
-            "candidate_depth": 2,
             "num_held_out": 0,
             "range_min": 0,
             "max_attempts": 1,
@@ -122,12 +128,7 @@ class PrepConfig:
             raise UserError(
                 f"config.prep.min_top_score_percentile={percentile}: wanted from 0 to under 100"
             )
-        most = min(self.candidate_depth, self.num_candidates or self.candidate_depth)
-        if most < self.list_size:
-            raise UserError(
-                f"config.prep.list_size={self.list_size}: with candidate_depth and num_candidates, "
-                f"a query has only {most} candidates"
-            )
+        self._check_sizes()
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
         self._choose("list_source", LabelOrigin)
@@ -136,11 +137,6 @@ class PrepConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UserError(f"config.prep.{key}={value}: wanted at least 1, or None")
-        if self.range_max is not None and self.range_max < self.range_min + self.list_size:
-            raise UserError(
-                f"config.prep.range_max={self.range_max}: between it and range_min="
-                f"{self.range_min} there is no room for list_size={self.list_size}"
-            )
         for key in ("retrievers", "teachers"):
             self._check_named(key)
         if self.graded or self.list_source == LabelOrigin.GRADED:
@@ -151,7 +147,42 @@ class PrepConfig:
                         f"config.prep.graded.{name}.kind={section['kind']!r}: wanted "
                         f"{' or '.join(EntryKind)}"
                     )
-        query_origins(self.queries)
+        if QueryOrigin.LOG in query_origins(self.queries) and not self.log:
+            raise UserError(
+                f"config.prep.queries={self.queries!r}, but config.prep.log is empty; set it to "
+                "the file of a query log, or to split:NAME for the queries of the collection's "
+                "qrels/NAME.tsv"
+            )
+
+    @property
+    def depth(self) -> int | None:
+        """How many candidates of a retriever are fused, and stay; None: every passage.
+
+        The value of `candidate_depth`, with "auto" replaced.
+        """
+        if self.candidate_depth != AUTO:
+            return int(self.candidate_depth)
+        return None if self.list_size is None else max(LEAST_DEPTH, 2 * self.list_size)
+
+    def _check_sizes(self) -> None:
+        """Check the numbers of candidates and of entries of a list, which depend on each other."""
+        size, depth = self.list_size, self.candidate_depth
+        if size is not None and size < 2:
+            raise UserError(f"config.prep.list_size={size}: wanted at least 2, or None")
+        if depth != AUTO and (not isinstance(depth, int) or depth < 2):
+            raise UserError(f"config.prep.candidate_depth={depth!r}: wanted at least 2, or {AUTO}")
+        num_candidates = [n for n in (self.depth, self.num_candidates) if n is not None]
+        least = 2 if size is None else size
+        if num_candidates and min(num_candidates) < least:
+            raise UserError(
+                f"config.prep.list_size={size}: with candidate_depth and num_candidates, "
+                f"a query has only {min(num_candidates)} candidates"
+            )
+        if self.range_max is not None and self.range_max < self.range_min + least:
+            raise UserError(
+                f"config.prep.range_max={self.range_max}: between it and range_min="
+                f"{self.range_min} there is no room for list_size={size}"
+            )
 
     def _choose(self, key: str, choices: type[StrEnum]) -> None:
         """Turn the value of a key, which is a word in a config, into one of its choices."""

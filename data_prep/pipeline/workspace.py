@@ -92,6 +92,8 @@ def open_workspace(config: ConfigDict, workdir: Path, engine: Engine | None = No
 def config_fingerprint(workspace: Workspace, keys: tuple[str, ...]) -> str:
     """A hash of the values of config keys, and of the version of the stages."""
     values = {key: _config_value(workspace.config, key) for key in keys}
+    if "prep.candidate_depth" in values:  # what "auto" stands for
+        values["prep.candidate_depth"] = workspace.settings.depth
     return fingerprint(json.dumps([values, STAGES_VERSION], sort_keys=True, default=str))
 
 

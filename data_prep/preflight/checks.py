@@ -21,6 +21,7 @@ from data_prep.pipeline.settings import (
     types_of,
 )
 from data_prep.pipeline.workspace import Workspace
+from data_prep.queries.log import check_log, log_path, split_of_log
 from data_prep.queries.prompt import load_prompts
 from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from data_prep.teachers import TEACHER_CLASSES
@@ -51,6 +52,8 @@ def check_config(workspace: Workspace) -> None:
         _check_teacher(prep, name, section)
     if QueryOrigin.LLM in query_origins(prep.queries):
         load_prompts(types_of(prep))
+    if QueryOrigin.LOG in query_origins(prep.queries):
+        log_path(prep.log)
     rules = entry_rules(prep.graded)
     if has_documents(prep):
         _check_levels(prep.document_prompt, rules)
@@ -100,6 +103,11 @@ def check_collection(workspace: Workspace) -> None:
             find_qrels(root, prep.human_split)
         except UserError as error:
             raise UserError(f"config.prep.queries={prep.queries!r}: {error}") from None
+    if QueryOrigin.LOG in query_origins(prep.queries):
+        check_log(workspace)
+        if split := split_of_log(prep.log):
+            splits = {"prep.log": split} | splits
+            advice = "; add it"
     judged = {key: split for key, split in splits.items() if split in qrels_files(root)}
     if judged and find_json_lines(root, "queries") is None:
         keys = ", ".join(f"config.{key}={split!r}" for key, split in judged.items())

@@ -25,6 +25,7 @@ from data_prep.pipeline.settings import HYBRID, QueryOrigin, query_origins, type
 from data_prep.pipeline.workspace import Workspace
 from data_prep.preflight.costs import Cost
 from data_prep.preflight.survey import Survey, survey_corpus
+from data_prep.queries.log import clean_log
 from data_prep.queries.prompt import load_prompts, request_seed
 from data_prep.queries.query import Query
 from data_prep.retrieval.retrievers import (
@@ -63,6 +64,10 @@ def estimate(workspace: Workspace) -> list[Cost]:
         qrels = beir.read_qrels(beir.find_qrels(workspace.dataset, prep.human_split))
         num_queries += len(qrels)
         costs.append(Cost("generate_queries", "human queries", len(qrels), 0, 0.0))
+    if QueryOrigin.LOG in origins:
+        number = len(clean_log(workspace).entries)
+        num_queries += number
+        costs.append(Cost("generate_queries", "queries of the log", number, 0, 0.0))
     if QueryOrigin.EXTRACTIVE in origins:
         number = num_with_queries * len(types_of(prep))
         num_queries += number
@@ -78,12 +83,12 @@ def estimate(workspace: Workspace) -> list[Cost]:
         costs.append(_document_cost(workspace, survey, num_queries))
     if "mine" in stages:
         costs += _mining_costs(workspace, survey, num_queries)
-    num_candidates = min(prep.candidate_depth, survey.num_passages)
-    if prep.num_candidates is not None:
-        num_candidates = min(num_candidates, prep.num_candidates)
+    limits = [limit for limit in (prep.depth, prep.num_candidates) if limit is not None]
+    num_candidates = min([*limits, survey.num_passages])
     if "score" in stages:
         costs += _teacher_costs(workspace, survey, num_queries * num_candidates)
-    lists = "lists of graded labels" if "grade" in stages else f"lists of {prep.list_size}"
+    size = prep.list_size or "all that is scored"
+    lists = "lists of graded labels" if "grade" in stages else f"lists of {size}"
     costs.append(Cost("write_tfrecords", f"{lists}, at most", num_queries, 0, 0))
     costs.append(Cost("all", "starts of a process", len(stages), 0, len(stages) * _start()))
     return costs

@@ -192,8 +192,9 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
         problems += wrong_placeholders(right, "template", placeholders)
     if few_shot:
         problems += wrong_placeholders(right, "example_template", {"passage", "query"})
-    if right.get("query_type") == QueryOrigin.HUMAN:
-        problems.append('query_type = "human": that is the type of queries written by people')
+    if right.get("query_type") in (QueryOrigin.HUMAN, QueryOrigin.LOG):
+        query_type = right["query_type"]
+        problems.append(f'query_type = "{query_type}": that is a type of queries written by people')
     rules = right.get("answer", {})
     low, high = (rules.get(k, getattr(AnswerRules, k)) for k in ("min_words", "max_words"))
     if type(low) is int and type(high) is int and low > high:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from data_prep.engines.shards import read_json_lines
 from data_prep.pipeline.draws import split_of
-from data_prep.pipeline.settings import QueryOrigin
 from data_prep.pipeline.workspace import Workspace, needed
 from ldx.common.files import atomic_write
-from ldx.records.schema import HUMAN_DEV
+from ldx.records.schema import HUMAN_DEV, JUDGED_TYPES
 
 QUERIES_NAME = "queries.jsonl"
 
@@ -24,12 +23,12 @@ class Query:
       query_id: the id of the query.
       query_type: the type of the query, such as `question`.
       text: the query itself.
-      row: the row of the passage that the query was made from; -1 for a human query.
+      row: the row of the passage that the query was made from; -1 where people wrote the query.
       excerpt: the sentence that the query was cut from; "" where there is no single one.
       relevant: the grades of the rows that people judged relevant; empty for a query made from a
-        passage.
-      group: the doc_id that decides the split of the query: that of its passage, or for a human
-        query that of its best passage.
+        passage, and for a query of a log.
+      group: what decides the split of the query: the doc_id of its passage, for a judged query
+        that of its best passage, and for a query of a log its words.
       never_negative: rows of other passages that a query of the same words was made from.
       irrelevant: rows that people judged not relevant.
     """
@@ -45,21 +44,26 @@ class Query:
     irrelevant: list[int] = field(default_factory=list)
 
     @property
-    def is_human(self) -> bool:
-        """Whether people wrote and judged the query."""
-        return self.query_type in (QueryOrigin.HUMAN, HUMAN_DEV)
+    def is_judged(self) -> bool:
+        """Whether people judged passages for the query; they wrote it too."""
+        return self.query_type in JUDGED_TYPES
+
+    @property
+    def has_own_passage(self) -> bool:
+        """Whether the query was made from a passage."""
+        return self.row >= 0
 
     @property
     def judged(self) -> dict[int, int]:
         """Grades by row; for a query made from a passage, grade 1 for that passage."""
-        if self.row >= 0:
+        if self.has_own_passage:
             return {self.row: 1}
         return self.relevant | dict.fromkeys(self.irrelevant, 0)
 
     @property
     def needed_rows(self) -> list[int]:
         """The rows that the query's list holds whether a retriever finds them or not."""
-        return list(self.relevant) or [self.row]
+        return [self.row] if self.has_own_passage else list(self.relevant)
 
     def split(self, dev_fraction: float, seed: int) -> str:
         """The split of the query, `train` or `dev`, which its group decides.

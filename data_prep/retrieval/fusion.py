@@ -26,10 +26,11 @@ def top_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     return rows[np.lexsort((rows, -scores))]
 
 
-def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
+def fuse(rankings: Sequence[np.ndarray], depth: int | None) -> np.ndarray:
     """The first `depth` rows of several rankings, fused by Σ 1 / (60 + rank), ties by row.
 
-    This is reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009).
+    With `depth` None all rows stay. This is reciprocal rank fusion (Cormack, Clarke, Büttcher,
+    SIGIR 2009).
     """
     rows = np.unique(np.concatenate(rankings))
     score = np.zeros(len(rows))
@@ -43,7 +44,7 @@ def fuse(rankings: Sequence[np.ndarray], depth: int) -> np.ndarray:
 class Selection:
     """Which of the fused candidates a teacher scores; configs/base.py explains its settings."""
 
-    depth: int
+    depth: int | None
     range_min: int = 0
     range_max: int | None = None
     strategy: str = "top"

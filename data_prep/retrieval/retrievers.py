@@ -234,7 +234,7 @@ def open_retrievers(
 ) -> dict[str, Retriever]:
     """The retrievers of `config.prep.retrievers` by name; their indexes are made if missing."""
     settings, folder = workspace.settings, workspace.prep
-    depth = settings.candidate_depth
+    depth = len(passages.texts) if settings.depth is None else settings.depth
     retrievers: dict[str, Retriever] = {}
     for name, section in workspace_retrievers(workspace).items():
         if section.kind is RetrieverKind.BM25:

@@ -2,9 +2,10 @@
 
 z-scores are taken for each query over the whole corpus. Q queries, C candidates.
 
-Where there are no judgments, dev queries must find their own passage WITHOUT the sentence they were
-cut from. With the sentence in place a query finds its passage by its very words, and BM25 looks
-perfect; but people's queries are not verbatim. (The inverse cloze task of Lee et al., ACL 2019.)
+Where there are no judgments, dev queries that were made from passages must find their own passage
+WITHOUT the sentence they were cut from. With the sentence in place a query finds its passage by its
+very words, and BM25 looks perfect; but people's queries are not verbatim. (The inverse cloze task
+of Lee et al., ACL 2019.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,10 @@ from ldx.data.tokens import Texts
 
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 DEFAULT_WEIGHT = 0.5
+LOG_WEIGHT = 0.6
+"""The weight where neither judgments nor passages of their own tell what queries of a log want.
+
+It is the one with which the recipe for a log was tried."""
 MAX_CLOZE_QUERIES = 512
 MIN_QUERIES = 30  # with fewer, the weight stays the default
 
@@ -104,8 +109,9 @@ def choose_weight(
 ) -> ChosenWeight:
     """The dense retriever's weight in the hybrid, as the section sets it or dev queries choose it.
 
-    No test judgment is used: human dev queries are measured by their training judgments, and
-    queries made from passages by the cloze task.
+    No test judgment is used: judged dev queries are measured by their training judgments, and
+    queries made from passages by the cloze task. Queries of a log alone choose nothing, since they
+    have neither: they get LOG_WEIGHT.
     """
     weight = section.get("dense_weight")
     if weight is not None:
@@ -128,6 +134,7 @@ def choose_weight(
         queries = [query for query, _ in judged]
         candidates = Candidates.concatenate([each for _, each in judged])
         ndcg = judged_ndcg(queries, candidates, columns)
+        choice = "judgments of dev queries"
     elif len(shortened) >= MIN_QUERIES:
         name = list(workspace.settings.retrievers)[columns.dense]
         ndcg = cloze_ndcg(
@@ -138,11 +145,16 @@ def choose_weight(
             dense_model(workspace, name),
             columns,
         )
+        choice = "the cloze task"
+    elif not any(query.has_own_passage for part in parts for query in part.queries):
+        facts = {"dev queries for the weight": 0, "choice": "the default for a log"}
+        return ChosenWeight(LOG_WEIGHT, facts)
     else:
-        return ChosenWeight(DEFAULT_WEIGHT, {"dev queries for the weight": 0})
+        return ChosenWeight(DEFAULT_WEIGHT, {"dev queries for the weight": 0, "choice": "default"})
     curve = zip(WEIGHTS, ndcg.mean(axis=1).tolist(), strict=True)
     facts = {
         "dev queries for the weight": ndcg.shape[1],
+        "choice": choice,
         "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
     }
     return ChosenWeight(best_weight(ndcg), facts)

@@ -14,7 +14,7 @@ from ldx.records import tfds_layout
 from ldx.records.schema import (
     FORMAT_VERSION,
     HUMAN_DEV,
-    HUMAN_TYPES,
+    JUDGED_TYPES,
     PASSAGE_SPLIT,
     PREPARE_COMMAND,
     UNKNOWN_JUDGE,
@@ -87,7 +87,7 @@ class Manifest:
             return [Judge.PEOPLE]
         if self.judges is not None:
             return self.judges.get(query_type, [])
-        if query_type not in HUMAN_TYPES:
+        if query_type not in JUDGED_TYPES:
             return []
         return [UNKNOWN_JUDGE if "grade" in self.yields else Judge.PEOPLE]
 

@@ -24,7 +24,14 @@ HUMAN_DEV = "human_dev"
 """The type of queries that people wrote and judged for dev. Their lists may have hundreds of
 passages, so no loss is computed on them; dev nDCG is."""
 
-HUMAN_TYPES = ("human", HUMAN_DEV)
+LOG = "log"
+"""The type of queries that people typed and nobody judged: a query log's. Their positive is the
+passage that the teacher scores highest."""
+
+JUDGED_TYPES = ("human", HUMAN_DEV)
+"""The types of queries that people wrote and judged."""
+
+HUMAN_TYPES = (*JUDGED_TYPES, LOG)
 """The types of queries that people wrote."""
 
 
@@ -34,6 +41,7 @@ class Judge(enum.StrEnum):
     PEOPLE = "people"
     LANGUAGE_MODEL = "a language model"
     RETRIEVERS = "retrievers"
+    TEACHER = "the teacher"
 
 
 UNKNOWN_JUDGE = "a source that the records do not name"

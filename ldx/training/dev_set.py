@@ -19,6 +19,7 @@ from ldx.common.types import Params
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
 from ldx.eval.metrics import METRIC
+from ldx.records.schema import Judge
 from ldx.retrieval.encoder import Encoder
 from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
 from ldx.step.objective import Objective
@@ -178,7 +179,8 @@ def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:
 
     if len(judges) == 1:
         return kind(next(iter(judges)), " queries")
-    counts = sorted(judges.items(), key=lambda item: not item[0])  # people's first
+    # People's queries first, and of these the ones that people judged.
+    counts = sorted(judges.items(), key=lambda item: (not item[0], Judge.PEOPLE not in item[0]))
     return "queries: " + ", ".join(f"{number} {kind(names)}" for names, number in counts)
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ldx.eval.metrics import METRIC, Comparison, compare
+from ldx.records.schema import Judge
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
 from ldx.training.settings import Criterion
@@ -73,7 +74,7 @@ def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
     if _mean(base) < CEILING:
         return ""
     remedies = []
-    if not judged_by.startswith("human"):
+    if not judged_by.startswith(f"human queries judged by {Judge.PEOPLE}"):
         remedies.append("dev queries that people judge (config.prep.human_dev_split)")
     if select_by == Criterion.NDCG:
         remedies.append("choosing the step by the dev loss (config.train.select_by=loss)")

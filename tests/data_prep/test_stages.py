@@ -372,3 +372,77 @@ def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, 
     queries = load_queries(run_stages(config, tmp_path, ["corpus", "generate_queries"]))
     assert kept - 100 < len(queries) <= kept + 90
     assert all(query.relevant for query in queries)
+
+
+def log_config(collection, tiny_bert, tmp_path, lines=()):
+    config = make_config(collection, tiny_bert)
+    config.prep.queries = "log"
+    config.prep.log = str(tmp_path / "log.txt")
+    nouns = ("matrix", "protein", "wing", "drug")
+    queries = [f"{noun} of system{i}" for i in range(0, 60, 4) for noun in nouns]
+    (tmp_path / "log.txt").write_text("\n".join([*queries, *lines]))
+    return config
+
+
+def test_lists_of_a_log_are_the_teachers_best_of_the_whole_corpus(collection, tiny_bert, tmp_path):
+    # The test judges the first, and the second is nearly that.
+    config = log_config(
+        collection, tiny_bert, tmp_path, ["which matrix sorts system0", "which matrix sort system0"]
+    )
+    config.prep.list_size = None
+    config.prep.candidate_depth = "auto"
+    config.prep.min_top_score_percentile = None
+    workspace = run_stages(config, tmp_path / "work")
+    manifest = Manifest.read(workspace.records)
+    assert manifest.judges == {"log": ["the teacher"]}
+    (teacher,) = manifest.teachers
+    assert teacher["dense_weight"] == 0.6
+    assert manifest.yields["score"]["hybrid"]["choice"] == "the default for a log"
+    dropped = manifest.yields["generate_queries"]["dropped"]
+    assert dropped == {"log: holds a test query": 1, "log: nearly a test query": 1}
+    lists = read_lists(workspace)
+    assert sum(map(len, lists.values())) == 60
+    assert len(lists["dev"])
+    for record in lists["train"] + lists["dev"]:
+        assert (
+            sorted(record.rows) == np.flatnonzero(~load_passages(workspace).roles.excluded).tolist()
+        )
+        assert (np.diff(record.raw_scores) <= 1e-6).all()  # also where calibration clips
+        assert (record.labels == -1).all()
+        assert (record.source_row, record.query_type) == (-1, "log")
+
+
+def test_long_lists_of_a_log_beside_other_queries(collection, tiny_bert, tmp_path):
+    config = log_config(collection, tiny_bert, tmp_path, ["random index7 in the passage"])
+    config.prep.queries = "log+extractive"
+    config.prep.query_types = ("title",)
+    config.prep.list_size = 200  # more than the corpus has
+    config.prep.candidate_depth = "auto"
+    config.prep.max_queries = 70
+    config.prep.rank_limit = None
+    config.prep.require_own_first = False
+    workspace = run_stages(config, tmp_path / "work")
+    queries = load_queries(workspace)
+    assert len(queries) == 70
+    assert {query.query_type for query in queries} == {"log", "title"}
+    for records in read_lists(workspace).values():
+        for record in records:
+            assert len(record.rows) == len(set(record.rows.tolist())) == 57
+            assert (record.rows[0] == record.source_row) == (record.query_type == "title")
+
+
+def test_the_depth_that_auto_stands_for_is_the_same_work(collection, tiny_bert, tmp_path, capsys):
+    config = make_config(collection, tiny_bert)
+    config.prep.candidate_depth = 100
+    run_stages(config, tmp_path)
+    capsys.readouterr()
+    config.prep.candidate_depth = "auto"
+    run_stages(config, tmp_path)
+    assert capsys.readouterr().out.count("up to date") == len(STAGES)
+
+
+def test_a_log_with_test_queries_alone_is_told(collection, tiny_bert, tmp_path):
+    config = log_config(collection, tiny_bert, tmp_path)
+    (tmp_path / "log.txt").write_text("which matrix sorts system0\n")
+    with pytest.raises(UserError, match=r"no training queries: .*holds a test query"):
+        run_stages(config, tmp_path / "work")

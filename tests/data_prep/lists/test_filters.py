@@ -9,7 +9,7 @@ ALL_ON = Filters(3, 20, True, 25.0)
 NAN = np.nan
 
 
-def filtered(filters, human=False):
+def filtered(filters, own_passage=True):
     """Five queries: good, own not found, own second, too few candidates, low top score."""
     scores = np.array(
         [[9, 5, 4, 3], [9, 5, 4, 3], [5, 9, 4, 3], [9, 5, NAN, NAN], [1, 0, -1, -2]], np.float32
@@ -17,7 +17,7 @@ def filtered(filters, human=False):
     fused_rank = np.array([[1, 2, 3, 4], [0, 1, 2, 3], *[[1, 2, 3, 4]] * 3])
     is_own = np.zeros((5, 4), bool)
     is_own[:, 0] = True
-    return apply_filters(scores, fused_rank, is_own, filters, human=human)
+    return apply_filters(scores, fused_rank, is_own, filters, own_passage=own_passage)
 
 
 def test_filters_and_their_yields():
@@ -39,8 +39,8 @@ def test_every_filter_can_be_off():
     assert filtered(Filters(1, None, True, None)).keep.tolist() == [True, True, False, True, True]
 
 
-def test_human_queries_have_no_own_passage():
-    assert filtered(Filters(3, 20, True, None), human=True).keep.tolist() == [
+def test_queries_that_people_wrote_have_no_own_passage():
+    assert filtered(Filters(3, 20, True, None), own_passage=False).keep.tolist() == [
         True,
         True,
         True,
@@ -52,7 +52,7 @@ def test_human_queries_have_no_own_passage():
 def test_an_own_passage_without_a_score_is_not_first():
     scores, own = np.array([[NAN, 1.0, 2.0], [NAN, NAN, NAN]]), np.array([[True, False, False]] * 2)
     filters = Filters(0, None, True, None)
-    result = apply_filters(scores, np.ones((2, 3)), own, filters, human=False)
+    result = apply_filters(scores, np.ones((2, 3)), own, filters, own_passage=True)
     assert result.keep.tolist() == [False, False]
 
 

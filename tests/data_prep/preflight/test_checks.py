@@ -21,6 +21,8 @@ MISTAKES = {
     "llm.engine_args": ({"trust_remote_code": True}, "no code of a model is ever run"),
     "query_types": (("question", "poem"), "no prompt is called 'poem'"),
     "candidate_depth": (10, "a query has only 10 candidates"),
+    "list_size": (1, "list_size=1: wanted at least 2, or None"),
+    "queries": ("log", "config.prep.log is empty; set it to the file"),
     "num_candidates": (5, "a query has only 5 candidates"),
     "min_top_score_percentile": (150.0, "from 0 to under 100"),
     "max_queries": (-1, "max_queries=-1"),
