@@ -290,7 +290,8 @@ def _prep() -> ConfigDict:
     # How scores are brought to [0, 1]: percentile, z_score or rank. The temperature of the loss
     # depends on it, so set both by `use_calibration`.
     prep.calibration = "percentile"
-    # A query stays if its own passage is among this many first candidates; None: off.
+    # A query stays if its own passage is among this many first candidates; the others are not sent
+    # to teachers that are models. None: off.
     prep.rank_limit = nullable(20)
     prep.require_own_first = True  # a query stays if the teacher ranks its own passage first
     # A query stays if its top score is not under this percentile of all scores; None: off.
@@ -298,6 +299,10 @@ def _prep() -> ConfigDict:
     # How many of the teacher's best stay in a list; None: all that are scored. A list that was to
     # be longer than 20, or longer than the corpus, may be shorter. data.list_size cuts in training.
     prep.list_size = nullable(20)
+    # Which scored candidates these are. top: the teacher's best; stratified: the positive, and
+    # those nearest to equal steps of score from the teacher's best to its worst (arXiv 2604.04734),
+    # for which more must be scored than a list holds (candidate_depth).
+    prep.list_sampling = "top"
     # Candidates that are too good to be negatives leave a list. Their calibrated scores are over
     # the positive's less absolute_margin, over the positive's less relative_margin times it, or
     # over max_score; None: off. Where such a candidate stands in another list of the batch,

@@ -56,6 +56,7 @@ STAGE = Stage(
         "prep.require_own_first",
         "prep.min_top_score_percentile",
         "prep.list_size",
+        "prep.list_sampling",
         "prep.absolute_margin",
         "prep.relative_margin",
         "prep.max_score",

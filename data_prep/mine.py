@@ -134,11 +134,9 @@ def _report(
         candidates = Candidates.load(path)
         is_candidate = candidates.rows >= 0
         own = np.array([query.row for query in part.queries])
-        is_own = (candidates.rows == own[:, None]) & is_candidate
-        rank = np.where(is_own, candidates.fused_rank, 0).max(axis=1, initial=0)
         counts["queries"] += len(candidates)
         counts["candidates"] += int(is_candidate.sum())
-        counts["own passage not found"] += int(((own >= 0) & (rank == 0)).sum())
+        counts["own passage not found"] += int(((own >= 0) & (candidates.rank_of(own) == 0)).sum())
         for number, values in enumerate(scores.values()):
             values.append(candidates.scores[:, number][is_candidate])
     quantiles = {

@@ -48,7 +48,10 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
         for name, section in workspace.settings.teachers.items()
         if section["kind"] != HYBRID
     }
-    return passages_inputs(workspace) | file_fingerprints(paths) | teachers
+    inputs = passages_inputs(workspace) | file_fingerprints(paths) | teachers
+    if teachers:  # a hybrid scores all queries, whatever the limit
+        inputs["rank_limit"] = str(workspace.settings.rank_limit)
+    return inputs
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

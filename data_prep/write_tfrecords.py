@@ -4,14 +4,16 @@ The stage leaves RECORDS/lists and RECORDS/manifest.json, and where a language m
 also RECORDS/passages, in which the passages of the corpus come first.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from data_prep.corpora.passages import PASSAGES_PER_FILE, passages_inputs
+from data_prep.corpora.passages import PASSAGES_PER_FILE, Roles, passages_inputs, roles_path
 from data_prep.documents.document import DOCUMENTS_NAME, join_passages, load_documents
 from data_prep.lists.prepared import PreparedLists, load_lists
 from data_prep.lists.results import TAUGHT_FILES, judges_of, list_files
@@ -24,6 +26,7 @@ from data_prep.retrieval.candidates import ORDER_NAME, load_order
 from ldx.common.errors import UserError
 from ldx.common.progress import progress_bar
 from ldx.common.versions import installed_versions
+from ldx.records.coverage import Coverage
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV, HUMAN_TYPES, LOG, Judge, ListRecord
 from ldx.records.sets import (
@@ -99,8 +102,23 @@ def _work(workspace: Workspace) -> dict[str, Any]:
     splits = {split: of_split(split) for split in ("train", "dev")}
     num_lists = write_lists(workspace.records, splits, shard_size=LISTS_PER_FILE)
     _verify(workspace.records, num_lists)
-    _manifest(workspace, num_lists).write(workspace.records)
-    return {split: sum(num_lists[split].values()) for split in splits} | {"by type": num_lists}
+    coverage = _coverage(workspace)
+    _manifest(workspace, num_lists, coverage).write(workspace.records)
+    return {split: sum(num_lists[split].values()) for split in splits} | {
+        "by type": num_lists,
+        "coverage": dataclasses.asdict(coverage),
+    }
+
+
+def _coverage(workspace: Workspace) -> Coverage:
+    """How much of the corpus the training lists touch; a warning is logged where it is little."""
+    lists = ListSet(workspace.records, "train")
+    may_hold = ~Roles.load(roles_path(workspace)).excluded
+    coverage = Coverage.of_lists((lists[n].rows for n in range(len(lists))), may_hold)
+    logging.info("coverage: %s", coverage.sentence())
+    if advice := coverage.advice():
+        logging.warning("coverage: %s", advice)
+    return coverage
 
 
 def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
@@ -115,10 +133,13 @@ def _verify(records: Path, num_lists: dict[str, dict[str, int]]) -> None:
             )
 
 
-def _manifest(workspace: Workspace, num_lists: dict[str, dict[str, int]]) -> Manifest:
+def _manifest(
+    workspace: Workspace, num_lists: dict[str, dict[str, int]], coverage: Coverage
+) -> Manifest:
     config, stages = workspace.config, _stages_before(workspace)
     names = ("passages", "lists")
     yields = stage_counts(workspace, stages)
+    yields["write_tfrecords"] = {"coverage": dataclasses.asdict(coverage)}
     prompts = yields["generate_queries"].get("prompts", {})
     if "generate_documents" in stages:
         prompts = {**prompts, "documents": yields["generate_documents"]["prompt"]}

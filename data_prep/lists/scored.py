@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.pipeline.settings import ListSampling
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query, shards_of_type
 from data_prep.retrieval.candidates import Candidates, candidate_paths, pad_last
@@ -143,6 +144,7 @@ def choose_entries(
     size: int | None,
     *,
     judged: bool,
+    sampling: ListSampling = ListSampling.TOP,
     least_entries: int | None = None,
 ) -> ChosenEntries:
     """Choose the entries of lists of `size`, the positive first, the others in the scores' order.
@@ -150,13 +152,16 @@ def choose_entries(
     The positive is the best-scored of those with the highest grade; a query of which no relevant
     passage has a score has no list. The list of a judged query also holds all its other relevant
     passages, which would count as negatives outside of it, and as many unjudged ones as fill it up,
-    half of `size` at least.
+    half of `size` at least. `sampling` says which of the candidates that are no positive and, where
+    people judged, not relevant these are.
 
     Args:
       scores: float32 [Q, C], calibrated and fused.
       grades: int [Q, C], as of `ScoredQueries.grades`.
       size: how many entries a list should have; judged queries may have more. None: all scored.
       judged: whether the grades are those of people.
+      sampling: TOP: the best-scored; STRATIFIED: those nearest to equal steps of score from the
+        best to the worst (arXiv 2604.04734: the whole range of the teacher's scores is covered).
       least_entries: how many entries a list must have to stay; None: `size`.
     """
     num_queries, num_candidates = scores.shape
@@ -164,7 +169,7 @@ def choose_entries(
     least = size if least_entries is None else least_entries
     step = max(1, SCORES_AT_ONCE // max(1, num_candidates))
     blocks = [
-        _columns(scores[i : i + step], grades[i : i + step], size, judged=judged)
+        _columns(scores[i : i + step], grades[i : i + step], size, judged, sampling)
         for i in range(0, num_queries, step)
     ]
     lengths = np.concatenate([(block >= 0).sum(axis=1) for block in blocks] or [np.zeros(0, int)])
@@ -179,7 +184,9 @@ def choose_entries(
     return ChosenEntries(places, columns[places], yields)
 
 
-def _columns(scores: np.ndarray, grades: np.ndarray, size: int, *, judged: bool) -> np.ndarray:
+def _columns(
+    scores: np.ndarray, grades: np.ndarray, size: int, judged: bool, sampling: ListSampling
+) -> np.ndarray:
     """The columns [Q, L] of candidates that become lists, -1 where there is none, at the end."""
     num_queries, num_candidates = scores.shape
     queries = np.arange(num_queries)
@@ -191,13 +198,19 @@ def _columns(scores: np.ndarray, grades: np.ndarray, size: int, *, judged: bool)
     positive = grades.argmax(axis=1)  # the first of the highest grade, so its best-scored
     has_positive = grades[queries, positive] > 0
     others = is_there & (ranks != positive[:, None]) & has_positive[:, None]
-    if judged:
-        is_relevant = others & (grades > 0)
-        is_unjudged = others & ~is_relevant
-        num_unjudged = np.maximum(size - 1 - is_relevant.sum(axis=1), size // 2)
-        others = is_relevant | (is_unjudged & _among_first(is_unjudged, num_unjudged[:, None]))
+    is_kept = others & (grades > 0) if judged else np.zeros_like(others)
+    room = size - 1 - is_kept.sum(axis=1)
+    others &= ~is_kept
+    room = np.maximum(room, size // 2) if judged else room
+    if sampling == ListSampling.TOP:
+        others &= np.cumsum(others, axis=1) <= room[:, None]
     else:
-        others &= _among_first(others, size - 1)
+        for row in np.flatnonzero(others.sum(axis=1) > room):
+            of_row = np.flatnonzero(others[row])
+            others[row] = False
+            steps = _at_equal_steps(scores[row, order[row, of_row]], int(room[row]))
+            others[row, of_row[steps]] = True
+    others |= is_kept
     places = np.cumsum(others, axis=1)
     columns = np.full((num_queries, 1 + int(places.max(initial=0))), -1, np.int64)
     columns[has_positive, 0] = order[queries, positive][has_positive]
@@ -206,9 +219,18 @@ def _columns(scores: np.ndarray, grades: np.ndarray, size: int, *, judged: bool)
     return columns
 
 
-def _among_first(mask: np.ndarray, number: np.ndarray | int) -> np.ndarray:
-    """Whether a place is among the first `number` true places of its row, or before them."""
-    return np.cumsum(mask, axis=1) <= number
+def _at_equal_steps(scores: np.ndarray, number: int) -> np.ndarray:
+    """Places of `number` of the scores [n], the highest first, nearest to equal steps between.
+
+    The first and the last are among them. Where several steps are nearest to the same score, its
+    neighbours take the others, so that no place stands twice.
+    """
+    steps = np.linspace(scores[0], scores[-1], number)
+    after = np.clip(np.searchsorted(-scores, -steps), 1, len(scores) - 1)
+    is_before = scores[after - 1] - steps <= steps - scores[after]
+    turn = np.arange(number)
+    places = np.maximum.accumulate(after - is_before - turn) + turn
+    return np.minimum(places, len(scores) - number + turn)
 
 
 def own_columns(rows: np.ndarray, own_rows: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from data_prep.lists.results import TAUGHT_FILES
 from data_prep.lists.scored import ChosenEntries, ScoredQueries, choose_entries, read_scored
 from data_prep.lists.targets import agreements, target_entropy
 from data_prep.pipeline.workspace import Workspace
+from data_prep.teachers.scoring import may_have_lists
 from ldx.records.schema import HUMAN_DEV
 
 SHORT_LIST = 20  # a list of so many entries stays, however long lists should be
@@ -45,6 +46,9 @@ class TaughtLists:
             return human_dev_lists(self._workspace)
         scored = read_scored(self._workspace, query_type)
         num_queries = len(scored)
+        is_scored = may_have_lists(self._prep.rank_limit, scored.queries, scored.candidates)
+        for scores in scored.raw:  # a hybrid has scored the others too
+            scores[~is_scored] = np.nan
         if not (scored.own_passage or scored.judged):
             # Calibration clips the best scores to 1; among these the first in order is the best.
             scored = scored.best_first(order_scores(scored.raw, self._weights))
@@ -69,6 +73,7 @@ class TaughtLists:
             grades,
             self._prep.list_size,
             judged=scored.judged,
+            sampling=self._prep.list_sampling,
             least_entries=self._least_entries,
         )
         facts: dict[str, Any] = {

@@ -60,6 +60,13 @@ class CandidateChoice(StrEnum):
     SPREAD = "spread"
 
 
+class ListSampling(StrEnum):
+    """The scored candidates that become a list: the teacher's best, or ones over all its scores."""
+
+    TOP = "top"
+    STRATIFIED = "stratified"
+
+
 @dataclass(frozen=True)
 class PrepConfig:
     """The section `config.prep`; configs/base.py explains its keys.
@@ -98,6 +105,7 @@ class PrepConfig:
     require_own_first: bool
     min_top_score_percentile: float | None
     list_size: int | None
+    list_sampling: ListSampling
     absolute_margin: float | None
     relative_margin: float | None
     max_score: float | None
@@ -131,6 +139,7 @@ class PrepConfig:
         self._check_sizes()
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
+        self._choose("list_sampling", ListSampling)
         self._choose("list_source", LabelOrigin)
         self._choose("index", IndexKind)
         for key in ("num_candidates", "max_source_passages", "max_queries"):

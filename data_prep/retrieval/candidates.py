@@ -41,6 +41,14 @@ class Candidates:
         """The candidates of some queries, by their places or by a mask."""
         return Candidates(*(values[numbers] for values in vars(self).values()))
 
+    def rank_of(self, rows: np.ndarray) -> np.ndarray:
+        """The fused rank of one passage for each query, `rows` int [Q]; 0 where it was not found.
+
+        A row of -1 is no passage, and has 0.
+        """
+        is_passage = (self.rows == rows[:, None]) & (self.rows >= 0)
+        return np.where(is_passage, self.fused_rank, 0).max(axis=1, initial=0)
+
     def of_query(self, query: int, never: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Rows and ranks [n] of a query's candidates, best first, without those in `never`."""
         rows, ranks = self.rows[query], self.fused_rank[query]

@@ -40,8 +40,10 @@ class Scorer:
         """Scores float32 [Q, C] of what `pairs_payload` made, NaN where there is none."""
         places = payload["places"]
         at = np.argwhere(places >= 0)
-        pairs = pairs_of(payload, at.tolist())
         scores = np.full(places.shape, np.nan, np.float32)
+        if not len(at):
+            return Made(arrays_file(scores=scores))
+        pairs = pairs_of(payload, at.tolist())
         scores[at[:, 0], at[:, 1]] = self._teacher.score(pairs)
         rejects = [
             {"id": f"{problem.query_id} {problem.doc_id}", "reason": problem.reason}
@@ -77,6 +79,20 @@ def pairs_payload(
     }
 
 
+def may_have_lists(
+    rank_limit: int | None, queries: Sequence[Query], candidates: Candidates
+) -> np.ndarray:
+    """Whether `config.prep.rank_limit` lets each query through, bool [Q]: the others need no score.
+
+    Queries that people wrote have no passage of their own, and pass.
+    """
+    own_rows = np.array([query.row for query in queries])
+    if not rank_limit:
+        return np.ones(len(queries), bool)
+    rank = candidates.rank_of(own_rows)
+    return (own_rows < 0) | ((rank > 0) & (rank <= rank_limit))
+
+
 def without_weight(section: Mapping[str, Any]) -> dict[str, Any]:
     """A teacher's section without its weight among others, which changes no score."""
     return {key: value for key, value in section.items() if key != "weight"}
@@ -90,6 +106,9 @@ def score_model(
     passages: Passages,
 ) -> ScoredShards:
     """Score the candidates of queries by a teacher that reads their texts or their ids.
+
+    Queries that `config.prep.rank_limit` drops are not scored, unless a shard with all queries is
+    there from before.
 
     Args:
       workspace: a workspace with candidates.
@@ -106,35 +125,47 @@ def score_model(
     passage_set = PassageSet(workspace.corpus_records)
     settings = without_weight(section)
     teacher_key = make_teacher(name, settings).fingerprint
+    folder = score_folder(workspace, name)
+
+    def rows_of(part: QueryShard) -> np.ndarray:
+        """The rows [Q, C] of the candidates to be scored; -1 where there is none."""
+        candidates = Candidates.load(paths[part.name])
+        is_scored = may_have_lists(workspace.settings.rank_limit, part.queries, candidates)
+        return np.where(is_scored[:, None], candidates.rows, -1)
 
     def payload(part: QueryShard) -> Payload:
-        rows = Candidates.load(paths[part.name]).rows
-        return pairs_payload(part.queries, rows, passages, passage_set)
+        return pairs_payload(part.queries, rows_of(part), passages, passage_set)
 
     def sample() -> Pairs:
         return _sample_pairs(workspace.config.seed, parts, payload)
 
-    shards = [
-        Shard(
-            part.name,
-            shard_key(teacher_key, passages.key, part.content(), content_digest(paths[part.name])),
-            len(part.queries),
-            functools.partial(payload, part),
+    def shard(part: QueryShard) -> Shard:
+        content = part.content(), content_digest(paths[part.name])
+        make = functools.partial(payload, part)
+        whole = Shard(
+            part.name, shard_key(teacher_key, passages.key, *content), len(part.queries), make
         )
-        for part in parts
-    ]
-    folder = score_folder(workspace, name)
+        is_scored = (rows_of(part) >= 0).any(axis=1)
+        if is_scored.all() or folder.find([whole]):
+            return whole
+        key = shard_key(teacher_key, passages.key, *content, is_scored.tobytes())
+        return Shard(part.name, key, int(is_scored.sum()), make)
+
+    shards = [shard(part) for part in parts]
     parity = kept_parity(folder.folder / f"parity-{teacher_key}.json", name, settings, sample)
     make = functools.partial(Scorer, name, settings)
     description = f"scores of {name}"
     made = folder.make(make, shards, workspace.engine, description=description, unit="queries")
-    rows = (Candidates.load(paths[part.name]).rows for part in parts)
-    num_pairs = sum(int((of_part >= 0).sum()) for of_part in rows)
-    num_scores = sum(int(np.isfinite(load_scores(path)).sum()) for path in made)
+    is_pair = [rows_of(part) >= 0 for part in parts]
+    num_pairs = sum(int(of_part.sum()) for of_part in is_pair)
+    num_scores = sum(
+        int(np.isfinite(load_scores(path)[of_part]).sum())
+        for path, of_part in zip(made, is_pair, strict=True)
+    )
     check_rejects(
         f"score ({name})", folder.rejects(shards), num_pairs, workspace.settings.max_rejects
     )
-    facts = {"not scored": num_pairs - num_scores}
+    facts = {"pairs": num_pairs, "not scored": num_pairs - num_scores}
     return ScoredShards(shards, facts if parity is None else facts | {"parity": parity})
 
 
@@ -142,8 +173,12 @@ def _sample_pairs(
     seed: int, parts: Sequence[QueryShard], payload: Callable[[QueryShard], Payload]
 ) -> Pairs:
     """Some pairs of one shard of queries, on which parity is measured."""
-    part = min(parts, key=lambda part: draw(seed, "parity", part.name))
-    pairs = payload(part)
-    at = np.argwhere(pairs["places"] >= 0).tolist()
+    pairs: Payload = {}
+    at: list[list[int]] = []
+    for part in sorted(parts, key=lambda part: draw(seed, "parity", part.name)):
+        pairs = payload(part)
+        at = np.argwhere(pairs["places"] >= 0).tolist()
+        if at:
+            break
     at.sort(key=lambda pair: draw(seed, "parity", str(pair)))
     return pairs_of(pairs, at[:NUM_PARITY_PAIRS])

@@ -5,9 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldx.common.versions import installed_versions
+from ldx.records.coverage import Coverage
 from ldx.records.manifest import Manifest
 from ldx.report.common import NoData
-from ldx.report.html import Html, details, facts, folded_json, join, note, subsection, table
+from ldx.report.html import (
+    Html,
+    details,
+    facts,
+    folded_json,
+    join,
+    note,
+    paragraph,
+    subsection,
+    table,
+)
 from ldx.training.leakage import Leakage
 
 PACKAGES = ("ldx", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
@@ -34,7 +45,7 @@ def data_section(manifests: Mapping[str, Manifest], leakage: Mapping[str, Leakag
 
 def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
     by_type, graded = (_facts(manifest, stage) for stage in ("calibrate", "grade"))
-    parts = [_lists_table(manifest), *_leakage_parts(leakage)]
+    parts = [_lists_table(manifest), *_coverage_parts(manifest), *_leakage_parts(leakage)]
     parts += _graded_tables(graded)
     parts += _filter_tables(by_type)
     parts += _agreement_table(by_type)
@@ -68,6 +79,15 @@ def _lists_table(manifest: Manifest) -> Html:
         rows.append(["all", *(sum(manifest.num_lists.get(s, {}).values()) for s in SPLITS)])
     caption = f"Lists; the passage set has {manifest.num_passages} passages"
     return table(["query type", *SPLITS], rows, caption=caption)
+
+
+def _coverage_parts(manifest: Manifest) -> list[Html]:
+    """How much of the corpus the training lists touch, and whether that is too little."""
+    coverage = Coverage.from_yields(manifest.yields)
+    if coverage is None:
+        return []
+    advice = coverage.advice()
+    return [paragraph(f"{coverage.sentence()}{f'; {advice}' if advice else ''}.")]
 
 
 def _filter_tables(by_type: Facts) -> list[Html]:

@@ -1,16 +1,19 @@
 """Tests of the stages, run one after another in this process, and of what each leaves."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep import calibrate, corpus, mine, score
+from data_prep import calibrate, corpus, mine, score, write_tfrecords
 from data_prep.corpora.passages import load_passages
+from data_prep.lists.prepared import load_lists
+from data_prep.lists.results import TAUGHT_FILES
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace, open_workspace
-from data_prep.queries.query import load_queries
+from data_prep.queries.query import load_queries, query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.retrieval.neighbours import neighbour_order
 from data_prep.run import STAGES
@@ -18,6 +21,7 @@ from data_prep.teachers.scores import score_paths
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.eval import beir, metrics
+from ldx.records.coverage import Coverage
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
 from tests.data_prep.toy import make_collection, make_config, run_stages
@@ -64,7 +68,7 @@ def test_the_manifest_tells_where_lists_come_from(prepared):
     (teacher,) = manifest.teachers
     assert (teacher["name"], teacher["kind"]) == ("hybrid", "hybrid")
     assert 0 <= teacher["dense_weight"] <= 1
-    assert set(manifest.yields) == set(STAGES[: STAGES.index("write_tfrecords")])
+    assert set(manifest.yields) == set(STAGES[: STAGES.index("write_tfrecords") + 1])
     assert manifest.calibration["teacher_temperature"] == 0.3
     assert set(manifest.calibration["scales"]) == {"sentence", "keywords", "title"}
     assert manifest.passage_template == "{title} {text}"
@@ -446,3 +450,79 @@ def test_a_log_with_test_queries_alone_is_told(collection, tiny_bert, tmp_path):
     (tmp_path / "log.txt").write_text("which matrix sorts system0\n")
     with pytest.raises(UserError, match=r"no training queries: .*holds a test query"):
         run_stages(config, tmp_path / "work")
+
+
+class CountingTeacher:
+    """A teacher that scores a pair by its texts, and remembers the queries it has seen."""
+
+    fingerprint = "counting"
+    seen: ClassVar[set[str]] = set()
+    num_pairs: ClassVar[int] = 0
+
+    def score(self, pairs):
+        CountingTeacher.seen |= set(pairs.query_ids)
+        CountingTeacher.num_pairs += len(pairs)
+        texts = (pairs.queries, pairs.passages)
+        return np.array([len(query) - 1 / len(text) for query, text in zip(*texts, strict=True)])
+
+
+def test_no_model_scores_a_query_whose_own_passage_is_not_found(
+    collection, tiny_bert, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("data_prep.teachers.scoring.make_teacher", lambda *_: CountingTeacher())
+    monkeypatch.setattr("data_prep.score.make_teacher", lambda *_: CountingTeacher())
+    config = make_config(collection, tiny_bert)
+    config.prep.teachers = ConfigDict({"model": {"kind": "cross_encoder", "model": "none"}})
+    config.prep.retrievers = ConfigDict({"student": {"kind": "dense"}})  # a random model
+    config.prep.query_types = ("sentence", "title")
+    config.prep.queries = "extractive+human"
+    config.prep.rank_limit = 2
+    config.prep.require_own_first = False
+    config.prep.shard_size = 25
+    workspace = run_stages(config, tmp_path, STAGES[:5])
+    passing = set()
+    for part in query_shards(workspace):
+        candidates = Candidates.load(candidate_paths(workspace)[part.name])
+        for query, rows, ranks in zip(
+            part.queries, candidates.rows, candidates.fused_rank, strict=True
+        ):
+            own = ranks[rows == query.row].tolist()
+            if query.row < 0 or (own and 0 < own[0] <= 2):
+                passing.add(query.query_id)
+    queries = load_queries(workspace)
+    assert passing < {query.query_id for query in queries}
+    assert CountingTeacher.seen == passing
+    limited = CountingTeacher.num_pairs
+    facts = read_json(workspace.prep / "score.json")["counts"]["model"]
+    assert facts == {"pairs": limited, "not scored": 0}
+    yields = TAUGHT_FILES.read_result(workspace)["facts"]["title"]["yields"]
+    titles = {query.query_id for query in queries if query.query_type == "title"}
+    assert yields["queries"] == len(titles) > yields["own passage found"] == len(titles & passing)
+    before = {path: load_lists(path).rows for path in TAUGHT_FILES.paths(workspace).values()}
+
+    config.prep.rank_limit = None  # all others are scored, in whole shards
+    run_stages(config, tmp_path, STAGES[:5])
+    everything = CountingTeacher.num_pairs
+    assert CountingTeacher.seen == {query.query_id for query in queries}
+    config.prep.rank_limit = 2  # what was scored serves again, and the lists are the same
+    run_stages(config, tmp_path, STAGES[:5])
+    config.prep.rank_limit = 5
+    run_stages(config, tmp_path, STAGES[:5])
+    assert CountingTeacher.num_pairs == everything
+    config.prep.rank_limit = 2
+    run_stages(config, tmp_path, STAGES[:5])
+    for path, rows in before.items():
+        np.testing.assert_array_equal(load_lists(path).rows, rows)
+
+
+def test_the_manifest_tells_how_much_of_the_corpus_the_lists_touch(prepared, caplog):
+    coverage = Coverage.from_yields(Manifest.read(prepared.records).yields)
+    rows = [record.rows for record in read_lists(prepared)["train"]]
+    assert coverage.lists == len(rows)
+    assert coverage.passages == 57
+    assert coverage.first == len({int(each[0]) for each in rows})
+    assert coverage.first_10 == coverage.anywhere == len(set(np.concatenate(rows).tolist()))
+    with caplog.at_level("INFO"):
+        write_tfrecords.STAGE.work(prepared)
+    assert coverage.sentence() in caplog.text
+    assert "there are few training queries (under 500)" in caplog.text

@@ -77,6 +77,15 @@ def test_graded_lists():
     assert len([row for row in shown.rows[""] if row[0] == "grade"]) == 2
 
 
+def test_how_much_of_the_corpus_the_lists_touch():
+    coverage = {"lists": 400, "passages": 1000, "first": 50, "first_10": 300, "anywhere": 900}
+    yields = {"write_tfrecords": {"coverage": coverage}}
+    text = Tables(data_section({"": make_manifest(yields=yields)}, {})).text
+    assert "400 training queries put 30% of the 1,000 passages among the first 10" in text
+    assert "; there are few training queries (under 500), so expect little" in text
+    assert "training queries put" not in Tables(data_section({"": make_manifest()}, {})).text
+
+
 @pytest.mark.parametrize("facts", [{}, {"human": {}}, {"human": 3}, None, "none"])
 def test_records_of_others_may_tell_what_they_like(facts):
     section = data_section({"": make_manifest(yields={"grade": {"facts": facts}})}, {})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.lists.scored import choose_entries, own_columns
+from data_prep.pipeline.settings import ListSampling
 
 NAN = np.nan
 
@@ -95,3 +96,51 @@ def test_a_longer_list_of_a_judged_query_pads_the_others():
     entries = choose_entries(scores, grades, 2, judged=True)
     assert entries.columns.tolist() == [[0, 1, 2, 3], [0, 1, -1, -1]]
     np.testing.assert_array_equal(entries.take(scores, NAN)[1], [9, 8, NAN, NAN])
+
+
+def test_stratified_entries_cover_all_scores():
+    rng = np.random.default_rng(3)
+    scores = -np.sort(-rng.exponential(1, (20, 300)), axis=1).astype(np.float32)  # few are high
+    scores[:, 250:] = NAN
+    grades = np.zeros(scores.shape, int)
+    grades[:, 0] = 1
+    grades[5, [0, 40]] = [0, 1]
+    top = choose_entries(scores, grades, 20, judged=False)
+    entries = choose_entries(scores, grades, 20, judged=False, sampling=ListSampling.STRATIFIED)
+    assert entries.columns.shape == top.columns.shape == (20, 20)
+    for row, columns, of_query in zip(range(20), entries.columns, scores, strict=True):
+        assert columns[0] == (40 if row == 5 else 0)
+        assert len(set(columns.tolist())) == 20
+        others = of_query[columns[1:]]
+        assert (np.diff(others) <= 0).all()
+        rest = np.delete(of_query[:250], columns[0])
+        assert others[0] == rest[0]
+        assert others[-1] == rest[-1]
+        steps = np.linspace(rest[0], rest[-1], 19)
+        worst = np.diff(-rest).max()  # no candidate may lie between two steps
+        assert np.abs(others - steps).max() <= worst
+    spread = entries.take(scores, NAN).std(axis=1)
+    assert (spread > top.take(scores, NAN).std(axis=1)).all()
+
+
+def test_stratified_entries_are_distinct_where_scores_are_equal():
+    scores = np.array([[5, 5, 5, 5, 1, 1]], np.float32)
+    grades = np.array([[1, 0, 0, 0, 0, 0]])
+    for size in (2, 3, 4, 5, 6):
+        entries = choose_entries(scores, grades, size, judged=False, sampling="stratified")
+        columns = entries.columns[0].tolist()
+        assert len(set(columns)) == size
+        assert columns[0] == 0
+    assert choose_entries(
+        scores, grades, 9, judged=False, sampling="stratified", least_entries=2
+    ).columns.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_stratified_lists_of_judged_queries_keep_all_that_is_relevant():
+    scores = np.arange(40, 0, -1, dtype=np.float32)[None]
+    grades = np.zeros((1, 40), int)
+    grades[0, [3, 4, 5]] = 1
+    columns = choose_entries(scores, grades, 10, judged=True, sampling="stratified").columns[0]
+    assert columns[0] == 3
+    assert {3, 4, 5, 0, 39} <= set(columns.tolist())
+    assert len(columns) == 10

@@ -28,6 +28,7 @@ MISTAKES = {
     "max_queries": (-1, "max_queries=-1"),
     "dev_fraction": (0.0, "over 0 and under 1"),
     "sampling_strategy": ("random", "wanted top or spread"),
+    "list_sampling": ("random", "wanted top or stratified"),
     "calibration": ("softmax", "wanted percentile or z_score or rank"),
 }
 
