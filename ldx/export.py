@@ -16,14 +16,17 @@ from ldx.common.errors import UserError, WorseModelError
 from ldx.common.files import read_json
 from ldx.data.sources import source_configs
 from ldx.eval.report import read_results
-from ldx.models.card import model_card
-from ldx.models.save import check_student_folder, save_student
+from ldx.models.card import base_name, model_card
+from ldx.models.save import check_student_folder, save_towers
+from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER, read_towers
 from ldx.models.student import load_student
+from ldx.models.towers import passage_fingerprint
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
-from ldx.training.checkpoint import Progress, best_params, read_progress
-from ldx.training.model import declared_template
+from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.training.checkpoint import Progress, read_progress
+from ldx.training.model import best_towers, declared_template
 from ldx.training.settings import CONFIG_NAME, Criterion
 from ldx.training.verdict import Status, Verdict, judge
 
@@ -45,11 +48,23 @@ def main(argv: list[str]) -> None:
     print(verdict.text)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
-    print(
-        f"The model is in {output}; load it with\n"
-        f'  SentenceTransformer("{output}")    # pip install sentence-transformers\n'
-        f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"'
-    )
+    print(_how_to_load(output))
+
+
+def _how_to_load(output: str) -> str:
+    lines = [
+        f"The model is in {output}; load it with",
+        f'  SentenceTransformer("{output}")    # pip install sentence-transformers',
+        f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"',
+    ]
+    if towers := read_towers(Path(output)):
+        index = "is multiplied by its passage map" if towers.passage_map else "stays as it is"
+        lines += [
+            "It has two towers: encode_query is for queries, encode_document for passages.",
+            f"An index that the base model made {index}. For vLLM and others,",
+            f"{output}/{QUERY_TOWER} embeds queries, and {output}/{PASSAGE_TOWER} passages.",
+        ]
+    return "\n".join(lines)
 
 
 def export(workdir: str | Path, output: str | Path, *, force: bool = False) -> Path:
@@ -76,9 +91,9 @@ def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
     student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
-    params, step = best_params(workdir, student.params)
+    towers, step = best_towers(workdir, config, student)
     progress = read_progress(workdir)
-    assert progress is not None  # best_params has seen it
+    assert progress is not None  # best_towers has seen it
     verdict = judge(workdir, progress, config["train"]["select_by"])
     _check_verdict(verdict, workdir, progress, force)
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
@@ -90,9 +105,23 @@ def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress
         "step": step,
         "passage_template": template,
         "output": str(output),
+        "has_two_towers": not towers.are_one,
+        "has_passage_map": towers.passage_map is not None,
     }
-    card, texts = model_card(student, facts), _check_texts(records[0])
-    save_student(student, params, output, card=card, texts=texts, passage_template=template)
+    declared = {
+        "passage_fingerprint": passage_fingerprint(student, towers, template or DEFAULT_TEMPLATE)
+    }
+    if not towers.are_one:
+        declared["passage_model"] = base_name(config["model"]["path"])
+    save_towers(
+        student,
+        towers,
+        output,
+        card=model_card(student, facts | declared),
+        texts=_check_texts(records[0]),
+        passage_template=template,
+        facts=declared,
+    )
     return verdict, progress
 
 

@@ -2,25 +2,31 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
 
+import ldx.evaluate
 import ldx.export
+import ldx.search
 from configs import base
 from ldx.export import _run_facts
+from ldx.models.st_folder import read_towers
 from ldx.models.student import load_student
+from ldx.models.towers import with_passage_map
 from ldx.records.manifest import Manifest
 from ldx.step.state import init_state
 from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.dev_values import DevValues, write_dev_values
-from ldx.training.model import declared_template
+from ldx.training.model import declared_template, load_model
 from ldx.training.verdict import judge
 from tests import toy
 from tests.helpers import call_command
@@ -172,3 +178,103 @@ def test_workdir_without_a_run(tmp_path: Path) -> None:
     result = export(tmp_path, tmp_path / "out")
     assert result.returncode == 2
     assert "config.json: no such file; --workdir is the folder of a run" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def query_workdir(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run that trained the tower of queries, and the collection it is about."""
+    copy = shutil.copytree(workdir, tmp_path_factory.mktemp("query") / "run")
+    toy.make_collection(copy / "dataset")
+    set_towers(copy)
+    return copy
+
+
+def set_towers(workdir: Path, passage_map: str | None = None) -> None:
+    config = json.loads((workdir / "config.json").read_text())
+    config["train"] |= {"towers": "query", "passage_map": passage_map}
+    config["model"] |= {"query_prompt": "the ", "passage_prompt": "a "}
+    (workdir / "config.json").write_text(json.dumps(config))
+
+
+def code_of(card: str) -> str:
+    """The Python example of a card."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+def test_two_towers_are_exported_and_read_back(query_workdir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = export(query_workdir, output)
+    assert result.returncode == 0, result.stderr
+    assert "encode_document for passages" in result.stdout
+    assert "An index that the base model made stays as it is" in result.stdout
+    exported, run = load_model(output), load_model(query_workdir, dtype="float32")
+    base = load_student(**json.loads((query_workdir / "config.json").read_text())["model"])
+    assert exported.student.config == run.student.config == base.config
+    texts = ["solver matrix", "protein cell " * 30]
+    np.testing.assert_array_equal(exported.encode_queries(texts), run.encode_queries(texts))
+    np.testing.assert_array_equal(exported.encode_passages(texts), run.encode_passages(texts))
+    jax.tree.map(np.testing.assert_array_equal, exported.towers.passage, base.params)
+    declared = json.loads((output / "ldx_export.json").read_text())
+    assert declared["passage_fingerprint"] == exported.passage_fingerprint
+    assert exported.passage_fingerprint == run.passage_fingerprint
+    assert declared["towers"] == {"query": "query_encoder", "passage": "passage_encoder"}
+
+    card = (output / "README.md").read_text()
+    for part in (
+        f"`{run.passage_fingerprint}`",
+        "embedded by st with the prompt `a `, cut at 32 tokens, as `{text}`",
+        "An index that st made like this stays as it is",
+        f"vllm serve {output}/query_encoder",
+    ):
+        assert part in card
+    names: dict[str, Any] = {}
+    exec(code_of(card), names)
+    np.testing.assert_allclose(names["queries"], run.encode_queries(["a query"]), atol=1e-5)
+    passages = run.encode_passages(["a passage", "another"])
+    np.testing.assert_allclose(names["passages"], passages, atol=1e-5)
+
+    for tower, message in (("query_encoder", "the tower of queries alone"), ("", None)):
+        options = (f"--corpus={query_workdir / 'dataset'}", f"--cache={tmp_path / 'c'}", "solver")
+        found = call_command(ldx.search, f"--model={output / tower}", *options)
+        assert found.returncode == (2 if message else 0)
+        assert (message or "query: solver") in found.stderr + found.stdout
+    metrics = [
+        ldx.evaluate(query_workdir / "dataset", model=model).metrics["nDCG@10"]
+        for model in (exported, run)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_passage_map_is_exported(query_workdir: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    mapped = shutil.copytree(query_workdir, tmp_path / "mapped")
+    shutil.rmtree(mapped / "checkpoints")
+    set_towers(mapped, "linear")
+    params = with_passage_map(jax.tree.map(lambda p: p + 0.01, load_student(tiny_bert).params))
+    params["passage_map"]["kernel"] += 0.1 * np.eye(32, dtype=np.float32)[::-1]
+    progress = Progress(step=3, evaluated_step=3, best_step=3)
+    Checkpoints(mapped).save(init_state(params, optax.sgd(0.1)), progress)
+    output = tmp_path / "out"
+    result = export(mapped, output)
+    assert result.returncode == 0, result.stderr
+    assert "made is multiplied by its passage map" in result.stdout
+    exported, run = load_model(output), load_model(mapped, dtype="float32")
+    np.testing.assert_array_equal(exported.encode_passages(["wing"]), run.encode_passages(["wing"]))
+    assert exported.passage_fingerprint == run.passage_fingerprint
+    assert "multiply them by the transposed" in (output / "README.md").read_text()
+
+
+def test_a_kept_base_model_has_one_tower(
+    query_workdir: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    kept = shutil.copytree(query_workdir, tmp_path / "kept")
+    shutil.rmtree(kept / "checkpoints")
+    keep_dev_values(kept, 3, 0.5)
+    state = init_state(load_student(tiny_bert).params, optax.sgd(0.1))
+    checkpoints = Checkpoints(kept)
+    checkpoints.save(state, Progress(step=0, evaluated_step=0, best_step=0))
+    checkpoints.save(state, Progress(step=3, evaluated_step=3, best_step=0))
+    assert export(kept, tmp_path / "out").returncode == 0
+    assert read_towers(tmp_path / "out") is None
+    params = load_student(tmp_path / "out").params
+    jax.tree.map(np.testing.assert_array_equal, params, load_student(tiny_bert).params)

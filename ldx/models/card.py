@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER
 from ldx.models.student import Student
+from ldx.models.towers import MAP_NAME
+from ldx.models.weights import WEIGHTS_NAME
 
 UNKNOWN_LICENSE = "unknown, see base model"
 SHOWN_METRICS = ("nDCG@10", "R@100", "RR@10", "AP@100")
@@ -23,20 +26,23 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         the lists of each collection were made, by the manifest of its records; `results`: metrics
         by system, base and trained among them; `passage_template`: how title and text became
         passages; `verdict`: the verdict by dev queries; `output`: the folder, as the examples name
-        it.
+        it; `has_two_towers`: whether only queries are embedded by trained parameters, and
+        `has_passage_map`: whether the embeddings of passages are mapped; `passage_model` and
+        `passage_fingerprint`: what embeds passages, and the digest of all that makes an index.
     """
     base = base_name(str(facts.get("base", student.folder)))
     collection = facts.get("collection", "one corpus")
     parts = [
         _front_matter(student, base),
         _title(base, collection, facts.get("step")),
-        _summary(base, collection, facts.get("step")),
+        _summary(base, collection, facts),
         _facts(student, base, facts),
+        _index(student, facts),
         _results(facts.get("results") or {}, (facts.get("config") or {}).get("eval", {})),
         f"## Against the base model, by dev queries\n\n{_sentence(facts['verdict'])}"
         if "verdict" in facts
         else "",
-        _usage(student, str(facts.get("output", "FOLDER"))),
+        _usage(facts),
         _folded("How the training lists were made", facts.get("provenance")),
         _folded("The whole experiment", facts.get("config")),
     ]
@@ -48,8 +54,15 @@ def _title(base: str, collection: str, step: int | None) -> str:
     return f"# {name}" if step == 0 else f"# {name}, fine-tuned for {collection}"
 
 
-def _summary(base: str, collection: str, step: int | None) -> str:
-    if step == 0:
+def _summary(base: str, collection: str, facts: Mapping[str, Any]) -> str:
+    if facts.get("has_two_towers"):
+        mapped = ", then mapped by a matrix" if facts.get("has_passage_map") else ", unchanged"
+        return (
+            f"Two text embedding models in one folder. Queries are embedded by {base}, trained by "
+            f"ldx to search {collection}; passages by {base} as it was{mapped}. Neither takes the "
+            "place of the other."
+        )
+    if facts.get("step") == 0:
         return (
             f"A text embedding model: {base}, unchanged. ldx trained it for {collection}, and no "
             "step was better on dev queries."
@@ -165,19 +178,56 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _usage(student: Student, output: str) -> str:
-    return f"""## How to use it
+def _index(student: Student, facts: Mapping[str, Any]) -> str:
+    """What an index must have been made with, where queries have a tower of their own."""
+    if not facts.get("has_two_towers"):
+        return ""
+    config, model = student.config, facts["passage_model"]
+    prompt = f"the prompt `{config.passage_prompt}`" if config.passage_prompt else "no prompt"
+    template = facts.get("passage_template")
+    lines = [
+        "## The index it searches\n",
+        f"Its passages are embedded by {model} with {prompt}, cut at {config.passage_max_length} "
+        f"tokens{f', as `{template}`' if template else ''}: by `encode_document`, or by the model "
+        f"in `{PASSAGE_TOWER}`.",
+    ]
+    if facts.get("has_passage_map"):
+        norm = ", then scale each to norm 1" if config.normalize else ""
+        lines.append(
+            f"An index of embeddings by {model} itself is brought up to date without a passage "
+            f"being read: multiply them by the transposed `{MAP_NAME}` of "
+            f"`{PASSAGE_TOWER}/2_Dense/{WEIGHTS_NAME}`{norm}."
+        )
+    else:
+        lines.append(f"An index that {model} made like this stays as it is.")
+    lines.append(f"Its passage fingerprint in ldx is `{facts['passage_fingerprint']}`.")
+    return "\n".join(lines)
+
+
+def _usage(facts: Mapping[str, Any]) -> str:
+    output = str(facts.get("output", "FOLDER"))
+    code = f"""## How to use it
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{output}")
-queries = model.encode(["a query"], prompt_name="query")
-passages = model.encode(["a passage", "another"], prompt_name="document")
+queries = model.encode_query(["a query"])
+passages = model.encode_document(["a passage", "another"])
 scores = model.similarity(queries, passages)
 ```
 
 With ldx: `python -m ldx.search --model={output} --corpus=CORPUS "a query"`"""
+    if not facts.get("has_two_towers"):
+        return code
+    return f"""{code}
+
+`model.encode` alone is refused, since it does not say which of the two a text is for. The folder
+needs sentence-transformers 5 or later. Servers such as vLLM and TEI take the model of each kind of
+text by itself, and the prompt with the text:
+
+    vllm serve {output}/{QUERY_TOWER} --runner pooling
+    vllm serve {output}/{PASSAGE_TOWER} --runner pooling"""
 
 
 def _folded(summary: str, values: Mapping[str, Any] | None) -> str:

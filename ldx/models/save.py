@@ -1,32 +1,44 @@
-"""Writing a student as a sentence-transformers folder, checked before it takes its place."""
+"""Writing a model as a sentence-transformers folder, checked before it takes its place.
+
+A student that embeds queries and passages alike is a plain folder. Where each has a tower of its
+own, the folder holds two plain ones, query_encoder and passage_encoder, and a Router over them,
+which asks for `encode_query` or `encode_document`.
+"""
 
 import contextlib
-import importlib.util
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.types import Params
 from ldx.models.bert import KEY_TABLE, BertConfig
-from ldx.models.st_folder import EXPORT_NAME, POOLING_KEYS, read_st_folder
-from ldx.models.student import Student, load_student
-from ldx.models.tokenizer import pad_tokens
+from ldx.models.parity import check_export
+from ldx.models.st_folder import (
+    EXPORT_NAME,
+    MODULE_PREFIX,
+    PASSAGE_TOWER,
+    POOLING_KEYS,
+    QUERY_TOWER,
+    read_st_folder,
+    router_config,
+    tower_modules,
+)
+from ldx.models.student import Kind, Student
+from ldx.models.towers import Towers, save_passage_map
 from ldx.models.weights import WEIGHTS_NAME, load_unused, save_weights
 
-MIN_COSINE = 0.9999
-CHECK_ROWS = 20  # texts embedded together in the check
 TOKENIZER_FILES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json")
-MODULES = ("Transformer", "Pooling", "Normalize")
+TASKS = {"query": ("query",), "passage": ("passage", "document")}
+"""The names of a prompt in sentence-transformers."""
 
 
 def save_student(
@@ -38,34 +50,64 @@ def save_student(
     texts: Sequence[str],
     passage_template: str | None,
 ) -> None:
-    """Write a folder that SentenceTransformer(DIR) and AutoModel.from_pretrained(DIR) open.
+    """Write one model for queries and passages; see `save_towers`."""
+    save_towers(
+        student,
+        Towers.of(params),
+        folder,
+        card=card,
+        texts=texts,
+        passage_template=passage_template,
+    )
+
+
+def save_towers(
+    student: Student,
+    towers: Towers,
+    folder: str | Path,
+    *,
+    card: str,
+    texts: Sequence[str],
+    passage_template: str | None,
+    facts: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
+    """Write a folder that SentenceTransformer(DIR) opens.
+
+    AutoModel.from_pretrained opens it too, or, of two towers, the folder of each.
 
     It is written beside its place and read back, by sentence-transformers where that is installed,
     else by ldx. It takes its place only if the embeddings of `texts` are then those of the student.
 
     Args:
       student: the model that the parameters belong to.
-      params: the parameters to write.
+      towers: the parameters to write.
       folder: the folder to write; absent, empty, or an earlier export, which is replaced.
       card: the text of README.md.
       texts: what the check embeds, every other one as a query.
       passage_template: how title and text became passages; ldx joins them like this by default
         where this model is used. None: it is not recorded.
+      facts: what ldx's own file in the folder says besides.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.
     """
     folder = Path(folder)
     check_student_folder(folder)
-    params = jax.device_get(params)
+    config = student.config
+    lengths = ("query_max_length", "passage_max_length")
+    declared: dict[str, Any] = {key: getattr(config, key) for key in lengths}
     with _replacing(folder) as temporary:
-        _write(student, params, temporary)
-        declared: dict[str, Any] = {"query_max_length": student.config.query_max_length}
+        if towers.are_one:
+            towers = Towers.of(jax.device_get(towers.query))
+            _write(student, towers.query, temporary)
+        else:
+            _write_towers(student, towers, temporary)
+            declared["towers"] = {"query": QUERY_TOWER, "passage": PASSAGE_TOWER}
         if passage_template is not None:
             declared["passage_template"] = passage_template
-        write_json(temporary / EXPORT_NAME, declared)
+        write_json(temporary / EXPORT_NAME, declared | dict(facts))
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        _check(student, params, temporary, texts)
+        check_export(student, towers, temporary, texts)
 
 
 def check_student_folder(folder: str | Path) -> None:
@@ -81,11 +123,6 @@ def check_student_folder(folder: str | Path) -> None:
         raise UserError(f"{folder}: exists and is no export of ldx; give another --output")
 
 
-def max_seq_length(student: Student) -> int:
-    """The one maximum length that the format has; ldx's own file beside it has that of queries."""
-    return max(student.config.query_max_length, student.config.passage_max_length)
-
-
 def _write(student: Student, params: Params, folder: Path) -> None:
     base = read_st_folder(student.folder)
     hf_config = read_json(base.transformer / "config.json")
@@ -96,8 +133,42 @@ def _write(student: Student, params: Params, folder: Path) -> None:
     num_layers = BertConfig.from_hf(folder / "config.json").num_layers
     pooler = load_unused(base.transformer, KEY_TABLE, "pooler.")
     save_weights(folder / WEIGHTS_NAME, KEY_TABLE, num_layers, params, pooler)
-    _write_tokenizer(base.transformer, folder, max_seq_length(student))
+    _write_tokenizer(base.transformer, folder, student.config.max_length)
     _write_modules(student, folder, base.lower_case)
+
+
+def _write_towers(student: Student, towers: Towers, folder: Path) -> None:
+    """Write each tower in a folder of its own, and the Router over both."""
+    has_map = towers.passage_map is not None
+    _write_tower(student, jax.device_get(towers.query), folder / QUERY_TOWER, "query")
+    _write_tower(
+        student, jax.device_get(towers.passage), folder / PASSAGE_TOWER, "passage", has_map
+    )
+    if towers.passage_map is not None:
+        modules = tower_modules(PASSAGE_TOWER, student.config.normalize, has_map)
+        (path,) = (path for path, name in modules.items() if name == "Dense")
+        save_passage_map(towers.passage_map, folder / path)
+    _write_module_list(folder, {"": "Router"})
+    write_json(folder / "router_config.json", router_config(student.config.normalize, has_map))
+    _write_prompts(student, folder)
+
+
+def _write_tower(
+    student: Student,
+    params: Params,
+    folder: Path,
+    kind: Kind,
+    has_map: bool = False,
+) -> None:
+    """Write a tower as a model whose texts, where nothing else is said, are of this kind."""
+    folder.mkdir()
+    _, length = student.config.prompt_and_length(kind)
+    config = dataclasses.replace(student.config, query_max_length=length, passage_max_length=length)
+    student = dataclasses.replace(student, config=config)
+    _write(student, params, folder)
+    _write_module_list(folder, tower_modules("", config.normalize, has_map))
+    _write_prompts(student, folder, default=TASKS[kind][0])
+    write_json(folder / EXPORT_NAME, {"tower": kind})
 
 
 def _write_tokenizer(base: Path, folder: Path, max_length: int) -> None:
@@ -120,27 +191,35 @@ def _write_tokenizer(base: Path, folder: Path, max_length: int) -> None:
 def _write_modules(student: Student, folder: Path, lower_case: bool) -> None:
     """Write what sentence-transformers reads, in the long-standing form that every server knows."""
     config = student.config
-    names = MODULES if config.normalize else MODULES[:2]
-    paths = ("", "1_Pooling", "2_Normalize")
-    modules = [
-        {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.models.{name}"}
-        for i, name in enumerate(names)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", "utf-8")
+    _write_module_list(folder, tower_modules("", config.normalize))
     pooling: dict[str, Any] = {"word_embedding_dimension": student.embedding_size}
     pooling |= {key: mode == config.pooling for mode, key in POOLING_KEYS.items()}
     write_json(folder / "1_Pooling" / "config.json", pooling)
     write_json(
         folder / "sentence_bert_config.json",
-        {"max_seq_length": max_seq_length(student), "do_lower_case": lower_case},
+        {"max_seq_length": student.config.max_length, "do_lower_case": lower_case},
     )
-    prompts = {"query": config.query_prompt}
-    prompts |= dict.fromkeys(("passage", "document"), config.passage_prompt)
+    _write_prompts(student, folder)
+
+
+def _write_module_list(folder: Path, names: Mapping[str, str]) -> None:
+    """Write modules.json; `names` holds the class of each module by its folder."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{MODULE_PREFIX}{name}"}
+        for i, (path, name) in enumerate(names.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", "utf-8")
+
+
+def _write_prompts(student: Student, folder: Path, default: str | None = None) -> None:
+    config = student.config
+    prompts = dict.fromkeys(TASKS["query"], config.query_prompt)
+    prompts |= dict.fromkeys(TASKS["passage"], config.passage_prompt)
     write_json(
         folder / "config_sentence_transformers.json",
         {
             "prompts": prompts,
-            "default_prompt_name": None,
+            "default_prompt_name": default,
             "similarity_fn_name": "cosine" if config.normalize else "dot",
         },
     )
@@ -166,88 +245,3 @@ def _replacing(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _check(student: Student, params: Params, folder: Path, texts: Sequence[str]) -> None:
-    """Check that embeddings of the model in memory and of the model read back agree.
-
-    Raises:
-      UserError: they differ in direction or in length.
-    """
-    assert texts, "nothing to check with"
-    queries, passages = list(texts[::2]), list(texts[1::2])
-    config = student.config
-    prompted = [config.query_prompt + text for text in queries]
-    prompted += [config.passage_prompt + text for text in passages]
-    ours = _embed(student, params, prompted)
-    if _has_sentence_transformers():
-        reader = "sentence-transformers"
-        theirs = _embed_by_sentence_transformers(folder, queries, passages)
-    else:
-        reader = "ldx"
-        back = load_student(folder)
-        prompted = [back.config.query_prompt + text for text in queries]
-        prompted += [back.config.passage_prompt + text for text in passages]
-        theirs = _embed(back, back.params, prompted)
-    norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
-    cosine = (ours * theirs).sum(axis=1) / (norms[0] * norms[1])
-    same_length = np.abs(norms[0] / norms[1] - 1) <= 1 - MIN_COSINE
-    if not ((cosine >= MIN_COSINE) & same_length).all():
-        raise UserError(
-            f"{folder.name}: the export does not embed as the trained model does (read back by "
-            f"{reader}: least cosine {cosine.min():.6f} over {len(texts)} texts, wanted "
-            f"{MIN_COSINE}); nothing was written"
-        )
-    logging.info(
-        "%d texts embedded by ldx and by %s from the export: cosine at least %.6f",
-        len(texts),
-        reader,
-        cosine.min(),
-    )
-
-
-def _embed(student: Student, params: Params, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings float32 [len(texts), D] on one device; texts are cut as the export cuts them."""
-    ids = student.tokenizer.encode(texts)
-    num_special = len(student.tokenizer.prefix) + len(student.tokenizer.suffix)
-    max_length = max_seq_length(student)
-    padded_length = min(max_length, max(len(x) for x in ids) + num_special)
-    embed = jax.jit(student.embed)
-    params = jax.tree.map(jnp.asarray, params)
-    parts = []
-    for start in range(0, len(ids), CHECK_ROWS):
-        batch = pad_tokens(
-            ids[start : start + CHECK_ROWS],
-            student.tokenizer,
-            max_length=max_length,
-            padded_length=padded_length,
-            num_rows=CHECK_ROWS,
-        )
-        parts.append(np.asarray(embed(params, *batch), np.float32))
-    return np.concatenate(parts)[: len(texts)]
-
-
-def _has_sentence_transformers() -> bool:
-    """Whether sentence-transformers is there and can be imported."""
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return False
-    try:
-        import sentence_transformers  # noqa: F401
-    except ImportError as error:
-        logging.warning("sentence-transformers is installed but cannot be imported: %s", error)
-        return False
-    return True
-
-
-def _embed_by_sentence_transformers(
-    folder: Path, queries: list[str], passages: list[str]
-) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    parts = [
-        model.encode(texts, prompt_name=name, show_progress_bar=False)
-        for name, texts in (("query", queries), ("document", passages))
-        if texts
-    ]
-    return np.concatenate(parts)

@@ -19,6 +19,11 @@ POOLING_KEYS = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 EXPORT_NAME = "ldx_export.json"  # what ldx adds to folders it writes
+QUERY_TOWER = "query_encoder"
+"""The folder of the queries' tower in an export of two towers, and a model folder by itself."""
+PASSAGE_TOWER = "passage_encoder"
+"""The folder of the passages' tower, likewise."""
+MODULE_PREFIX = "sentence_transformers.models."  # the long-standing names that every server knows
 SUPPORTED = "supported: Transformer, Pooling (mean or cls) and, if wanted, Normalize, in this order"
 
 
@@ -32,7 +37,8 @@ class Declared:
     query_prompt: str = ""
     passage_prompt: str = ""
     max_length: int | None = None
-    query_max_length: int | None = None  # only ldx declares one
+    query_max_length: int | None = None  # only ldx declares one for each
+    passage_max_length: int | None = None
     lower_case: bool = False
 
 
@@ -49,6 +55,13 @@ def read_st_folder(folder: Path) -> Declared:
         logging.info("%s: no modules.json: mean pooling, unit norm, no prompts", folder)
         return Declared(folder, max_length=_tokenizer_max_length(folder))
     names, folders = _modules(path)
+    if names == ["Router"]:
+        read_towers(folder)
+        raise UserError(
+            f"{folder} has two towers, of queries and of passages, and is read by ldx.load, "
+            f"ldx.search and ldx.evaluate; where one model is wanted, name a tower, such as "
+            f"{folder / QUERY_TOWER}"
+        )
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UserError(f"{path}: has the modules {', '.join(names)}; {SUPPORTED}")
     transformer, pooling = folders[:2]
@@ -60,6 +73,7 @@ def read_st_folder(folder: Path) -> Declared:
             "supported is 'feature-extraction'"
         )
     query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
+    own = _read_optional(folder / EXPORT_NAME)
     return Declared(
         transformer,
         poolings=_poolings(pooling / "config.json"),
@@ -67,9 +81,71 @@ def read_st_folder(folder: Path) -> Declared:
         query_prompt=query_prompt,
         passage_prompt=passage_prompt,
         max_length=settings.get("max_seq_length") or _tokenizer_max_length(transformer),
-        query_max_length=_read_optional(folder / EXPORT_NAME).get("query_max_length"),
+        query_max_length=own.get("query_max_length"),
+        passage_max_length=own.get("passage_max_length"),
         lower_case=bool(settings.get("do_lower_case")),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeclaredTowers:
+    """What an export of two towers says about them."""
+
+    query: Path  # a folder of its own
+    passage: Path
+    passage_map: Path | None  # the folder of the module that maps passages' embeddings
+    settings: dict[str, Any]  # prompts and maximum lengths, as `load_student` takes them
+
+
+def tower_modules(folder: str, normalize: bool, has_map: bool = False) -> dict[str, str]:
+    """The modules of a model or tower in `folder`: the class of each by its folder, in order."""
+    names = ["Transformer", "Pooling"] + ["Dense"] * has_map + ["Normalize"] * normalize
+    prefix = f"{folder}/" if folder else ""
+    return {f"{prefix}{i}_{name}" if i else folder: name for i, name in enumerate(names)}
+
+
+def router_config(normalize: bool, has_map: bool) -> dict[str, Any]:
+    """The config of the Router of two towers; it refuses a text whose task is not given."""
+    query = tower_modules(QUERY_TOWER, normalize)
+    passage = tower_modules(PASSAGE_TOWER, normalize, has_map)
+    return {
+        "types": {path: f"{MODULE_PREFIX}{name}" for path, name in (query | passage).items()},
+        "structure": {"query": list(query), "document": list(passage)},
+        "parameters": {"default_route": None, "allow_empty_key": False},
+    }
+
+
+def read_towers(folder: Path) -> DeclaredTowers | None:
+    """The two towers of a folder that `ldx.export` wrote; None where it is of another form.
+
+    Raises:
+      UserError: it has a Router of another kind.
+    """
+    path = folder / "modules.json"
+    if not path.is_file() or _modules(path)[0] != ["Router"]:
+        return None
+    declared = _read_optional(folder / EXPORT_NAME)
+    config = _read_optional(folder / "router_config.json")
+    choices = [(normalize, has_map) for normalize in (True, False) for has_map in (True, False)]
+    known = [choice for choice in choices if router_config(*choice) == config]
+    if "towers" not in declared or not known:
+        raise UserError(
+            f"{path}: a Router that ldx.export did not write; give the folder "
+            f"of one of its models; {SUPPORTED}"
+        )
+    normalize, has_map = known[0]
+    modules = tower_modules(PASSAGE_TOWER, normalize, has_map)
+    maps = [folder / path for path, name in modules.items() if name == "Dense"]
+    query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
+    settings = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
+    settings |= {key: declared[key] for key in ("query_max_length", "passage_max_length")}
+    passage_map = maps[0] if maps else None
+    return DeclaredTowers(folder / QUERY_TOWER, folder / PASSAGE_TOWER, passage_map, settings)
+
+
+def is_query_tower(folder: Path) -> bool:
+    """Whether a folder is the tower of queries of an export of two towers."""
+    return _read_optional(folder / EXPORT_NAME).get("tower") == "query"
 
 
 def declared_pooling(declared: Declared) -> str:

@@ -5,7 +5,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
 from ldx.models.tokenizer import Tokenizer
 from ldx.models.weights import flatten, load_weights, unflatten, weight_files
 
+Kind = Literal["query", "passage"]
 JAX_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -36,6 +37,17 @@ class StudentConfig:
     passage_prompt: str
     query_max_length: int
     passage_max_length: int
+
+    @property
+    def max_length(self) -> int:
+        """The longer of both maximum lengths."""
+        return max(self.query_max_length, self.passage_max_length)
+
+    def prompt_and_length(self, kind: Kind) -> tuple[str, int]:
+        """The prompt and the maximum length of queries, or of passages."""
+        if kind == "query":
+            return self.query_prompt, self.query_max_length
+        return self.passage_prompt, self.passage_max_length
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,14 +118,15 @@ def load_student(
             f"has {bert_config.vocab_size}; they are not of one model"
         )
     max_length = min(declared.max_length or bert_config.max_length, bert_config.max_length)
-    declared_query = min(declared.query_max_length or max_length, max_length)
+    query_length = min(declared.query_max_length or max_length, max_length)
+    passage_length = min(declared.passage_max_length or max_length, max_length)
     config = StudentConfig(
         pooling=declared_pooling(declared) if pooling is None else pooling,
         normalize=declared.normalize if normalize is None else normalize,
         query_prompt=declared.query_prompt if query_prompt is None else query_prompt,
         passage_prompt=declared.passage_prompt if passage_prompt is None else passage_prompt,
-        query_max_length=declared_query if query_max_length is None else query_max_length,
-        passage_max_length=max_length if passage_max_length is None else passage_max_length,
+        query_max_length=query_length if query_max_length is None else query_max_length,
+        passage_max_length=passage_length if passage_max_length is None else passage_max_length,
     )
     _check_lengths(config, bert_config, tokenizer, hf_config)
     implementation = choose_attention(attention, JAX_DTYPES[dtype])
@@ -145,6 +158,17 @@ def load_student(
         student_fingerprint,
         architecture,
     )
+
+
+def load_params(student: Student, folder: Path) -> Params:
+    """Parameters for a student from the weights of another folder.
+
+    Raises:
+      UserError: they are missing, damaged or of another model.
+    """
+    shapes = {path: leaf.shape for path, leaf in flatten(student.params).items()}
+    flat = load_weights(folder, KEY_TABLE, student.sizes.num_layers, shapes)
+    return jax.tree.map(jnp.asarray, unflatten(flat))
 
 
 def _load_bert(declared: Declared, config: BertConfig, **settings: Any) -> tuple[Any, Params]:

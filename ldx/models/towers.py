@@ -8,19 +8,24 @@ Shapes: N passages, D dimensions.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save
 
-from ldx.common.files import fingerprint
+from ldx.common.files import fingerprint, write_json
 from ldx.common.types import Params
 from ldx.models.pooling import EPSILON
-from ldx.models.student import Student
+from ldx.models.st_folder import DeclaredTowers
+from ldx.models.student import Student, load_params, load_student
+from ldx.models.weights import WEIGHTS_NAME
 
 PASSAGE_MAP = "passage_map"
 """The key of the passage map beside the student's own among trained parameters."""
+MAP_NAME = "linear.weight"
 ROWS_AT_ONCE = 65_536
 
 
@@ -31,8 +36,8 @@ class Towers:
     Attributes:
       query: the parameters that embed queries.
       passage: the parameters that embed passages; the same object where there is one model.
-      passage_map: float32 [D, D], the residual map of the passages' embeddings; None: there is
-        none.
+      passage_map: float32 [D, D], by which the passages' embeddings are multiplied: the identity
+        and what training added to it; None: there is none.
     """
 
     query: Params
@@ -50,13 +55,12 @@ class Towers:
         return self.query is self.passage and self.passage_map is None
 
     def map_passages(self, embeddings: np.ndarray, *, unit_norm: bool) -> np.ndarray:
-        """The embeddings [N, D] after the passage map: p + p V, then of norm 1 if `unit_norm`."""
+        """Embeddings [N, D] of passages after the map, of norm 1 if `unit_norm`."""
         if self.passage_map is None:
             return embeddings
         output = np.empty(embeddings.shape, np.float32)
         for start in range(0, len(embeddings), ROWS_AT_ONCE):
-            rows = embeddings[start : start + ROWS_AT_ONCE].astype(np.float32)
-            rows += rows @ self.passage_map
+            rows = embeddings[start : start + ROWS_AT_ONCE].astype(np.float32) @ self.passage_map
             if unit_norm:
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), EPSILON)
             output[start : start + len(rows)] = rows
@@ -70,11 +74,48 @@ def with_passage_map(params: Params) -> Params:
 
 
 def split_passage_map(params: Params) -> tuple[Params, np.ndarray | None]:
-    """A student's parameters without the passage map, and the map; None where there is none."""
+    """A student's parameters alone, and the map of `Towers`; None where there is none.
+
+    The map that is trained is a residual one, V of p + p V.
+    """
     if PASSAGE_MAP not in params:
         return params, None
     own = {key: value for key, value in params.items() if key != PASSAGE_MAP}
-    return own, np.asarray(params[PASSAGE_MAP]["kernel"], np.float32)
+    residual = np.asarray(params[PASSAGE_MAP]["kernel"], np.float32)
+    return own, residual + np.eye(len(residual), dtype=np.float32)
+
+
+def load_towers(declared: DeclaredTowers, **overrides: Any) -> tuple[Student, Towers]:
+    """Read an export of two towers.
+
+    Args:
+      declared: what it says about them.
+      **overrides: arguments of `load_student` that differ from what the export declares.
+
+    Returns:
+      The student, whose own parameters are those of the queries, and both towers.
+
+    Raises:
+      UserError: a part is missing or damaged.
+    """
+    student = load_student(declared.query, **declared.settings | overrides)
+    passage_map = None
+    if declared.passage_map:
+        path = declared.passage_map / WEIGHTS_NAME
+        passage_map = np.ascontiguousarray(load_file(path)[MAP_NAME].T)
+    return student, Towers(student.params, load_params(student, declared.passage), passage_map)
+
+
+def save_passage_map(passage_map: np.ndarray, folder: Path) -> None:
+    """Write a passage map as the module Dense of sentence-transformers."""
+    size = len(passage_map)
+    settings = {"in_features": size, "out_features": size, "bias": False}
+    write_json(
+        folder / "config.json",
+        settings | {"activation_function": "torch.nn.modules.linear.Identity"},
+    )
+    tensors = {MAP_NAME: np.ascontiguousarray(passage_map.T)}
+    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def passage_fingerprint(student: Student, towers: Towers, template: str) -> str:

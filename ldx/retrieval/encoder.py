@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import jax
 import numpy as np
@@ -15,13 +14,12 @@ from ldx.common.progress import progress_bar
 from ldx.common.types import Params
 from ldx.data.batching import MicroBatch, Shapes, cut_microbatches, default_microbatch_tokens
 from ldx.data.tokens import Texts
-from ldx.models.student import Student
+from ldx.models.student import Kind, Student
 from ldx.models.tokenizer import pad_tokens
 from ldx.parallel.embedder import Embedder, compile_together
 from ldx.parallel.mesh import make_local_mesh, to_host
 from ldx.retrieval.store import EmbeddingStore, ModelEmbeddings, text_keys
 
-Kind = Literal["query", "passage"]
 MAX_BLOCK_TEXTS = 65_536
 """The most texts that are sorted together, and in memory together."""
 BLOCK_TOKENS = 4
@@ -165,14 +163,8 @@ class Encoder:
         """
         leaves = (to_host(leaf).tobytes() for leaf in jax.tree.leaves(params))
         student = self.student
-        side = repr((kind, *self._prompt_and_length(kind)))
+        side = repr((kind, *student.config.prompt_and_length(kind)))
         return fingerprint(student.architecture, student.tokenizer.fingerprint, side, *leaves)
-
-    def _prompt_and_length(self, kind: Kind) -> tuple[str, int]:
-        config = self.student.config
-        if kind == "query":
-            return config.query_prompt, config.query_max_length
-        return config.passage_prompt, config.passage_max_length
 
     def _bar(self, total: int, description: str, unit: str, initial: int = 0) -> tqdm:
         # Without smoothing, speed and time left are those of the whole work and not of long texts.
@@ -187,7 +179,7 @@ class Encoder:
 
     def _tokenize(self, texts: Texts, start: int, kind: Kind) -> list[np.ndarray]:
         """Token ids of the block that begins at `start`, cut to the maximum length."""
-        prompt, max_length = self._prompt_and_length(kind)
+        prompt, max_length = self.student.config.prompt_and_length(kind)
         stop = min(start + self.block_texts, len(texts))
         ids = self.student.tokenizer.encode([prompt + texts[i] for i in range(start, stop)])
         return [x[: max_length - self._num_special] for x in ids]

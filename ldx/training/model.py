@@ -8,9 +8,16 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
-from ldx.models.st_folder import EXPORT_NAME
+from ldx.models.locate import resolve_model_path
+from ldx.models.st_folder import EXPORT_NAME, is_query_tower, read_towers
 from ldx.models.student import Student, load_student
-from ldx.models.towers import PASSAGE_MAP, Towers, split_passage_map, with_passage_map
+from ldx.models.towers import (
+    PASSAGE_MAP,
+    Towers,
+    load_towers,
+    split_passage_map,
+    with_passage_map,
+)
 from ldx.records.manifest import Manifest
 from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
@@ -39,9 +46,10 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
     overrides = {key: value for key, value in overrides.items() if value is not None}
     workdir = Path(path).expanduser()
     if not (workdir / CHECKPOINTS_NAME).is_dir():
-        student = load_student(str(path), **overrides)
-        template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
-        return Model(student, Towers.of(student.params), str(path), template)
+        folder = resolve_model_path(path)
+        student, towers = _load_folder(folder, str(path), overrides)
+        template = passage_template or declared_template(folder) or DEFAULT_TEMPLATE
+        return Model(student, towers, str(path), template)
     config = read_json(workdir / CONFIG_NAME)
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{workdir / CONFIG_NAME} has no section model; it is no config of ldx")
@@ -50,6 +58,19 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
     logging.info("%s: the parameters of step %d, the best", workdir, step)
     template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
     return Model(student, towers, str(path), template, get_store(workdir))
+
+
+def _load_folder(folder: Path, name: str, overrides: dict[str, Any]) -> tuple[Student, Towers]:
+    """A model that is no run's, which `name` stands for."""
+    if declared := read_towers(folder):
+        return load_towers(declared, **overrides)
+    if is_query_tower(folder):
+        raise UserError(
+            f"{name} is the tower of queries alone, which no passage is embedded by; give the "
+            f"folder of both towers, {folder.resolve().parent}"
+        )
+    student = load_student(name, **overrides)
+    return student, Towers.of(student.params)
 
 
 def best_towers(

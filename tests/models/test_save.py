@@ -10,10 +10,12 @@ import pytest
 from safetensors import safe_open
 
 from ldx.common.errors import UserError
-from ldx.models import save
+from ldx.models import parity, save
 from ldx.models.card import base_name, license_of, model_card
-from ldx.models.save import save_student
+from ldx.models.save import save_student, save_towers
+from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER, read_towers
 from ldx.models.student import Student, load_student
+from ldx.models.towers import Towers, load_towers, passage_fingerprint
 from tests.models.helpers import HfBert, tokens
 
 TEXTS = [f"solve the {word} system" for word in ("banded", "linear", "random", "flow")] + [
@@ -24,7 +26,9 @@ TEXTS = [f"solve the {word} system" for word in ("banded", "linear", "random", "
 
 @pytest.fixture
 def student(hf_bert: HfBert) -> Student:
-    return load_student(hf_bert.folder, query_max_length=16, query_prompt="query: ")
+    return load_student(
+        hf_bert.folder, query_max_length=16, passage_max_length=48, query_prompt="query: "
+    )
 
 
 def trained(student: Student) -> dict:
@@ -78,11 +82,11 @@ def test_sentence_transformers_opens_it(
     save_student(student, params, tmp_path / "out", card="", texts=TEXTS, passage_template="{text}")
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert model.prompts == {"query": "query: ", "passage": "passage: ", "document": "passage: "}
-    assert model.max_seq_length == save.max_seq_length(student)
+    assert model.max_seq_length == student.config.max_length
     assert model.similarity_fn_name == ("cosine" if normalize else "dot")
-    ours = save._embed(student, params, ["query: " + text for text in TEXTS])
+    ours = parity.embed(student, params, ["query: " + text for text in TEXTS])
     np.testing.assert_allclose(ours, model.encode_query(TEXTS), atol=2e-5)
-    ours = save._embed(student, params, ["passage: " + text for text in TEXTS])
+    ours = parity.embed(student, params, ["passage: " + text for text in TEXTS])
     np.testing.assert_allclose(ours, model.encode_document(TEXTS), atol=2e-5)
 
 
@@ -243,3 +247,134 @@ def test_card(student: Student, minilm: Path) -> None:
     assert license_of(minilm) == "apache-2.0"
     assert "license: apache-2.0" in model_card(load_student(minilm), {})
     assert base_name("org/name@abc") == "org/name@abc"
+
+
+def two_towers(student: Student, *, has_map: bool = False) -> Towers:
+    """Other parameters for queries; passages have the student's, and a map if `has_map`."""
+    noise = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    passage_map = np.eye(32, dtype=np.float32) + 0.1 * noise if has_map else None
+    return Towers(trained(student), student.params, passage_map)
+
+
+def save_two(student: Student, towers: Towers, folder: Path) -> Path:
+    save_towers(student, towers, folder, card="", texts=TEXTS, passage_template="{text}")
+    return folder
+
+
+def embeddings_of(student: Student, towers: Towers) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of `TEXTS` as queries, and as passages."""
+    config = student.config
+    queries, passages = (
+        [p + t for t in TEXTS] for p in (config.query_prompt, config.passage_prompt)
+    )
+    mapped = towers.map_passages(
+        parity.embed(student, towers.passage, passages, config.passage_max_length),
+        unit_norm=config.normalize,
+    )
+    return parity.embed(student, towers.query, queries, config.query_max_length), mapped
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("has_map", [True, False])
+def test_sentence_transformers_and_ldx_open_both_towers(
+    hf_bert: HfBert, tmp_path: Path, normalize: bool, has_map: bool
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    student = load_student(
+        hf_bert.folder,
+        normalize=normalize,
+        query_prompt="query: ",
+        passage_prompt="passage: ",
+        query_max_length=12,
+        passage_max_length=48,
+    )
+    towers = two_towers(student, has_map=has_map)
+    queries, passages = embeddings_of(student, towers)
+    out = save_two(student, towers, tmp_path / "out")
+    model = SentenceTransformer(str(out), device="cpu")
+    scale = np.abs(passages).max()
+    np.testing.assert_allclose(model.encode_query(TEXTS), queries, atol=1e-5 * max(scale, 1))
+    np.testing.assert_allclose(model.encode_document(TEXTS), passages, atol=1e-5 * max(scale, 1))
+    assert np.abs(model.encode_query(TEXTS) - model.encode_document(TEXTS)).max() > 0.01
+    assert model.similarity_fn_name == ("cosine" if normalize else "dot")
+    for options in ({}, {"prompt_name": "query"}, {"task": "passage"}):
+        with pytest.raises(ValueError, match="oute"):
+            model.encode(TEXTS, **options)
+
+    declared = read_towers(out)
+    assert declared is not None
+    back, read = load_towers(declared)
+    assert back.config == student.config
+    jax.tree.map(np.testing.assert_array_equal, read.query, towers.query)
+    jax.tree.map(np.testing.assert_array_equal, read.passage, towers.passage)
+    np.testing.assert_equal(read.passage_map, towers.passage_map)
+    prints = [passage_fingerprint(s, t, "{text}") for s, t in ((student, towers), (back, read))]
+    assert prints[0] == prints[1]
+    plain = passage_fingerprint(student, Towers.of(student.params), "{text}")
+    assert (prints[0] == plain) is not has_map
+
+
+@pytest.mark.parametrize("has_map", [True, False])
+def test_each_tower_is_a_model_by_itself(student: Student, tmp_path: Path, has_map: bool) -> None:
+    """With the prompt of its kind where nothing is said, as a server may call it."""
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    towers = two_towers(student, has_map=has_map)
+    out = save_two(student, towers, tmp_path / "out")
+    for name, ours in zip(
+        (QUERY_TOWER, PASSAGE_TOWER), embeddings_of(student, towers), strict=True
+    ):
+        model = SentenceTransformer(str(out / name), device="cpu")
+        np.testing.assert_allclose(model.encode(TEXTS), ours, atol=1e-5)
+        model, info = transformers.AutoModel.from_pretrained(out / name, output_loading_info=True)
+        assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert type(model).__name__ == "BertModel"
+    weights = [path for path in files(out) if path.endswith(("safetensors", "bin"))]
+    assert weights == [
+        *(["passage_encoder/2_Dense/model.safetensors"] if has_map else []),
+        "passage_encoder/model.safetensors",
+        "query_encoder/model.safetensors",
+    ]
+    params = load_student(out / QUERY_TOWER).params
+    jax.tree.map(np.testing.assert_array_equal, params, towers.query)
+
+
+def test_two_towers_are_no_model_to_train(student: Student, tmp_path: Path) -> None:
+    out = save_two(student, two_towers(student), tmp_path / "out")
+    with pytest.raises(UserError, match=r"has two towers.*out/query_encoder"):
+        load_student(out)
+    config = json.loads((out / "router_config.json").read_text())
+    config["parameters"]["default_route"] = "document"
+    (out / "router_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"a Router that ldx\.export did not write"):
+        load_student(out)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("fault", ["query", "passage", "map"])
+def test_a_tower_that_embeds_otherwise_is_not_left_behind(
+    student: Student,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    installed: bool,
+) -> None:
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    towers = two_towers(student, has_map=True)
+    write, write_map = save._write, save.save_passage_map
+
+    def spoil(student: Student, params: dict, folder: Path) -> None:
+        is_spoiled = folder.name == f"{fault}_encoder"
+        write(student, jax.tree.map(lambda p: p * 0.8, params) if is_spoiled else params, folder)
+
+    monkeypatch.setattr(save, "_write", spoil)
+    if fault == "map":
+        monkeypatch.setattr(save, "save_passage_map", lambda m, folder: write_map(m.T, folder))
+    with pytest.raises(UserError, match="does not embed as the trained model"):
+        save_two(student, towers, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    save_two(student, towers, tmp_path / "out")
