@@ -33,7 +33,7 @@ from ldx.training.model import load_model
 
 OPTIONS = (
     *("run", "split", "output", "baseline", "index", "relevance_level", "k", "exclude_self"),
-    "microbatch_tokens",
+    *("microbatch_tokens", "passage_embeddings"),
 )
 
 
@@ -56,6 +56,9 @@ def define_flags() -> None:
         "passage_template",
         None,
         f"Joins title and text; as the model was trained: {DEFAULT_TEMPLATE}",
+    )
+    flags.DEFINE_string(
+        "passage_embeddings", None, "The passages' embeddings, an .npy file by Index.save"
     )
     flags.DEFINE_integer("microbatch_tokens", None, "Tokens in work at once", lower_bound=1)
     flags.DEFINE_integer("query_max_length", None, "Tokens of a query, if not as declared")
@@ -99,6 +102,7 @@ def evaluate(
     k: int = DEPTH,
     exclude_self: bool = False,
     microbatch_tokens: int | None = None,
+    passage_embeddings: str | Path | None = None,
 ) -> Report:
     """Search a collection with a model, or read a run, and score it as trec_eval does.
 
@@ -116,6 +120,8 @@ def evaluate(
       k: results a query.
       exclude_self: remove passages that have their query's own id.
       microbatch_tokens: tokens in work at once; None: as the device's memory allows.
+      passage_embeddings: an .npy file of the passages' embeddings (`Index.save`), made by a model
+        with the same tower of passages; None: the model embeds them.
 
     Returns:
       `metrics`, flat, and `scores`, of every query.
@@ -125,6 +131,8 @@ def evaluate(
     """
     if (model is None) == (run is None):
         raise UserError("give one of model and run (--model=DIR, --run=FILE)")
+    if run is not None and passage_embeddings is not None:
+        raise UserError("passage_embeddings is for a model; a run has its passages already")
     _check_options(index, relevance_level, k, microbatch_tokens)
     folder = None if output is None else Path(output)
     if folder:
@@ -139,6 +147,9 @@ def evaluate(
         if not isinstance(model, Model):
             assert model is not None
             model = load_model(model)
+        passages = None
+        if passage_embeddings is not None:
+            passages = model.index(collection.corpus, embeddings=passage_embeddings).embeddings
         ranking, facts = retrieve(
             collection,
             model.student,
@@ -150,8 +161,11 @@ def evaluate(
             microbatch_tokens=microbatch_tokens,
             store=model.store,
             cache=cache,
+            passages=passages,
         )
         facts = {"model": model.name, "passage_template": model.passage_template, **facts}
+    if passage_embeddings:
+        facts["passage_embeddings"] = str(passage_embeddings)
     if baseline:
         facts["baseline"] = str(baseline)
     report = make_report(collection, ranking, facts, relevance_level=relevance_level, baseline=base)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import ldx.evaluate
+from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus, load_dataset, write_dataset
 from ldx.eval.metrics import METRICS, read_run, score_run
-from tests.helpers import call_command
+from ldx.training.model import load_model
+from tests.helpers import call_command, count_texts
 from tests.toy import make_collection
 
 TEXTS = ["banded linear solver", "mean of an array", "random sample", "drag of the wing"]
@@ -150,3 +152,26 @@ def test_minilm_reaches_the_known_levels(
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["nDCG@10"] == pytest.approx(ndcg, abs=5e-4)
+
+
+def test_passages_that_are_embedded_already(
+    tiny_bert: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.npy"
+    load_model(tiny_bert).index(dataset).save(path)
+    sizes = count_texts(monkeypatch)
+    options = {"model": str(tiny_bert), "passage_embeddings": path}
+    given = ldx.evaluate(dataset, **options)
+    assert sizes == [3]  # the queries
+    assert given.metrics["passage_embeddings"] == str(path)
+    expected = ldx.evaluate(dataset, model=str(tiny_bert))
+    assert given.scores.mean == expected.scores.mean
+    result = call_command(
+        ldx.evaluate,
+        *(f"--model={tiny_bert}", f"--dataset={dataset}", f"--output={tmp_path / 'out'}"),
+        *(f"--passage_embeddings={path}", "--passage_template={text}"),
+    )
+    assert result.returncode == 2
+    assert "embedded by another model" in result.stderr
+    with pytest.raises(UserError, match="a run has its passages already"):
+        ldx.evaluate(dataset, run="x.trec", passage_embeddings=path)

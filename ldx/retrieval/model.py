@@ -7,12 +7,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ldx.common.errors import UserError
-from ldx.common.files import fingerprint
+from ldx.common.files import atomic_write, fingerprint, read_json, write_json
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
 from ldx.models.student import Student
 from ldx.models.towers import Towers, passage_fingerprint
@@ -70,6 +70,17 @@ class Index:
             for rows, scores in zip(result.rows.tolist(), result.scores.tolist(), strict=True)
         ]
 
+    def save(self, path: str | Path) -> None:
+        """Write the embeddings to PATH, an .npy file, for `Model.index` and ldx.evaluate.
+
+        PATH.json beside it says which passages they are of, and what embedded them.
+        """
+        with atomic_write(path, "wb") as file:
+            np.save(file, self.embeddings)
+        texts = CorpusTexts(self.corpus, self.model.passage_template)
+        facts = self.model.passage_facts() | {"corpus": texts.fingerprint}
+        write_json(_facts_path(path), facts)
+
     def _hit(self, row: int, score: float) -> Hit:
         corpus = self.corpus
         return Hit(corpus.doc_ids[row], score, corpus.titles[row], corpus.texts[row])
@@ -98,6 +109,17 @@ class Model:
         """A digest of what makes an index: models that have the same one can share an index."""
         return passage_fingerprint(self.student, self.towers, self.passage_template)
 
+    def passage_facts(self) -> dict[str, Any]:
+        """What embeds passages, in words, and its fingerprint."""
+        config = self.student.config
+        return {
+            "passage_model": self.name,
+            "passage_prompt": config.passage_prompt,
+            "passage_max_length": config.passage_max_length,
+            "passage_template": self.passage_template,
+            "passage_fingerprint": self.passage_fingerprint,
+        }
+
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of queries, the model's prompt for queries before each; float32 [Q, D]."""
         return encode_texts(self.student, self.towers.query, _texts(texts), kind="query")
@@ -108,19 +130,30 @@ class Model:
         unit_norm = self.student.config.normalize
         return self.towers.map_passages(embeddings, unit_norm=unit_norm)
 
-    def index(self, corpus: AnyCorpus, *, cache: str | Path | None = None) -> Index:
+    def index(
+        self,
+        corpus: AnyCorpus,
+        *,
+        cache: str | Path | None = None,
+        embeddings: str | Path | np.ndarray | None = None,
+    ) -> Index:
         """The corpus embedded, for searches.
 
         Args:
           corpus: what to search.
           cache: a folder that keeps the embeddings, so that a corpus is embedded once by the same
             tower of passages, and a stopped call goes on where it was; None keeps them in memory.
+          embeddings: what `Index.save` wrote, for this corpus and by a model with the same tower of
+            passages; or an array [N, D], of which nothing but the shape can be checked.
 
         Raises:
-          UserError: the corpus cannot be read.
+          UserError: the corpus cannot be read, or the embeddings are not those of its passages by
+            this model.
         """
         passages = _read(corpus)
         texts = CorpusTexts(passages, self.passage_template)
+        if embeddings is not None:
+            return Index(self, passages, self._given(embeddings, texts))
         encoder = get_encoder(self.student, store=self.store)
         path = None
         if cache is not None:
@@ -137,6 +170,64 @@ class Model:
         `index` once.
         """
         return self.index(corpus, cache=cache).search(query, k)
+
+    def _given(self, embeddings: str | Path | np.ndarray, texts: CorpusTexts) -> np.ndarray:
+        """Embeddings from elsewhere, after a check that they are of these texts by this model."""
+        path = None if isinstance(embeddings, np.ndarray) else Path(embeddings)
+        array = _load(path) if path else np.asarray(embeddings)
+        shape = (len(texts), self.student.embedding_size)
+        if array.shape != shape:
+            raise UserError(f"{path or 'embeddings'}: of shape {array.shape}, wanted {shape}")
+        return self._checked(path, array, texts) if path else array
+
+    def _checked(self, path: Path, array: np.ndarray, texts: CorpusTexts) -> np.ndarray:
+        facts = read_json(_facts_path(path)) if _facts_path(path).is_file() else None
+        if not isinstance(facts, dict):
+            raise UserError(
+                f"{_facts_path(path)}: missing, so nothing says which model made {path}; "
+                "Index.save writes both. If you know, give the array itself: numpy.load(...)"
+            )
+        print_of_file = facts.get("passage_fingerprint")
+        if print_of_file == self.passage_fingerprint:
+            mapped = array
+        elif print_of_file == self._fingerprint_before_map:
+            mapped = self.towers.map_passages(array, unit_norm=self.student.config.normalize)
+        else:
+            raise UserError(
+                f"{path}: its passages were embedded by another model than that of the passages "
+                f"here, and the queries of one do not fit the other\n"
+                f"  there: {_in_words(facts)}\n  here:  {_in_words(self.passage_facts())}\n"
+                "make it again with Index.save, or use the model it was made for"
+            )
+        if facts.get("corpus") != texts.fingerprint:
+            raise UserError(f"{path}: made of other passages than those of this corpus")
+        return mapped
+
+    @property
+    def _fingerprint_before_map(self) -> str:
+        towers = Towers.of(self.towers.passage)
+        return passage_fingerprint(self.student, towers, self.passage_template)
+
+
+def _facts_path(path: str | Path) -> Path:
+    return Path(f"{path}.json")
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not an .npy file of embeddings ({error})") from None
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    """What embeds passages, by `Model.passage_facts`."""
+    model, prompt, length, template = (
+        facts.get(f"passage_{name}") for name in ("model", "prompt", "max_length", "template")
+    )
+    return f"{model}, prompt {prompt!r}, at most {length} tokens, passages as {template!r}"
 
 
 def _read(corpus: AnyCorpus) -> Corpus:

@@ -147,6 +147,7 @@ def retrieve(
     microbatch_tokens: int | None = None,
     store: EmbeddingStore | None = None,
     cache: Path | None = None,
+    passages: np.ndarray | None = None,
     description: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Run, Facts]:
@@ -165,19 +166,20 @@ def retrieve(
       store: where embeddings are looked up and kept.
       cache: a folder for the passages' embeddings, from which the work goes on after a kill. The
         caller removes it once the run is written. None keeps the embeddings in memory.
+      passages: the passages' embeddings, where they are there already.
       description: goes before "passages" and "queries" at the progress bars.
       check: called between micro-batches; what it raises ends the work.
     """
     encoder = get_encoder(student, microbatch_tokens, store)
-    texts = CorpusTexts(dataset.corpus, template)
-    passages = embed_passages(
-        encoder,
-        towers,
-        texts,
-        path=cache and cache / "passages.npy",
-        description=f"{description} passages".strip(),
-        check=check,
-    )
+    if passages is None:
+        passages = embed_passages(
+            encoder,
+            towers,
+            CorpusTexts(dataset.corpus, template),
+            path=cache and cache / "passages.npy",
+            description=f"{description} passages".strip(),
+            check=check,
+        )
     queries = encoder.encode(
         towers.query,
         list(dataset.queries.values()),

@@ -1,5 +1,6 @@
 """Tests of ldx/retrieval/model.py, beside sentence-transformers."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from ldx.common.errors import UserError
 from ldx.eval.beir import Corpus
+from ldx.models.towers import Towers
 from ldx.training.model import load_model
 
 QUERIES = ["banded matrix solver", "wing lift and drag"]
@@ -94,3 +96,56 @@ def test_every_form_of_a_corpus_finds_the_same(model, tmp_path):
     assert all(hits == found[0] for hits in found)
     numbered = model.search(QUERIES[1], PASSAGES)
     assert [ids[int(hit.doc_id)] for hit in numbered] == [hit.doc_id for hit in found[0]]
+
+
+def test_a_saved_index_is_of_one_tower_of_passages(model, tiny_bert, tmp_path):
+    path = tmp_path / "index.npy"
+    index = model.index(PASSAGES)
+    index.save(path)
+    shorter_queries = load_model(tiny_bert, query_max_length=8, query_prompt="find ")
+    for each in (model, shorter_queries):
+        np.testing.assert_array_equal(
+            each.index(PASSAGES, embeddings=path).embeddings, index.embeddings
+        )
+    assert model.index(PASSAGES, embeddings=index.embeddings).search(QUERIES[0]) == index.search(
+        QUERIES[0]
+    )
+    other = load_model(tiny_bert, passage_prompt="a ", passage_template="{text}")
+    message = r"another model(.|\n)*there: .*prompt ''(.|\n)*here: .*'a '.*'\{text\}'"
+    for call in (
+        lambda: other.index(PASSAGES, embeddings=path),
+        lambda: other.index(PASSAGES, embeddings=str(path)),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    with pytest.raises(UserError, match="made of other passages"):
+        model.index(PASSAGES[::-1], embeddings=path)
+    with pytest.raises(UserError, match=r"of shape \(3, 32\), wanted \(2, 32\)"):
+        model.index(PASSAGES[:2], embeddings=path)
+    with pytest.raises(UserError, match=r"of shape \(3, 4\), wanted \(3, 32\)"):
+        model.index(PASSAGES, embeddings=np.zeros((3, 4), np.float32))
+    (tmp_path / "index.npy.json").unlink()
+    with pytest.raises(UserError, match="nothing says which model made"):
+        model.index(PASSAGES, embeddings=path)
+    path.write_text("no array")
+    with pytest.raises(UserError, match=r"not an \.npy file"):
+        model.index(PASSAGES, embeddings=path)
+    with pytest.raises(UserError, match="no such file"):
+        model.index(PASSAGES, embeddings=tmp_path / "nowhere.npy")
+
+
+def test_embeddings_of_the_base_model_are_mapped(model, tmp_path):
+    path = tmp_path / "index.npy"
+    model.index(PASSAGES).save(path)
+    params, passage_map = model.student.params, np.eye(32, dtype=np.float32)[::-1].copy()
+    mapped = dataclasses.replace(model, towers=Towers(params, params, passage_map))
+    expected = mapped.index(PASSAGES)
+    given = mapped.index(PASSAGES, embeddings=path)
+    np.testing.assert_array_equal(given.embeddings, expected.embeddings)
+    assert not np.array_equal(given.embeddings, model.index(PASSAGES).embeddings)
+    given.save(path)
+    np.testing.assert_array_equal(
+        mapped.index(PASSAGES, embeddings=path).embeddings, expected.embeddings
+    )
+    with pytest.raises(UserError, match="another model"):
+        model.index(PASSAGES, embeddings=path)
