@@ -8,7 +8,9 @@ from absl import logging
 
 from data_prep.lists.calibration import agreement, matching_temperature, normalized_entropy
 
-MAX_QUERIES = 2000  # so many of each type are looked at
+MAX_QUERIES = 2000  # so many of each type are looked at, fewer where lists are very long:
+MAX_ENTRIES = 2_000_000  # of all lists together
+MAX_PAIRS = 200_000_000  # of candidates of a query, for all queries together
 NEARLY_FLAT, NEARLY_ONE_HOT = 0.95, 0.05  # normalised entropy of targets that teach little
 MUCH_FLATTER = 0.25  # with so much more entropy than the student's, targets flatten its scores
 
@@ -21,9 +23,10 @@ def agreements(teachers: Sequence[str], raw: Sequence[np.ndarray]) -> dict[str, 
       raw: scores [Q, C] of each teacher.
     """
     facts = {}
+    num_queries = min(MAX_QUERIES, max(1, MAX_PAIRS // raw[0].shape[1] ** 2))
     for i, first in enumerate(teachers):
         for j in range(i + 1, len(teachers)):
-            value = agreement(raw[i][:MAX_QUERIES], raw[j][:MAX_QUERIES])
+            value = agreement(raw[i][:num_queries], raw[j][:num_queries])
             facts[f"{first} and {teachers[j]}"] = {
                 "tau": round(value.tau, 4),
                 "top-1": round(value.top_1, 4),
@@ -44,13 +47,14 @@ def target_entropy(
       student: [G, L], the student's own scores; None where it is not among the retrievers.
       loss: the section `config.loss.listwise_kl`, for its temperatures.
     """
-    scores, temperature = scores[:MAX_QUERIES], loss.teacher_temperature
+    num_lists = min(MAX_QUERIES, max(1, MAX_ENTRIES // scores.shape[1]))
+    scores, temperature = scores[:num_lists], loss.teacher_temperature
     entropy = normalized_entropy(scores, temperature)
     low, median, high = np.quantile(entropy, [0.1, 0.5, 0.9]).round(4).tolist()
     facts = {"10%": low, "median": median, "90%": high}
     change, most = "", NEARLY_FLAT
     if student is not None:
-        own = np.median(normalized_entropy(student[:MAX_QUERIES], loss.student_temperature))
+        own = np.median(normalized_entropy(student[:num_lists], loss.student_temperature))
         matching = matching_temperature(scores, float(np.clip(own, 0.01, 0.99)))
         facts |= {"student": round(float(own), 4), "matching temperature": round(matching, 4)}
         change = f"; at {matching:.2g} it would be the student's own, {own:.2f}"

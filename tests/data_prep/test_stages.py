@@ -13,6 +13,7 @@ from data_prep.lists.prepared import load_lists
 from data_prep.lists.results import TAUGHT_FILES
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace, open_workspace
+from data_prep.preflight.dry_run import estimate
 from data_prep.queries.query import load_queries, query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.retrieval.neighbours import neighbour_order
@@ -526,3 +527,29 @@ def test_the_manifest_tells_how_much_of_the_corpus_the_lists_touch(prepared, cap
         write_tfrecords.STAGE.work(prepared)
     assert coverage.sentence() in caplog.text
     assert "there are few training queries (under 500)" in caplog.text
+
+
+def test_peoples_dev_judgments_choose_the_weight_for_a_log(collection, tiny_bert, tmp_path):
+    """The log is the training split, whose queries stand in no dev list of people."""
+    dataset = beir.load_dataset(collection, "train")
+    dev = {f"q{i}": {f"d{i}": 1} for i in range(60) if i % 4}
+    train = {query_id: docs for query_id, docs in dataset.qrels.items() if query_id not in dev}
+    train |= {"q1": {"d1": 1}, "q4": {"d4": 1}, "q8": {"d8": 1}}
+    texts = dataset.queries | {f"q{i}": f"number{i} of system{i}" for i in range(60)}
+    root = tmp_path / "with_dev"
+    beir.write_dataset(root, dataset.corpus, texts, {"train": train, "dev": dev})
+    config = make_config(root, tiny_bert)
+    config.prep.queries = "log"
+    config.prep.log = "split:train"
+    config.prep.dev_fraction = 0.5
+    config.prep.min_top_score_percentile = None
+    workspace = run_stages(config, tmp_path / "work")
+    manifest = Manifest.read(workspace.records)
+    assert manifest.judges == {"log": ["the teacher"], "human_dev": ["people"]}
+    assert manifest.yields["score"]["hybrid"]["choice"] == "judgments of dev queries"
+    assert {q.query_id for q in load_queries(workspace) if q.query_type == "log"} == {
+        "log:q4",
+        "log:q8",
+    }
+    estimated = {cost.what: cost.number for cost in estimate(workspace)}
+    assert estimated["queries of the log"] == 3

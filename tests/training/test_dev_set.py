@@ -197,6 +197,7 @@ def test_values_are_kept_by_step(parts, tmp_path):
         (["people"], "human queries judged by people"),
         (["a language model"], "human queries judged by a language model"),
         (["people", "a language model"], "human queries judged by people and a language model"),
+        (["the teacher"], "human queries judged by the teacher"),
         ([], "synthetic queries"),
     ],
 )
@@ -212,6 +213,18 @@ def test_several_kinds_of_dev_queries_are_counted(parts):
     judges = {"human": ["a language model"], parts[2][2].query_type: []}
     values = make_dev(parts, lists + parts[2][2:], judges_of=judges.get).evaluate(parts[0].params)
     assert values.judged_by == "queries: 2 human judged by a language model, 4 synthetic"
+
+
+def test_the_queries_of_a_log_stand_between_judged_and_made_ones(parts):
+    types = ["log", "human", *["title"] * 4]
+    judges = {"log": ["the teacher"], "human": ["people"], "title": []}
+    lists = [
+        dataclasses.replace(record, query_type=query_type)
+        for record, query_type in zip(parts[2], types, strict=True)
+    ]
+    values = make_dev(parts, lists, judges_of=judges.get).evaluate(parts[0].params)
+    told = "queries: 1 human judged by people, 1 human judged by the teacher, 4 synthetic"
+    assert values.judged_by == told
 
 
 def test_what_older_runs_kept_is_read(parts, tmp_path):

@@ -75,6 +75,8 @@ def test_a_saturated_dev_is_told_with_what_would_help():
     assert "nDCG@10 is 0.9600" in advice
     assert "people judge" in advice
     assert "select_by=loss" in advice
+    for judged_by in ("human queries judged by the teacher", "queries: 3 human judged by people"):
+        assert "people judge" in advice_on(base, judged_by, "ndcg")
     advice = advice_on(base, "human queries judged by people", "loss")
     assert "people judge" not in advice
     assert "select_by" not in advice
