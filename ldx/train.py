@@ -38,11 +38,13 @@ from ldx.training.settings import (
     CONFIG_NAME,
     SECTIONS,
     Settings,
+    TrainedTowers,
     check_same_run,
     check_sections,
     resolve,
     save_run,
 )
+from ldx.training.stored_passages import add_stored_passages
 from ldx.training.verdict import judge
 
 
@@ -190,6 +192,8 @@ def _open(
     if inputs.guide:
         sources = add_guide(sources, inputs.guide, workdir)
         inputs.guide = None  # its parameters are freed
+    if settings.train.towers == TrainedTowers.QUERY:
+        sources = add_stored_passages(sources, student, workdir)
     # Several processes might not find the same embeddings, and must embed the same texts.
     store = get_store(workdir) if jax.process_count() == 1 else None
     parts = make_parts(settings, student, objective, sources, mesh, store)

@@ -154,11 +154,12 @@ class BatchSize:
     list_size: int
     num_passages: int
     guide_size: int = 0  # dimensions of a guide's embeddings; 0: no guide
+    stored_size: int = 0  # dimensions of passages' stored embeddings; 0: the model embeds them
 
     @property
     def num_texts(self) -> int:
-        """The most texts a batch can hold."""
-        return self.num_queries + self.num_passages
+        """The most texts of a batch that the model embeds."""
+        return self.num_queries + (0 if self.stored_size else self.num_passages)
 
 
 @jax.tree_util.register_dataclass

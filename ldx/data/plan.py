@@ -42,7 +42,8 @@ class BatchPlan:
 
     token_batches: list[TokenBatch]
     query_position: np.ndarray  # int32 [Q]: row of the embedding buffer
-    passage_position: np.ndarray  # int32 [P]
+    # int32 [P], rows of the embedding buffer; or stored embeddings themselves, float32 [P, D].
+    passages: np.ndarray
     lists: Lists
     list_ids: list[str]
     texts: np.ndarray  # int64: the numbers of the distinct queries and passages, then their lengths
@@ -52,17 +53,23 @@ class BatchPlan:
     num_tokens: int  # of the texts, without padding
     num_padded_tokens: int  # of the micro-batches, with padding
 
+    @property
+    def has_stored_passages(self) -> bool:
+        """Whether passages enter by stored embeddings, and the model embeds queries alone."""
+        return self.passages.ndim == 2
+
     def digest(self) -> np.ndarray:
         """A hash, uint32 [2], of which text goes where; it is equal on all processes of a run.
 
-        A guide's embeddings are left out: a step has 250 MB of them, and the texts decide them.
+        Stored embeddings, and those of a guide, are left out: a step has 250 MB of them, and the
+        texts decide them.
         """
         digest = hashlib.blake2b(digest_size=8)
         for batch in self.token_batches:
             digest.update(repr((batch.shape, batch.start)).encode())
         lists = self.lists
         of_lists = (lists.list_index, lists.teacher_scores, lists.labels, lists.where)
-        for array in (self.query_position, self.passage_position, self.texts, *of_lists):
+        for array in (self.query_position, self.texts, *of_lists):
             digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.source, self.list_ids)).encode())
         return np.frombuffer(digest.digest(), np.uint32)
@@ -89,6 +96,8 @@ class BatchPlanner:
       size: the padded sizes of a batch.
       devices: the devices that share each micro-batch.
       source: the name of the lists' source.
+      stored: embeddings float32 [passages, D] by which passages enter the batches, so that the
+        model embeds queries alone; None: the model embeds passages too.
     """
 
     def __init__(
@@ -103,7 +112,9 @@ class BatchPlanner:
         size: BatchSize,
         devices: Devices | None = None,
         source: str = "",
+        stored: np.ndarray | None = None,
     ):
+        assert size.stored_size == (0 if stored is None else stored.shape[1]), size
         self._passages = passages
         self._queries = queries
         self._special = special
@@ -113,6 +124,7 @@ class BatchPlanner:
         self._num_special = num_special(special)
         self._devices = devices or Devices()
         self._source = source
+        self.stored = stored
         self.size = size
 
     @property
@@ -138,17 +150,22 @@ class BatchPlanner:
     def __call__(self, table: ListTable, numbers: np.ndarray) -> BatchPlan:
         """Plan the batch of these lists of a table, at most `size.num_queries`."""
         lists, rows = take_lists(table, numbers, self.size)
+        embedded_rows = rows if self.stored is None else rows[:0]
         queries, query_text = np.unique(table.query[numbers], return_inverse=True)
-        lengths = self._lengths(queries, rows)
-        token_batches, position = self._token_batches(queries, rows, lengths)
+        lengths = self._lengths(queries, embedded_rows)
+        token_batches, position = self._token_batches(queries, embedded_rows, lengths)
         query_position = np.zeros(self.size.num_queries, np.int32)
         query_position[: len(numbers)] = position[query_text]
-        passage_position = np.zeros(self.size.num_passages, np.int32)
-        passage_position[: len(rows)] = position[len(queries) :]
+        if self.stored is None:
+            passages = np.zeros(self.size.num_passages, np.int32)
+            passages[: len(rows)] = position[len(queries) :]
+        else:
+            passages = np.zeros((self.size.num_passages, self.size.stored_size), np.float32)
+            passages[: len(rows)] = self.stored[rows]
         return BatchPlan(
             token_batches,
             query_position,
-            passage_position,
+            passages,
             lists,
             [table.list_ids[number] for number in numbers],
             np.concatenate([queries, rows, lengths]).astype(np.int64),

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ldx.common.errors import UserError
 from ldx.common.sections import build
 from ldx.data.lists import ListTable
@@ -51,6 +53,7 @@ class Source:
       query_texts: every distinct query text of all splits.
       passages: tokens of every passage, by row.
       queries: tokens of `query_texts`.
+      stored: embeddings float32 [passages, D] of passages that are not trained; None: they are.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Source:
     query_texts: list[str]
     passages: TokenStore
     queries: TokenStore
+    stored: np.ndarray | None = None
 
 
 class QueryTexts(Sequence[str]):

@@ -68,6 +68,14 @@ class Student:
         """D, the size of an embedding."""
         return self.params["embeddings"]["word"]["embedding"].shape[1]
 
+    def with_prompts(self, query_prompt: str | None, passage_prompt: str | None) -> "Student":
+        """The student with other prompts, such as those of a source; None keeps its own."""
+        own: dict[str, Any] = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
+        own = {name: prompt for name, prompt in own.items() if prompt is not None}
+        if not own:
+            return self
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **own))
+
     def embed(self, params: Params, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Embeddings [B, D], at least float32, of token_ids int32 [B, T] and mask bool [B, T]."""
         encoder = nnx.merge(self.graphdef, params)

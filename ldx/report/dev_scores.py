@@ -5,9 +5,8 @@ Shapes: N dev lists, L list entries, P distinct passages of these lists.
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -47,15 +46,6 @@ class DevScores:
     scores: dict[str, np.ndarray]
     ndcg: dict[str, np.ndarray]
     num_passages: int
-
-
-def with_prompts(student: Student, query_prompt: str | None, passage_prompt: str | None) -> Student:
-    """The student with the prompts of a source, where the source has its own."""
-    own: dict[str, Any] = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
-    own = {name: prompt for name, prompt in own.items() if prompt is not None}
-    if not own:
-        return student
-    return replace(student, config=replace(student.config, **own))
 
 
 def make_dev_scores(

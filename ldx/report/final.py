@@ -34,7 +34,6 @@ from ldx.models.towers import Towers
 from ldx.parallel.processes import is_primary
 from ldx.records.manifest import Manifest
 from ldx.report.common import PAGE_NAME, REPORT_FOLDER
-from ldx.report.dev_scores import with_prompts
 from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FinishedRun, make_page
 from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
@@ -224,7 +223,7 @@ def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
             logging.info("evaluating the %s model on %s", system, dataset.root)
             run, facts = retrieve(
                 dataset,
-                with_prompts(student, source.query_prompt, source.passage_prompt),
+                student.with_prompts(source.query_prompt, source.passage_prompt),
                 Towers.of(student.params) if system == BASE else work.best,
                 index=config["eval"]["index"],
                 template=source.passage_template,

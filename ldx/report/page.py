@@ -33,7 +33,7 @@ from ldx.report.dev_lists import (
     summary,
     types_section,
 )
-from ldx.report.dev_scores import SYSTEMS, make_dev_scores, with_prompts
+from ldx.report.dev_scores import SYSTEMS, make_dev_scores
 from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
 from ldx.retrieval.store import get_store
@@ -162,7 +162,7 @@ def _dev_lists(run: FinishedRun, check: Callable[[], None]) -> tuple[list[DevLis
                 run.folder / name,
                 source.records,
                 manifest,
-                with_prompts(run.student, source.query_prompt, source.passage_prompt),
+                run.student.with_prompts(source.query_prompt, source.passage_prompt),
                 {"base": lambda: Towers.of(run.student.params), "trained": run.best},
                 list_size=run.config["data"]["list_size"],
                 microbatch_tokens=tokens if isinstance(tokens, int) else None,

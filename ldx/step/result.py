@@ -41,9 +41,11 @@ def _non_finite(metrics: Metrics, plan: BatchPlan, embeddings: np.ndarray) -> st
     bad_row = ~np.isfinite(embeddings).all(axis=1)
     lists, num_lists = plan.lists, len(plan.list_ids)
     bad_query = bad_row[plan.query_position[:num_lists]]
-    bad_entry = bad_row[plan.passage_position[lists.list_index]] | ~np.isfinite(
-        lists.teacher_scores
-    )
+    if plan.has_stored_passages:
+        bad_passage = ~np.isfinite(plan.passages).all(axis=1)
+    else:
+        bad_passage = bad_row[plan.passages]
+    bad_entry = bad_passage[lists.list_index] | ~np.isfinite(lists.teacher_scores)
     bad = bad_query | (bad_entry & lists.where).any(axis=1)[:num_lists]
     list_ids = [name for name, is_bad in zip(plan.list_ids, bad, strict=True) if is_bad]
     values = ", ".join(f"{name} {value:g}" for name, value in metrics.items())

@@ -155,7 +155,7 @@ class TrainStep:
             params = self._gather_params(state)
             buffer, gradients = self._zeros(state.params)
             buffer, activations = self._embed(params, plan, buffer, check)
-            lists = plan.query_position, plan.passage_position, plan.lists
+            lists = plan.query_position, plan.passages, plan.lists
             lists = put(lists, replicated(self._mesh))
             buffer_gradient, losses = self._loss(buffer, *lists)
             gradients = self._backpropagate(
@@ -247,14 +247,16 @@ class TrainStep:
     def _loss_of_buffer(
         self, buffer: jax.Array, queries: jax.Array, passages: jax.Array, lists: Lists
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Gradient with respect to the buffer, and the losses."""
+        """Gradient with respect to the buffer, and the losses; stored passages are constants."""
+        is_stored = passages.ndim == 2
 
         @jax.sharding.auto_axes(out_sharding=(ROWS, PartitionSpec()))
         def compute(buffer, queries, passages, lists):
             def loss(buffer):
                 # Every device compares its share of the queries with all passages.
                 mine = jax.lax.with_sharding_constraint(buffer[queries], ROWS)
-                return self._objective(mine, buffer[passages], lists)
+                others = passages.astype(buffer.dtype) if is_stored else buffer[passages]
+                return self._objective(mine, others, lists)
 
             (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(buffer)
             return gradient, losses
@@ -318,5 +320,8 @@ def _add(total: Params, gradient: Params) -> Params:
 
 def _empty_lists(size: BatchSize) -> tuple[np.ndarray, np.ndarray, Lists]:
     """Positions and lists of a batch without lists."""
-    queries, passages = (np.zeros(n, np.int32) for n in (size.num_queries, size.num_passages))
-    return queries, passages, Lists.empty(size)
+    queries = np.zeros(size.num_queries, np.int32)
+    if size.stored_size:
+        stored = np.zeros((size.num_passages, size.stored_size), np.float32)
+        return queries, stored, Lists.empty(size)
+    return queries, np.zeros(size.num_passages, np.int32), Lists.empty(size)

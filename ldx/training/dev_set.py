@@ -39,7 +39,7 @@ class DevSet:
     Args:
       table: the dev lists, on which the losses are measured.
       judged: lists of people's queries and judgments, on which no loss is measured.
-      planner: the planner of training, for its token ids and padded sizes.
+      planner: the planner of training, for its token ids, padded sizes, and stored passages.
       encoder: the encoder that embeds token ids.
       objective: the losses.
       judges_of: a function that says who judged for the queries of a type (`Manifest.judges_of`).
@@ -87,7 +87,8 @@ class DevSet:
         # The queries of the lists stand first, then those that are searched.
         searched_queries = self._judged.query[self.searched]
         self._query_ids = planner.query_ids(np.concatenate([table.query, searched_queries]))
-        self._passage_ids = planner.passage_ids(self._rows)
+        self._stored = None if planner.stored is None else planner.stored[self._rows]
+        self._passage_ids = planner.passage_ids(self._rows) if self._stored is None else []
 
     def __len__(self) -> int:
         """The number of dev lists."""
@@ -98,7 +99,7 @@ class DevSet:
         self._encoder.compile(params, self._query_ids + self._passage_ids)
         size = self._encoder.student.embedding_size
         queries, passages = (
-            np.zeros((len(ids), size), np.float32) for ids in (self._query_ids, self._passage_ids)
+            np.zeros((len(texts), size), np.float32) for texts in (self._query_ids, self._rows)
         )
         self._losses(queries, passages)
         self._ndcg(queries, passages)
@@ -108,6 +109,8 @@ class DevSet:
         ids = self._query_ids + self._passage_ids
         embeddings = self._encoder.encode_ids(params, ids, description="dev", check=check)
         queries, passages = np.split(embeddings, [len(self._query_ids)])
+        if self._stored is not None:
+            passages = self._stored
         values = self._losses(queries, passages)
         per_query = self._ndcg(queries, passages)
         values[METRIC] = math.fsum(per_query.values()) / len(per_query)

@@ -28,7 +28,7 @@ from ldx.step.optim import make_optimizer
 from ldx.step.state import TrainState
 from ldx.step.train_step import TrainStep
 from ldx.training.dev_set import DevSet
-from ldx.training.settings import Settings
+from ldx.training.settings import Settings, TrainedTowers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,19 @@ def check_cut(settings: Settings, student: Student) -> Mesh:
     Raises:
       UserError: `train.fsdp` does not fit the devices, or `train.bucket_lengths` the lengths.
     """
-    config, lengths = student.config, settings.train.bucket_lengths
+    lengths = settings.train.bucket_lengths
     if lengths:
-        Shapes.make(max(config.query_max_length, config.passage_max_length), 1, lengths=lengths)
+        is_stored = settings.train.towers == TrainedTowers.QUERY
+        Shapes.make(_max_length(student, is_stored=is_stored), 1, lengths=lengths)
     return make_mesh(fsdp=settings.train.fsdp)
+
+
+def _max_length(student: Student, *, is_stored: bool) -> int:
+    """The most tokens of a text that the step embeds; stored passages are not among them."""
+    config = student.config
+    if is_stored:
+        return config.query_max_length
+    return max(config.query_max_length, config.passage_max_length)
 
 
 def make_parts(
@@ -158,12 +167,14 @@ def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: 
     num_queries = -(-settings.data.batch_size // num_devices) * num_devices
     list_size = max(max(s.train.list_size, s.dev.list_size) for s in sources.values())
     num_passages = max(len(source.passages) for source in sources.values())
-    guide = next(iter(sources.values())).train.guide
+    first = next(iter(sources.values()))
+    guide, stored = first.train.guide, first.stored
     return BatchSize(
         num_queries,
         list_size,
         min(num_passages, num_queries * list_size),
         guide_size=guide.passages.shape[1] if guide else 0,
+        stored_size=0 if stored is None else stored.shape[1],
     )
 
 
@@ -175,8 +186,7 @@ def _shapes(
     num_devices: int,
 ) -> Shapes:
     """Micro-batches that fit the texts' lengths and the devices' memory."""
-    config = student.config
-    max_length = max(config.query_max_length, config.passage_max_length)
+    max_length = _max_length(student, is_stored=bool(size.stored_size))
     lengths = settings.train.bucket_lengths or best_lengths(
         _text_lengths(student, sources, size),
         max_length,
@@ -192,12 +202,15 @@ def _shapes(
 
 
 def _text_lengths(student: Student, sources: Mapping[str, Source], size: BatchSize) -> np.ndarray:
-    """Tokens of passages and queries, in the proportion in which batches hold them."""
+    """Tokens of the texts that batches embed, in the proportion in which batches hold them."""
     special, config = num_special(student.tokenizer), student.config
     rng, lengths = np.random.default_rng(0), []
     for source in sources.values():
-        passages = np.minimum(source.passages.lengths + special, config.passage_max_length)
         queries = np.minimum(source.queries.lengths + special, config.query_max_length)
+        if source.stored is not None:
+            lengths.append(queries)
+            continue
+        passages = np.minimum(source.passages.lengths + special, config.passage_max_length)
         # The longest texts of both kinds are among them, so that every text has an edge.
         num = max(1, min(len(queries), len(passages) * size.num_queries // size.num_passages))
         lengths += [passages, [queries.max()], rng.permutation(queries)[:num]]
@@ -221,4 +234,5 @@ def _planner(
         size=size,
         devices=Devices(mesh.size, tuple(local_blocks(mesh))),
         source=source.name,
+        stored=source.stored,
     )

@@ -9,7 +9,7 @@ from ldx.models.student import load_student
 from ldx.models.towers import Towers
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
-from ldx.report.dev_scores import EMBEDDINGS_NAME, NAME, make_dev_scores, with_prompts
+from ldx.report.dev_scores import EMBEDDINGS_NAME, NAME, make_dev_scores
 from tests import toy
 
 
@@ -31,7 +31,7 @@ def make(folder, records, student, **options):
 def test_scores_and_ndcg(records, student, tiny_bert, tmp_path):
     import sentence_transformers
 
-    prompted = with_prompts(student, "the ", "a ")
+    prompted = student.with_prompts("the ", "a ")
     dev = make(tmp_path, records, prompted)
     model = sentence_transformers.SentenceTransformer(str(tiny_bert), device="cpu")
     lists, texts = list(ListSet(records, "dev")), list(PassageSet(records))
@@ -52,8 +52,8 @@ def test_scores_and_ndcg(records, student, tiny_bert, tmp_path):
 
 
 def test_prompts_of_a_source_are_its_own(student):
-    assert with_prompts(student, None, None) is student
-    config = with_prompts(student, None, "p: ").config
+    assert student.with_prompts(None, None) is student
+    config = student.with_prompts(None, "p: ").config
     assert config == dataclasses.replace(student.config, passage_prompt="p: ")
 
 

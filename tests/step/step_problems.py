@@ -92,7 +92,8 @@ def embed(params, token_ids, mask):
     return normalize(total / mask.sum(axis=1, keepdims=True))
 
 
-def make_planner(problem, num_devices=1, num_queries=8, local=None):
+def make_planner(problem, num_devices=1, num_queries=8, local=None, *, stored=None):
+    """A planner; `stored` are passages' embeddings, for training of the query tower alone."""
     return BatchPlanner(
         TokensInMemory(problem.passages),
         TokensInMemory(problem.queries),
@@ -100,8 +101,9 @@ def make_planner(problem, num_devices=1, num_queries=8, local=None):
         query_max_length=16,
         passage_max_length=20,
         shapes=Shapes.make(20, 64, num_devices=num_devices, lengths=(8, 20)),
-        size=BatchSize(num_queries, 6, 30),
+        size=BatchSize(num_queries, 6, 30, stored_size=0 if stored is None else DIM),
         devices=Devices(num_devices, tuple(range(num_devices)) if local is None else local),
+        stored=stored,
     )
 
 

@@ -23,7 +23,7 @@ def train_steps(num_devices, fsdp, optimizer, num_steps=5):
         state, result = step(state, plan)
         losses.append(result.metrics()["total"])
     assert plan is not None
-    texts = np.concatenate([plan.query_position[:6], plan.passage_position])
+    texts = np.concatenate([plan.query_position[:6], plan.passages])
     return losses, state, np.asarray(result.embeddings)[texts]
 
 

@@ -108,7 +108,7 @@ def test_the_step_gives_it_to_the_loss_on_any_number_of_devices():
     lists = plan.lists
     settings = {key: value for key, value in INFO_NCE.items() if key != "weight"}
     expected = info_nce(
-        buffer[plan.query_position], buffer[plan.passage_position], lists.list_index, None,
+        buffer[plan.query_position], buffer[plan.passages], lists.list_index, None,
         where=lists.where, guide_query_embeddings=lists.guide_queries,
         guide_passage_embeddings=lists.guide_passages, **settings,
     )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Runs of the query tower alone: passages are embedded once, and stay as they are."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldx.common.configs import load_config
+from ldx.models.student import load_student
+from ldx.retrieval.encoder import Encoder
+from ldx.training.checkpoint import best_params
+from tests import toy
+from tests.test_train import last_state, metrics, start_and_kill, train, train_here
+
+
+@pytest.fixture(scope="module")
+def config(tiny_bert, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    return toy.write_config(
+        folder / "config.py",
+        model={"path": str(tiny_bert)},
+        data={
+            "root": str(toy.make_collection(folder / "collection")),
+            "records": str(toy.make_records(folder / "records")),
+        },
+        train={"num_steps": 8, "eval_every": 4, "towers": "query", "select_by": "loss"},
+        checkpoint={"every_minutes": 0.0},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("finished")
+    result = train(config, workdir)
+    assert result.returncode == 0, result.stderr
+    (workdir / "stderr").write_text(result.stderr)
+    return workdir
+
+
+def test_passages_are_embedded_once_by_the_base_model(finished, tiny_bert):
+    (path,) = (finished / "passages").glob("*.npy")
+    stored = np.load(path)
+    config = json.loads((finished / "config.json").read_text())
+    student = load_student(tiny_bert, query_max_length=16, passage_max_length=32)
+    texts = toy.make_texts(np.random.default_rng(0), 40, 12)
+    expected = Encoder(student).encode(student.params, texts, kind="passage")
+    np.testing.assert_allclose(stored, expected, atol=1e-6)
+    assert config["train"]["towers"] == "query"
+
+
+def test_the_loss_falls_and_the_steps_are_of_queries_alone(finished):
+    lines = metrics(finished)
+    dev = {line["step"]: line["dev/total"] for line in lines if "dev/total" in line}
+    assert dev[8] < dev[0]
+    of_steps = [line for line in lines if "total" in line]
+    assert all(line["num_tokens"] <= 8 * 16 for line in of_steps), of_steps[0]
+
+
+def test_dev_and_report_search_the_stored_passages(finished, tiny_bert):
+    """nDCG@10 of the trained model is that of its queries among passages of the base model."""
+    student = load_student(tiny_bert, query_max_length=16, passage_max_length=32)
+    params, step = best_params(finished, student.params)
+    assert step > 0
+    texts = toy.make_texts(np.random.default_rng(0), 40, 12)
+    encoder = Encoder(student)
+    passages = encoder.encode(student.params, texts, kind="passage")
+    queries = [" ".join(text.split()[:3]) for text in texts[:10]]
+    scores = encoder.encode(params, queries, kind="query") @ passages.T
+    rank = (scores > scores[np.arange(10), np.arange(10)][:, None]).sum(axis=1)
+    expected = np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()
+    results = json.loads((finished / "results.json").read_text())
+    assert results["trained"]["nDCG@10"] == pytest.approx(expected, abs=1e-4)
+    dev = np.load(finished / "report" / "dev_scores.npz")
+    assert not np.array_equal(dev["scores_base"], dev["scores_trained"])
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(config, finished, tmp_path):
+    workdir = tmp_path / "killed"
+    start_and_kill(config, workdir, signal.SIGKILL, 3)
+    result = train(config, workdir)
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.jsonl", "progress.json", "results.json", "report.txt"):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
+    for ours, undisturbed in zip(last_state(workdir), last_state(finished), strict=True):
+        np.testing.assert_array_equal(ours, undisturbed)
+
+
+def test_an_unknown_tower_is_refused(config, tmp_path):
+    result = train_here(config, tmp_path / "run", "--config.train.towers=passage")
+    assert result.returncode == 2
+    assert "config.train.towers='passage': wanted both or query" in result.stderr
+
+
+def test_several_sources_have_their_own_passages(config, tmp_path):
+    """Each with its own prompts."""
+    records = {name: str(toy.make_records(tmp_path / name)) for name in ("a", "b")}
+    whole = load_config(config)
+    whole.data.update({"records": "", "root": ""})
+    whole.data.sources = {
+        "a": {"records": records["a"]},
+        "b": {"records": records["b"], "passage_prompt": "drag "},
+    }
+    whole.train.num_steps = 2
+    import ldx
+
+    ldx.train(whole, tmp_path / "run")
+    first, second = (np.load(tmp_path / "run" / "passages" / f"{n}.npy") for n in ("a", "b"))
+    assert first.shape == second.shape
+    assert not np.allclose(first, second)
