@@ -176,6 +176,10 @@ def get_config() -> ConfigDict:
     # The step that is kept: the one with the highest dev nDCG@10 (ndcg), or with the lowest total
     # dev loss (loss; CADET's rule). The untrained model counts as a step.
     train.select_by = "ndcg"
+    # How far to go from the base model: what is kept is base + alpha (trained - base). auto: with
+    # towers "query" the best of 0.25 to 1.5 on dev, if it beats 1 by a paired test; else 1. A
+    # number is taken as it is.
+    train.alpha = nullable("auto", object)
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages in which dev queries are searched
     # The next keys say how the work is cut; the result is the same. They may differ when a run goes

@@ -18,6 +18,7 @@ from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
 from ldx.common.types import Params
 from ldx.step.state import TrainState
+from ldx.training.alpha import interpolate
 
 PROGRESS_NAME = "progress.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -36,6 +37,7 @@ class Progress:
     num_bad_evaluations: int = 0
     stop_reason: str = ""
     metrics_bytes: int = 0
+    alpha: float = 1.0  # what is kept is base + alpha (best step - base)
 
     @property
     def finished(self) -> bool:
@@ -155,7 +157,11 @@ class Checkpoints:
 
 
 def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
-    """The best parameters of a run, with the shapes of `params`, and their step.
+    """The best parameters of a run, and their step.
+
+    Args:
+      workdir: the run's folder.
+      params: the base model's parameters.
 
     Raises:
       UserError: the folder holds no run, or one of another model.
@@ -167,7 +173,8 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
             f"{workdir}: no checkpoint yet; run `python -m ldx.train --config=FILE.py "
             f"--workdir={workdir}` first"
         )
-    return Checkpoints(workdir, read_only=True).restore_best(params, progress), progress.best_step
+    trained = Checkpoints(workdir, read_only=True).restore_best(params, progress)
+    return interpolate(params, trained, progress.alpha), progress.best_step
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
@@ -15,7 +16,9 @@ from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.eval.metrics import METRIC
 from ldx.parallel import processes
+from ldx.parallel.mesh import put, replicated
 from ldx.step.result import StepResult
+from ldx.training.alpha import choose_alpha, interpolate, write_alphas
 from ldx.training.checkpoint import Checkpoints, Progress
 from ldx.training.dev_set import evaluate_sources
 from ldx.training.dev_values import DevValues, write_dev_values
@@ -95,6 +98,8 @@ class TrainingLoop:
             if due and progress.evaluated_step < progress.step:
                 self._settle()
                 self._evaluate(is_last)
+                if progress.finished:
+                    self._choose_alpha()
                 self._save()
                 continue
             begin = time.monotonic()
@@ -155,6 +160,35 @@ class TrainingLoop:
         logging.info("step %d  %s  best: step %d", step, numbers, self.progress.best_step)
         if self.progress.finished:
             logging.info("training ended at step %d: %s", step, self.progress.stop_reason)
+
+    def _choose_alpha(self) -> None:
+        """Try parameters before and beyond the best step, and note what is best on dev."""
+        progress, train = self.progress, self.settings.train
+        if not progress.best_step or not train.alphas:
+            return
+        whole = replicated(self.parts.mesh)
+        base = put(jax.tree.map(np.asarray, self.parts.student.params), whole)
+        trained = self.parts.step.whole_params(self.state)
+        if progress.best_step != progress.step:
+            trained = self.checkpoints.restore_best(trained, progress)
+        values = {}
+        for alpha in (*train.alphas, 1.0):
+            params = interpolate(base, trained, alpha)
+            values[alpha] = evaluate_sources(self.parts.dev, params, self.check)
+            if self.parts.store is not None and alpha != 1:
+                self.parts.store.drop(self.parts.store.key(self.parts.student, params))
+        if train.alpha == "auto":
+            progress.alpha = processes.from_primary({"alpha": choose_alpha(values)})["alpha"]
+        else:
+            progress.alpha = float(train.alpha)
+        if processes.is_primary():
+            for alpha in train.alphas:
+                write_dev_values(self.workdir, progress.best_step, values[alpha], alpha)
+            write_alphas(self.workdir, values, progress.alpha)
+        numbers = "  ".join(
+            f"{alpha:g} {each.means[f'dev/{METRIC}']:.4f}" for alpha, each in sorted(values.items())
+        )
+        logging.info("dev %s by alpha: %s; alpha %g is kept", METRIC, numbers, progress.alpha)
 
     def _drop_embeddings(self, params: Params) -> None:
         """Drop the embeddings by all steps but the best; the report asks for those of the best."""

@@ -30,6 +30,11 @@ MAY_DIFFER = (
 )
 
 
+ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
+"""What `train.alpha` "auto" tries; 0 is the base model and 1 the trained one, which are evaluated
+already."""
+
+
 class Criterion(StrEnum):
     """What dev evaluations are compared by."""
 
@@ -82,6 +87,7 @@ class TrainConfig:
     fsdp: int = 1
     select_by: Criterion = Criterion.NDCG
     towers: TrainedTowers = TrainedTowers.BOTH
+    alpha: float | str = "auto"
 
     def __post_init__(self) -> None:
         for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
@@ -98,6 +104,17 @@ class TrainConfig:
         if self.towers not in list(TrainedTowers):
             choices = " or ".join(TrainedTowers)
             raise UserError(f"config.train.towers={self.towers!r}: wanted {choices}")
+        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if self.alpha != "auto" and not (is_number and 0 <= float(self.alpha) <= 2):
+            raise UserError(f"config.train.alpha={self.alpha!r}: wanted auto, or a number 0 to 2")
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The values beside 1 that are tried after training."""
+        if self.alpha == "auto":
+            # With both towers, every value would have all dev passages embedded once more.
+            return ALPHAS if self.towers == TrainedTowers.QUERY else ()
+        return (float(self.alpha),) if float(self.alpha) != 1 else ()
 
 
 @dataclasses.dataclass(frozen=True)

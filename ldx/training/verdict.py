@@ -98,7 +98,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     """
     step = progress.best_step
     before, judged_by = read_dev_values(workdir, 0)
-    after, _ = read_dev_values(workdir, step)
+    after, _ = read_dev_values(workdir, step, progress.alpha)
     comparison = compare(after, before)
     base, trained = _mean(before), _mean(after)
     queries = f"{len(before)} {judged_by}"
@@ -109,7 +109,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
             f"{status} {'from' if status == Status.SAME else 'than'} the base model: dev {METRIC} "
             f"{base:.4f} -> {trained:.4f} ({comparison.difference:+.4f}, 95% interval "
             f"{comparison.low:+.4f} to {comparison.high:+.4f}, p {comparison.p_value:.4f}; "
-            f"{queries}, step {step})"
+            f"{queries}, {_kept(progress)})"
         )
     elif trained_steps:
         status = Status.BASE_KEPT
@@ -136,6 +136,12 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
         high=comparison.high,
         p_value=comparison.p_value,
     )
+
+
+def _kept(progress: Progress) -> str:
+    """What is kept, in words."""
+    alpha = f", alpha {progress.alpha:g}" if progress.alpha != 1 else ""
+    return f"step {progress.best_step}{alpha}"
 
 
 def _status(comparison: Comparison) -> Status:

@@ -1,16 +1,20 @@
 """Runs of the query tower alone: passages are embedded once, and stay as they are."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import ldx.train
 from ldx.common.configs import load_config
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import Encoder
-from ldx.training.checkpoint import best_params
+from ldx.training.alpha import read_alphas
+from ldx.training.checkpoint import best_params, read_progress
 from tests import toy
 from tests.test_train import last_state, metrics, start_and_kill, train, train_here
 
@@ -103,9 +107,35 @@ def test_several_sources_have_their_own_passages(config, tmp_path):
         "b": {"records": records["b"], "passage_prompt": "drag "},
     }
     whole.train.num_steps = 2
-    import ldx
-
-    ldx.train(whole, tmp_path / "run")
+    ldx.train.train(whole, tmp_path / "run")
     first, second = (np.load(tmp_path / "run" / "passages" / f"{n}.npy") for n in ("a", "b"))
     assert first.shape == second.shape
     assert not np.allclose(first, second)
+
+
+def test_alpha_is_chosen_on_dev_or_taken_as_given(config, finished, tiny_bert, tmp_path):
+    """The model of the run is base + alpha (best step - base), for whoever loads it."""
+    tried, chosen = read_alphas(finished)
+    assert sorted(tried) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert chosen in tried
+    assert read_progress(finished).alpha == chosen
+    workdir = tmp_path / "half"
+    shutil.copytree(finished, workdir)
+    base = load_student(tiny_bert).params
+    whole, step = best_params(workdir, base)
+    progress = json.loads((workdir / "progress.json").read_text())
+    (workdir / "progress.json").write_text(json.dumps(progress | {"alpha": 0.5}))
+    half, _ = best_params(workdir, base)
+    assert step > 0
+    for ours, trained, before in zip(*map(jax.tree.leaves, (half, whole, base)), strict=True):
+        np.testing.assert_allclose(ours, (np.asarray(trained) + before) / 2, atol=1e-6)
+
+
+def test_a_number_is_taken_as_alpha(config, tmp_path):
+    result = train(config, tmp_path / "run", "--config.train.alpha=1.5")
+    assert result.returncode == 0, result.stderr
+    assert read_progress(tmp_path / "run").alpha == 1.5
+    assert "alpha 1.5" in result.stdout.splitlines()[-1]
+    refused = train_here(config, tmp_path / "other", "--config.train.alpha=fast")
+    assert refused.returncode == 2
+    assert "config.train.alpha='fast'" in refused.stderr

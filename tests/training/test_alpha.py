@@ -1,0 +1,49 @@
+"""Between the base model and the trained one, or beyond: what is tried, chosen and kept."""
+
+import numpy as np
+import pytest
+
+from ldx.training.alpha import choose_alpha, interpolate, read_alphas, write_alphas
+from ldx.training.checkpoint import Progress
+from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
+from ldx.training.verdict import judge
+
+
+def values(per_query):
+    means = {"dev/nDCG@10": float(np.mean(per_query))}
+    return DevValues(means, {str(i): float(x) for i, x in enumerate(per_query)}, "synthetic")
+
+
+def test_parameters_lie_on_the_line():
+    base, trained = {"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, 1.0])}
+    assert interpolate(base, trained, 1.0) is trained
+    for alpha, expected in ((0.0, [1, 2]), (0.5, [2, 1.5]), (1.5, [4, 0.5])):
+        np.testing.assert_allclose(interpolate(base, trained, alpha)["w"], expected)
+
+
+def test_an_alpha_must_beat_one_by_a_paired_test():
+    rng = np.random.default_rng(0)
+    trained = rng.uniform(0.3, 0.7, size=200)
+    noise = rng.normal(0, 0.2, size=200)
+    better, noisy = trained + 0.02, trained + noise - noise.mean() + 0.005
+    tried = {0.5: values(trained - 0.1), 1.0: values(trained), 1.5: values(noisy)}
+    assert choose_alpha(tried) == 1.0
+    assert choose_alpha(tried | {1.25: values(better)}) == 1.25
+    assert choose_alpha(tried | {1.25: values(better), 0.75: values(better + 0.01)}) == 0.75
+
+
+def test_what_was_tried_is_kept(tmp_path):
+    assert read_alphas(tmp_path) == ({}, 1.0)
+    write_alphas(tmp_path, {1.5: values([0.5]), 1.0: values([0.25])}, 1.5)
+    assert read_alphas(tmp_path) == ({1.0: 0.25, 1.5: 0.5}, 1.5)
+
+
+def test_the_verdict_is_of_what_is_kept(tmp_path):
+    write_dev_values(tmp_path, 0, values([0.1] * 50))
+    write_dev_values(tmp_path, 8, values([0.2] * 50))
+    write_dev_values(tmp_path, 8, values([0.4] * 50), alpha=1.5)
+    verdict = judge(tmp_path, Progress(8, 8, best_step=8, alpha=1.5))
+    assert verdict.trained == pytest.approx(0.4)
+    assert "step 8, alpha 1.5" in verdict.text
+    assert judge(tmp_path, Progress(8, 8, best_step=8)).trained == pytest.approx(0.2)
+    assert read_dev_values(tmp_path, 8)[0]["0"] == 0.2
