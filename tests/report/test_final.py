@@ -53,3 +53,21 @@ def test_where_the_base_model_is_kept_nothing_is_computed_twice(finished, tmp_pa
     assert "No query's nDCG@10 changed." in page.text
     with np.load(workdir / "report" / "dev_scores.npz") as stored:
         np.testing.assert_array_equal(stored["scores_trained"], stored["scores_base"])
+
+
+def test_a_run_of_the_query_tower_embeds_the_passages_once(finished, tmp_path):
+    names = ("report.txt", "results.json", "report/index.html", "report/dev_scores.npz")
+    workdir = copy_without(finished, tmp_path, *names, "report/base.trec", "report/trained.trec")
+    shutil.rmtree(workdir / "embeddings")
+    config = json.loads((workdir / "config.json").read_text())
+    config["train"]["towers"] = "query"
+    make(workdir, config)
+    # Base and trained queries of the test and of dev, and the passages once.
+    num_texts = sorted(
+        sum(len(np.load(keys)) for keys in folder.glob("*.keys.npy"))
+        for folder in (workdir / "embeddings").iterdir()
+    )
+    num_passages = 40
+    assert len(num_texts) == 2
+    assert num_texts[1] - num_texts[0] >= num_passages
+    assert num_texts[0] < num_passages
