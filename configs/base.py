@@ -291,8 +291,9 @@ def _prep() -> ConfigDict:
     prep.teachers = base_teachers()
 
     # ---- 5. Calibrated scores and lists.
-    # How scores are brought to [0, 1]: percentile, z_score or rank. The temperature of the loss
-    # depends on it, so set both by `use_calibration`.
+    # How scores are brought to [0, 1]: percentile, z_score or rank; none: they stay as the teachers
+    # gave them, so that the best of long lists are not clipped to the same score. The temperature
+    # of the loss depends on it, so set both by `use_calibration`.
     prep.calibration = "percentile"
     # A query stays if its own passage is among this many first candidates; the others are not sent
     # to teachers that are models. None: off.

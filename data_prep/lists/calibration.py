@@ -17,7 +17,9 @@ MOST_DEVIATIONS = 3.0  # so many below and above the mean become 0 and 1
 
 
 class Calibration(Protocol):
-    """A map of scores to [0, 1] that was fitted to the scores of one teacher and query type.
+    """A map of scores that was fitted to the scores of one teacher and query type.
+
+    All but `Unchanged` map to [0, 1].
 
     Attributes:
       description: what the map does, for the manifest.
@@ -130,10 +132,43 @@ class Rank:
         """None, for a rank depends on the query's other candidates."""
 
 
-METHODS: Mapping[CalibrationMethod, type[Percentile] | type[ZScore] | type[Rank]] = {
+@dataclass(frozen=True)
+class Unchanged:
+    """Scores as the teacher gave them, of any size: nothing is clipped.
+
+    Those of a hybrid are z-scores over the corpus. The clipping of the other methods makes the best
+    of long lists equal: in lists of 200, half of the first ten are more than three deviations above
+    the mean.
+    """
+
+    description: ClassVar[str] = "none: scores as the teachers gave them"
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "Unchanged":
+        """Make a calibration; there is nothing to fit."""
+        return cls()
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """The same scores, float32 [Q, C]; NaN stays."""
+        return scores.astype(np.float32)
+
+    def facts(self) -> dict[str, float]:
+        """No arguments, as nothing is fitted."""
+        return {}
+
+    @property
+    def slope(self) -> float:
+        """1: a point of raw score is a point."""
+        return 1.0
+
+
+METHODS: Mapping[
+    CalibrationMethod, type[Percentile] | type[ZScore] | type[Rank] | type[Unchanged]
+] = {
     CalibrationMethod.PERCENTILE: Percentile,
     CalibrationMethod.Z_SCORE: ZScore,
     CalibrationMethod.RANK: Rank,
+    CalibrationMethod.NONE: Unchanged,
 }
 """Calibrations by the value of `config.prep.calibration`."""
 

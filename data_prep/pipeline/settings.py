@@ -46,11 +46,12 @@ class EntryKind(StrEnum):
 
 
 class CalibrationMethod(StrEnum):
-    """The method that brings scores to [0, 1]."""
+    """The method that brings scores to [0, 1], or NONE, which leaves them as they are."""
 
     PERCENTILE = "percentile"
     Z_SCORE = "z_score"
     RANK = "rank"
+    NONE = "none"
 
 
 class CandidateChoice(StrEnum):

@@ -49,7 +49,13 @@ def test_every_method_of_the_config_has_a_calibration():
     assert list(METHODS) == list(CalibrationMethod)
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_none_leaves_scores_as_they_are(scores):
+    calibration = METHODS["none"].fit(scores)
+    np.testing.assert_array_equal(calibration(scores), scores)
+    assert (calibration.slope, calibration.facts()) == (1.0, {})
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_every_method(name, scores):
     """Scores lie in [0, 1] in the teacher's order, NaN stays NaN, and no scale or shift matters."""
     calibrated = METHODS[name].fit(scores)(scores)

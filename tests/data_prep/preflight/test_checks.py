@@ -29,7 +29,7 @@ MISTAKES = {
     "dev_fraction": (0.0, "over 0 and under 1"),
     "sampling_strategy": ("random", "wanted top or spread"),
     "list_sampling": ("random", "wanted top or stratified"),
-    "calibration": ("softmax", "wanted percentile or z_score or rank"),
+    "calibration": ("softmax", "wanted percentile or z_score or rank or none"),
 }
 
 
