@@ -193,8 +193,8 @@ def _problems(table: Mapping[str, Any]) -> list[str]:
     if few_shot:
         problems += wrong_placeholders(right, "example_template", {"passage", "query"})
     if right.get("query_type") in (QueryOrigin.HUMAN, QueryOrigin.LOG):
-        query_type = right["query_type"]
-        problems.append(f'query_type = "{query_type}": that is a type of queries written by people')
+        name = right["query_type"]
+        problems.append(f'query_type = "{name}": that is the type of queries written by people')
     rules = right.get("answer", {})
     low, high = (rules.get(k, getattr(AnswerRules, k)) for k in ("min_words", "max_words"))
     if type(low) is int and type(high) is int and low > high:
