@@ -27,6 +27,7 @@ from data_prep.preflight.checks import check_collection, check_config, check_mod
 from ldx.common import cli
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
+from ldx.common.files import folder_path
 
 SECTIONS = ("seed", "model", "data", "train", "eval", "prep")
 """What the stages read of a config."""
@@ -136,7 +137,8 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
       UserError: something that was given is wrong, or a stage failed, which said why itself.
     """
     plain = plain_config(config, SECTIONS)
-    workspace = open_workspace(ConfigDict(plain), Path(workdir).absolute())
+    workdir = folder_path("workdir", workdir).absolute()
+    workspace = open_workspace(ConfigDict(plain), workdir)
     check_config(workspace)
     interpreters = _interpreters(workspace)
     check_collection(workspace)

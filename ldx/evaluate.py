@@ -16,13 +16,13 @@ from absl import flags, logging
 from ldx.common import cli
 from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError
+from ldx.common.files import folder_path
 from ldx.common.types import IndexKind
 from ldx.eval.beir import Dataset, load_dataset
 from ldx.eval.metrics import DEPTH, Run, read_run
 from ldx.eval.report import (
     Facts,
     Report,
-    check_report_folder,
     format_table,
     make_report,
     write_report,
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     values = flags.FLAGS
     options: dict[str, Any] = {name: values[name].value for name in OPTIONS}
-    cli.required("output")
+    cli.required_folder("output")
     model: Model | str | None = values.model or None
     if values.model and not values.run:
         model = load_model(
@@ -134,9 +134,7 @@ def evaluate(
     if run is not None and passage_embeddings is not None:
         raise UserError("passage_embeddings is for a model; a run has its passages already")
     _check_options(index, relevance_level, k, microbatch_tokens)
-    folder = None if output is None else Path(output)
-    if folder:
-        check_report_folder(folder)
+    folder = None if output is None else folder_path("output", output)
     collection = load_dataset(dataset, split)
     base = _read_run(baseline, collection, exclude_self) if baseline else None
     cache = folder / CACHE_NAME if folder else None

@@ -13,7 +13,7 @@ from absl import flags, logging
 from ldx.common import cli
 from ldx.common.callable_module import make_callable
 from ldx.common.errors import UserError, WorseModelError
-from ldx.common.files import read_json
+from ldx.common.files import folder_path, read_json
 from ldx.data.sources import source_configs
 from ldx.eval.report import read_results
 from ldx.models.card import base_name, model_card
@@ -25,7 +25,7 @@ from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
-from ldx.training.checkpoint import Progress, read_progress
+from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint, read_progress
 from ldx.training.model import best_towers, declared_template
 from ldx.training.settings import CONFIG_NAME, Criterion
 from ldx.training.verdict import Status, Verdict, judge
@@ -43,8 +43,8 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Export the best parameters of a run, and say how to load them."""
     cli.refuse_arguments(argv)
-    workdir, output = cli.required("workdir"), cli.required("output")
-    verdict, progress = _export(Path(workdir), Path(output), flags.FLAGS.force)
+    workdir, output = cli.required_folder("workdir"), cli.required_folder("output")
+    verdict, progress = _export(workdir, output, flags.FLAGS.force)
     print(verdict.text)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
@@ -82,8 +82,9 @@ def export(workdir: str | Path, output: str | Path, *, force: bool = False) -> P
       UserError: there is no run, none of its steps was evaluated, or `output` is something else.
       WorseModelError: dev says that the model is worse, and `force` is not given.
     """
-    _export(Path(workdir), Path(output), force)
-    return Path(output)
+    folder = folder_path("output", output)
+    _export(folder_path("workdir", workdir), folder, force)
+    return folder
 
 
 def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress]:
@@ -127,6 +128,8 @@ def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress
 
 def _read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG_NAME
+    if not path.is_file() and is_workdir(workdir):
+        raise no_checkpoint(workdir)
     if not path.is_file():
         raise UserError(f"{path}: no such file; --workdir is the folder of a run of ldx.train")
     config = read_json(path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from ldx.common import cli
+from ldx.common.files import folder_path
 from ldx.eval.beir import read_corpus
 from ldx.eval.passages import CORPUS_FORMS
 from ldx.retrieval.model import Hit, Index
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         query_max_length=values.query_max_length,
         passage_max_length=values.passage_max_length,
     )
-    index = model.index(corpus, cache=values.cache or default_cache())
+    index = model.index(corpus, cache=folder_path("--cache", values.cache or default_cache()))
     if argv[1:]:
         print(answers(index, argv[1:], values.k))
         return

@@ -10,8 +10,6 @@ shows no more than that everything runs. --config.study.roots.NAME=FOLDER says w
 NAME is, in BEIR layout; without this flag, it is NAME in the folder that LDX_DATA_DIR names.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from ldx.common import cli
@@ -27,7 +25,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Do what is still missing of the study, and print its report."""
     cli.refuse_arguments(argv)
-    run_study(cli.get_config(is_study=True).to_dict(), Path(cli.required("workdir")))
+    run_study(cli.get_config(is_study=True).to_dict(), cli.required_folder("workdir"))
 
 
 if __name__ == "__main__":

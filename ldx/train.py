@@ -17,6 +17,7 @@ from ldx.common import cli
 from ldx.common.callable_module import make_callable
 from ldx.common.configs import Config, changes_from_base, plain_config
 from ldx.common.errors import UserError
+from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted, StopRequest
 from ldx.common.sections import build
 from ldx.common.tensorboard import import_without_torch
@@ -58,7 +59,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Train, or go on, or print the report of a finished run."""
     cli.refuse_arguments(argv)
-    config, workdir = cli.get_config(), Path(cli.required("workdir"))
+    config, workdir = cli.get_config(), cli.required_folder("workdir")
     import_without_torch()
     processes.initialize()
     try:
@@ -94,7 +95,7 @@ def train(config: Config, workdir: str | Path) -> RunResult:
       UserError: something that was given is wrong; before anything is compiled.
       Interrupted: the process was asked to stop; the last completed step is saved.
     """
-    workdir = Path(workdir)
+    workdir = folder_path("workdir", workdir)
     inputs = _read(plain_config(config, SECTIONS), workdir)
     progress = _check(inputs, workdir)
     stop = StopRequest()

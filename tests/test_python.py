@@ -76,6 +76,20 @@ def test_mistakes_are_user_errors(tmp_path):
         ldx.export(tmp_path, tmp_path / "export")
 
 
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for name, path, call in (
+        ("workdir", file, lambda: ldx.prepare("configs/demo.py", file)),
+        ("workdir", file / "x", lambda: ldx.train("configs/demo.py", file / "x")),
+        ("workdir", file, lambda: ldx.export(file, tmp_path / "export")),
+        ("output", file, lambda: ldx.export(tmp_path, file)),
+        ("output", file, lambda: ldx.evaluate("absent", run="absent", output=file)),
+    ):
+        with pytest.raises(ldx.UserError, match=f"^{name}={path}.* is a file; wanted a folder"):
+            call()
+
+
 def code_blocks(page):
     """The Python examples of a page."""
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)

@@ -90,7 +90,7 @@ def workspace_from_flags() -> Workspace:
     Raises:
       UserError: a key is unknown or missing, or a value is not allowed.
     """
-    config, workdir = cli.get_config(), Path(cli.required("workdir"))
+    config, workdir = cli.get_config(), cli.required_folder("workdir")
     return open_workspace(config, workdir, engine_from_flags())
 
 

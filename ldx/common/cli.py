@@ -5,7 +5,6 @@ import functools
 import itertools
 import logging as std_logging
 import operator
-import os
 import re
 import signal
 import sys
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ldx.common.configs import explain_missing_config
 from ldx.common.errors import UserError
+from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted
 
 HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
@@ -91,6 +91,11 @@ def required(flag: str) -> str:
     if not value:
         raise UserError(f"--{flag} is missing; --help lists the flags")
     return value
+
+
+def required_folder(flag: str) -> Path:
+    """The folder, which may be a new one, that a flag without a default names."""
+    return folder_path(f"--{flag}", required(flag))
 
 
 def _config_argument(argv: list[str]) -> str:
@@ -221,9 +226,7 @@ def _is_worth_showing(record: std_logging.LogRecord) -> bool:
     root = Path(__file__).parents[2]
     if record.pathname.startswith((str(root / "ldx"), str(root / "data_prep"))):
         return True
-    # Orbax warns of the defaults it takes; if it fails, it raises.
-    is_chatter = f"{os.sep}orbax{os.sep}" in record.pathname and not flags.FLAGS.verbose
-    return record.levelno >= std_logging.WARNING and not is_chatter
+    return record.levelno >= std_logging.WARNING
 
 
 def set_up_logging() -> None:

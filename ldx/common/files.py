@@ -50,6 +50,26 @@ def locked(path: str | Path, holder: str) -> Iterator[None]:
         yield
 
 
+def folder_path(name: str, path: str | Path) -> Path:
+    """The path of a folder that the user names; there may be nothing at it yet.
+
+    Args:
+      name: the name of the argument, or --FLAG, for the message.
+      path: the path that the user gave for it.
+
+    Raises:
+      UserError: there is a file at the path, or at the path of a folder above.
+    """
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            where = "" if place == path else f": {place}"
+            raise UserError(f"{name}={path}{where} is a file; wanted a folder")
+    return path
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 

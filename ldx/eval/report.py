@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, read_json, write_json
+from ldx.common.files import atomic_write, folder_path, read_json, write_json
 from ldx.eval.beir import Dataset
 from ldx.eval.metrics import (
     METRIC,
@@ -228,8 +228,7 @@ def make_report(
 
 def write_report(folder: str | Path, run: Run, report: Report) -> None:
     """Write FOLDER/run.trec, per_query.tsv and, once these are whole, metrics.json."""
-    folder = Path(folder)
-    check_report_folder(folder)
+    folder = folder_path("output", folder)
     write_run(folder / "run.trec", run)
     with atomic_write(folder / "per_query.tsv") as file:
         file.write("\t".join(("query_id", *METRICS)) + "\n")
@@ -237,12 +236,6 @@ def write_report(folder: str | Path, run: Run, report: Report) -> None:
             values = (repr(report.scores.per_query[name][query_id]) for name in METRICS)
             file.write("\t".join((query_id, *values)) + "\n")
     write_json(folder / "metrics.json", report.metrics)
-
-
-def check_report_folder(folder: Path) -> None:
-    """Refuse a folder that is a file, before the work begins."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --output is a folder")
 
 
 def format_table(title: str, rows: Mapping[str, MetricResult]) -> str:

@@ -27,6 +27,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted
+from ldx.common.quiet import quiet_orbax
 from ldx.parallel.mesh import put_local_rows
 
 HEARTBEAT_SECONDS = 20
@@ -130,7 +131,8 @@ def primary_first(name: str) -> Iterator[None]:
 
     It is for files that one process makes on the shared storage and the others find there.
     """
-    wait = functools.partial(ocp.multihost.sync_global_processes, name, timeout=END_SECONDS)
+    sync = quiet_orbax()(ocp.multihost.sync_global_processes)
+    wait = functools.partial(sync, name, timeout=END_SECONDS)
     if jax.process_count() > 1 and not is_primary():
         wait()
     yield

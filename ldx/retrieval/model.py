@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, fingerprint, read_json, write_json
+from ldx.common.files import atomic_write, fingerprint, folder_path, read_json, write_json
 from ldx.eval.beir import Corpus, CorpusTexts, read_corpus
 from ldx.models.student import Student
 from ldx.models.towers import Towers, passage_fingerprint
@@ -158,7 +158,10 @@ class Model:
         path = None
         if cache is not None:
             tower = encoder.fingerprint(self.towers.passage, "passage")
-            path = Path(cache) / f"passages-{fingerprint(tower, texts.fingerprint)}.npy"
+            path = (
+                folder_path("cache", cache)
+                / f"passages-{fingerprint(tower, texts.fingerprint)}.npy"
+            )
         return Index(self, passages, embed_passages(encoder, self.towers, texts, path=path))
 
     def search(

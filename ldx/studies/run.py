@@ -21,7 +21,7 @@ from typing import Any
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, fingerprint, write_json
+from ldx.common.files import atomic_write, fingerprint, folder_path, write_json
 from ldx.common.interrupt import StopRequest
 from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
@@ -105,7 +105,7 @@ def run_study(
     cells = expand(study)
     check_samples(cells)
     roots = {root: find_root(root, study.roots) for root in _roots_of(cells)}
-    workdir = workdir.absolute()
+    workdir = folder_path("workdir", workdir).absolute()
     stop = StopRequest()
     with _locked(workdir) as lock, stop:
         planned = _plan(study, cells, roots, workdir, stop)

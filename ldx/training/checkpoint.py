@@ -16,12 +16,14 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import read_json, write_json
+from ldx.common.quiet import quiet_orbax
 from ldx.common.types import Params
 from ldx.step.state import TrainState
 from ldx.training.alpha import interpolate
 
 PROGRESS_NAME = "progress.json"
 CHECKPOINTS_NAME = "checkpoints"
+PREP_NAME = "prep"  # what the stages of data_prep pass on
 NUM_LAST = 2
 
 
@@ -69,6 +71,7 @@ class Checkpoints:
         progress.
     """
 
+    @quiet_orbax()
     def __init__(self, workdir: Path, *, read_only: bool = False):
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -88,6 +91,7 @@ class Checkpoints:
             item_names=("params", "opt_state"),
         )
 
+    @quiet_orbax()
     def discard_uncommitted(self, progress: Progress | None) -> None:
         """Delete what a kill left behind: checkpoints later than the progress.
 
@@ -104,6 +108,7 @@ class Checkpoints:
             if progress is None or step > progress.step:
                 self._manager.delete(step)
 
+    @quiet_orbax()
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save a state once, commit the progress, and delete checkpoints that are not needed.
 
@@ -138,6 +143,7 @@ class Checkpoints:
                 f"{free:.0f} MiB free; make room, then run the same command again"
             )
 
+    @quiet_orbax()
     def restore(self, state: TrainState, progress: Progress) -> TrainState:
         """The state of `progress.step`, with the shapes and shardings of `state`.
 
@@ -151,9 +157,24 @@ class Checkpoints:
         step = jax.device_put(jax.numpy.full_like(state.step, progress.step), state.step.sharding)
         return TrainState(step, params, opt_state)
 
+    @quiet_orbax()
     def restore_best(self, params: Params, progress: Progress) -> Params:
         """The best parameters, with the shapes and shardings of `params`."""
         return _restore(self._manager, progress.best_step, "params", params, self._workdir)
+
+
+def is_workdir(folder: Path) -> bool:
+    """Whether a folder is the workdir of a run, of which only the lists may be made yet."""
+    return any((folder / name).exists() for name in (CHECKPOINTS_NAME, PROGRESS_NAME, PREP_NAME))
+
+
+def no_checkpoint(workdir: Path) -> UserError:
+    """The mistake of asking a run for its model before its first evaluation."""
+    return UserError(
+        f"{workdir}: a workdir of ldx.train without a checkpoint yet; run "
+        f"`python -m ldx.train --config=FILE.py --workdir={workdir}`, at least up to its first "
+        "evaluation"
+    )
 
 
 def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
@@ -169,10 +190,7 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
     workdir = Path(workdir)
     progress = read_progress(workdir)
     if progress is None or progress.evaluated_step < 0:
-        raise UserError(
-            f"{workdir}: no checkpoint yet; run `python -m ldx.train --config=FILE.py "
-            f"--workdir={workdir}` first"
-        )
+        raise no_checkpoint(workdir)
     trained = Checkpoints(workdir, read_only=True).restore_best(params, progress)
     return interpolate(params, trained, progress.alpha), progress.best_step
 

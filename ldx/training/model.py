@@ -23,7 +23,7 @@ from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.retrieval.store import get_store
-from ldx.training.checkpoint import CHECKPOINTS_NAME, best_params
+from ldx.training.checkpoint import CHECKPOINTS_NAME, best_params, is_workdir, no_checkpoint
 from ldx.training.settings import CONFIG_NAME, TrainedTowers
 
 
@@ -39,13 +39,15 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
         or the config of the run, declares, such as passage_max_length; None changes nothing.
 
     Raises:
-      UserError: there is no such model.
+      UserError: there is no such model, or the run has no checkpoint yet.
     """
     if passage_template:
         check_template(passage_template)
     overrides = {key: value for key, value in overrides.items() if value is not None}
     workdir = Path(path).expanduser()
     if not (workdir / CHECKPOINTS_NAME).is_dir():
+        if is_workdir(workdir):
+            raise no_checkpoint(workdir)
         folder = resolve_model_path(path)
         student, towers = _load_folder(folder, str(path), overrides)
         template = passage_template or declared_template(folder) or DEFAULT_TEMPLATE

@@ -127,6 +127,29 @@ def test_ctrl_c_is_130(call):
     assert result.stderr == "stopped\n"
 
 
+@pytest.mark.parametrize("path", ["file", "file/runs/demo"])
+@pytest.mark.parametrize(
+    ("module", "flag", "others"),
+    [
+        ("data_prep.run", "workdir", ["--config=configs/demo.py"]),
+        ("data_prep.corpus", "workdir", ["--config=configs/demo.py"]),
+        ("ldx.train", "workdir", ["--config=configs/demo.py"]),
+        ("ldx.study", "workdir", ["--config=configs/studies/teachers.py:smoke"]),
+        ("ldx.export", "workdir", ["--output=absent"]),
+        ("ldx.export", "output", ["--workdir=absent"]),
+        ("ldx.evaluate", "output", ["--run=absent", "--dataset=absent"]),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder(tmp_path, module, flag, others, path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / path
+    command = [sys.executable, "-m", module, *others, f"--{flag}={place}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    where = "" if path == "file" else f": {tmp_path / 'file'}"
+    assert result.stderr == f"error: --{flag}={place}{where} is a file; wanted a folder\n"
+    assert result.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("module", "listed"),
     [
@@ -149,30 +172,28 @@ def test_help_lists_the_flags(module, listed):
     assert not result.stderr
 
 
-QUIET = """
+SHOWN = """
 from absl import logging
 from ldx.common import cli
 
-def record(path, level):
-    return logging.get_absl_logger().makeRecord("absl", level, path, 1, "", (), None)
-
 def main(argv):
     from ldx.common.cli import _is_worth_showing
-    orbax, flax = "/x/site-packages/orbax/checkpoint/manager.py", "/x/site-packages/flax/core.py"
-    shown = [_is_worth_showing(record(path, level)) for path in (orbax, flax) for level in (20, 30)]
-    print(shown, logging.level_debug())
+    record = lambda level: logging.get_absl_logger().makeRecord(
+        "absl", level, "/x/site-packages/flax/core.py", 1, "", (), None
+    )
+    print([_is_worth_showing(record(level)) for level in (20, 30)], logging.level_debug())
 
 cli.run(main)
 """
 
 
 def test_details_are_shown_on_request(tmp_path):
-    (tmp_path / "program.py").write_text(QUIET)
+    (tmp_path / "program.py").write_text(SHOWN)
 
     def output(*flags):
         command = [sys.executable, str(tmp_path / "program.py"), *flags]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    # Orbax and flax, each at INFO and at WARNING.
-    assert output() == "[False, False, False, True] False\n"
-    assert output("--verbose") == "[False, True, False, True] True\n"
+    # Another library at INFO and at WARNING.
+    assert output() == "[False, True] False\n"
+    assert output("--verbose") == "[False, True] True\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 
 import jax.numpy as jnp
@@ -87,8 +88,20 @@ def test_looking_at_a_run_does_not_disturb_it(tmp_path):
     assert unfinished.is_dir()
 
 
+@pytest.mark.parametrize(("level", "is_quiet"), [("INFO", True), ("DEBUG", False)])
+def test_orbax_is_quiet_while_it_works_for_us(tmp_path, caplog, level, is_quiet):
+    """A program that shows the log at INFO sees no line of Orbax, neither details nor warnings."""
+    caplog.set_level(level, logger="absl")
+    save_all(tmp_path, range(4), best_step=1)
+    best_params(tmp_path, state_at(0).params)
+    Checkpoints(tmp_path).restore(state_at(0), read_progress(tmp_path))
+    lines = [record for record in caplog.records if "orbax" in record.pathname]
+    assert (not lines) == is_quiet
+    assert not logging.getLogger("absl").filters
+
+
 def test_faults_are_named(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint yet"):
+    with pytest.raises(UserError, match="without a checkpoint yet"):
         best_params(tmp_path, state_at(0).params)
     save_all(tmp_path, [0], best_step=0)
     with pytest.raises(UserError, match="not a checkpoint of this model"):

@@ -56,6 +56,17 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("left", ["prep/corpus.json", "records/manifest.json", "progress.json"])
+def test_a_workdir_without_a_checkpoint_is_named_as_such(tmp_path: Path, left: str) -> None:
+    """After the stages of data_prep, or before the first evaluation of ldx.train."""
+    (tmp_path / "prep").mkdir()
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("{}")
+    (tmp_path / "config.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match=r"a workdir of ldx\.train without a checkpoint yet; run"):
+        load_model(tmp_path)
+
+
 def test_how_title_and_text_were_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the run's config says; of several sources, as all their records say, if they agree."""
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
