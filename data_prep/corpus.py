@@ -62,8 +62,14 @@ class _Rejects:
             return
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in self._lines)
-        plain = [{**x, "reason": x["reason"].partition(":")[0]} for x in self._lines]
-        check_rejects("corpus", {self.path: plain}, num_passages + len(plain), most)
+        rows = [{**row, "kind": row["reason"].partition(":")[0]} for row in self._lines]
+        check_rejects(
+            "corpus",
+            {self.path: rows},
+            num_passages + len(rows),
+            most,
+            advice="Once the corpus is mended, run the same command again.",
+        )
 
 
 def _make_dataset(workspace: Workspace, rejects: _Rejects) -> None:

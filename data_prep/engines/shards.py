@@ -18,12 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 from absl import logging
 
-from ldx.common.errors import UserError
+from ldx.common.errors import UserError, listing
 from ldx.common.files import atomic_write, fingerprint
 from ldx.common.progress import progress_bar
 
 LEAST_TO_JUDGE = 8
 """Where at least so many records of a shard failed, and none did not, the engine has failed."""
+
+NUM_SHOWN = 3
+"""How many records that were set aside a message shows."""
 
 Payload = Mapping[str, Any]
 """The plain values and arrays that a worker needs to make a shard."""
@@ -232,30 +235,39 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_rejects(
-    stage: str, rejects: Mapping[Path, Sequence[Mapping[str, str]]], total: int, most: float
+    stage: str,
+    rejects: Mapping[Path, Sequence[Mapping[str, str]]],
+    total: int,
+    most: float,
+    *,
+    advice: str,
 ) -> None:
     """Warn of records that were set aside, and refuse to go on with too many.
 
     Args:
       stage: the name of the work in the message.
-      rejects: the records that were set aside, by the path of their file.
+      rejects: the records that were set aside, by the path of their file. The reasons are counted
+        by the `kind` of a record, where it has one.
       total: the number of all records, those set aside included.
       most: the largest share of records that may be set aside.
+      advice: a sentence that says how to mend the cause and go on.
 
     Raises:
       UserError: more than that share was set aside.
     """
-    number = sum(map(len, rejects.values()))
-    if not number:
+    records = [record for of_file in rejects.values() for record in of_file]
+    if not records:
         return
-    reasons = Counter(record["reason"] for records in rejects.values() for record in records)
+    reasons = Counter(record.get("kind", record["reason"]) for record in records)
     common = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    message = f"{stage}: {number} of {total} records were set aside in {next(iter(rejects))}"
-    message += f" and {len(rejects) - 1} more such files: " if len(rejects) > 1 else ": "
-    if number > most * total:
+    message = f"{stage}: {len(records)} of {total} records were set aside: {common}"
+    others = f" and {len(rejects) - 1} more such files" if len(rejects) > 1 else ""
+    place = f"{next(iter(rejects))}{others}"
+    if len(records) > most * total:
+        first = [f"{record['id']}: {record['reason']}" for record in records[:NUM_SHOWN]]
         raise UserError(
-            f"{message}{common}\nThat is more than config.prep.max_rejects={most} of them. Allow "
-            "more; or mend the cause and delete each of these files and the shard beside it whose "
-            "name begins alike, which is then made again"
+            f"{message}\n{listing(first, NUM_SHOWN, total=len(records))}\n"
+            f"All of them are in {place}. They are more than config.prep.max_rejects={most} of all "
+            f"records; allow more, or mend the cause. {advice}"
         )
-    logging.warning("%s%s", message, common)
+    logging.warning("%s; they are in %s", message, place)

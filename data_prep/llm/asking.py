@@ -167,8 +167,14 @@ class Asker(Generic[T]):
             for group, _, line in lines
             if line["error"]
         ]
-        max_rejects = self._prep.max_rejects
-        check_rejects(task.what, {self._folder.folder: rejects}, task.total, max_rejects)
+        check_rejects(
+            task.what,
+            {self._folder.folder: rejects},
+            task.total,
+            self._prep.max_rejects,
+            advice="Then delete the files there that have lines with an error, and run the same "
+            "command again, which asks for these answers anew.",
+        )
         return lines
 
     def _shards(self, group: str, keys: Mapping[int, str], attempt: int) -> list[Shard]:

@@ -163,7 +163,12 @@ def score_model(
         for path, of_part in zip(made, is_pair, strict=True)
     )
     check_rejects(
-        f"score ({name})", folder.rejects(shards), num_pairs, workspace.settings.max_rejects
+        f"score ({name})",
+        folder.rejects(shards),
+        num_pairs,
+        workspace.settings.max_rejects,
+        advice="Then delete each of these files and the shard beside it whose name begins alike, "
+        "and run the same command again, which makes these shards anew.",
     )
     facts = {"pairs": num_pairs, "not scored": num_pairs - num_scores}
     return ScoredShards(shards, facts if parity is None else facts | {"parity": parity})

@@ -158,10 +158,8 @@ class Model:
         path = None
         if cache is not None:
             tower = encoder.fingerprint(self.towers.passage, "passage")
-            path = (
-                folder_path("cache", cache)
-                / f"passages-{fingerprint(tower, texts.fingerprint)}.npy"
-            )
+            name = f"passages-{fingerprint(tower, texts.fingerprint)}.npy"
+            path = folder_path("cache", cache) / name
         return Index(self, passages, embed_passages(encoder, self.towers, texts, path=path))
 
     def search(

@@ -23,6 +23,7 @@ from ldx.training.alpha import interpolate
 
 PROGRESS_NAME = "progress.json"
 CHECKPOINTS_NAME = "checkpoints"
+UNFINISHED_SUFFIX = ".orbax-checkpoint-tmp"
 PREP_NAME = "prep"  # what the stages of data_prep pass on
 NUM_LAST = 2
 
@@ -79,11 +80,12 @@ class Checkpoints:
         )
         together = ocp.options.MultiprocessingOptions()
         self._workdir = workdir
+        if not read_only and here == 0:
+            _remove_unfinished(workdir / CHECKPOINTS_NAME)
         self._manager = ocp.CheckpointManager(
             (workdir / CHECKPOINTS_NAME).absolute(),
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
                 multiprocessing_options=alone if read_only else together,
@@ -161,6 +163,12 @@ class Checkpoints:
     def restore_best(self, params: Params, progress: Progress) -> Params:
         """The best parameters, with the shapes and shardings of `params`."""
         return _restore(self._manager, progress.best_step, "params", params, self._workdir)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the checkpoints that a kill left half-written; Orbax would do so in a thread."""
+    for path in folder.glob(f"*{UNFINISHED_SUFFIX}*"):
+        shutil.rmtree(path)
 
 
 def is_workdir(folder: Path) -> bool:

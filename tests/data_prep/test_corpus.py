@@ -65,8 +65,12 @@ def test_a_collection_in_parquet_with_other_names(root, tiny_bert, tmp_path):
 
 def test_the_report_allows_as_many_bad_rows_as_the_preparation(root, tiny_bert, tmp_path):
     edit(root, lambda number, line: line[:-2] if number in (10, 20, 30) else line)
-    with pytest.raises(UserError, match="max_rejects"):
+    with pytest.raises(UserError, match="max_rejects") as error:
         run_stage(root, tiny_bert, tmp_path)
+    message = str(error.value)
+    assert all(f"corpus.jsonl:{line}: not valid JSON" in message for line in (11, 21, 31))
+    assert "rejects/corpus.jsonl" in message
+    assert "shard" not in message
     workspace = run_stage(root, tiny_bert, tmp_path, max_rejects=0.1)
     config = workspace.config.to_dict()
     sources = source_configs(config["data"], tmp_path)

@@ -164,7 +164,9 @@ def test_bad_answers_are_asked_again_and_good_ones_never(fake_llm):
 def test_too_many_failures_end_the_job(fake_llm):
     fake_llm.config.prep.max_rejects = 0.01
     strict = reopened(fake_llm)
-    with pytest.raises(UserError, match=r"1 of 57 records .*the prompt is too long \(1\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 57 records .*the prompt is too long \(1\)\n(.*\n)*.*ask"
+    ):
         llm_queries(strict, load_passages(strict), np.arange(20), LocalEngine())
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -12,7 +13,13 @@ import pytest
 
 from ldx.common.errors import UserError
 from ldx.step.state import TrainState, init_state
-from ldx.training.checkpoint import Checkpoints, Progress, best_params, read_progress
+from ldx.training.checkpoint import (
+    UNFINISHED_SUFFIX,
+    Checkpoints,
+    Progress,
+    best_params,
+    read_progress,
+)
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -86,6 +93,25 @@ def test_looking_at_a_run_does_not_disturb_it(tmp_path):
     unfinished.mkdir()
     best_params(tmp_path, state_at(0).params)
     assert unfinished.is_dir()
+    Checkpoints(tmp_path)
+    assert not unfinished.exists()
+
+
+def test_a_killed_save_is_removed(tmp_path, monkeypatch):
+    """Orbax renames a checkpoint when it is whole; a kill before that leaves the other name."""
+
+    def kill(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", kill)
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        save_all(tmp_path, [3], best_step=0)
+    monkeypatch.undo()
+    [unfinished] = (tmp_path / "checkpoints").iterdir()
+    assert UNFINISHED_SUFFIX in unfinished.name
+    Checkpoints(tmp_path)
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(("level", "is_quiet"), [("INFO", True), ("DEBUG", False)])
