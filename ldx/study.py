@@ -18,7 +18,7 @@ from ldx.studies.run import run_study
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    cli.define_config()
+    cli.define_config("Study", "configs/studies/infonce_vs_distillation.py", ":cpu|:smoke")
     flags.DEFINE_string("workdir", None, "Folder of the study: data, cells, report")
 
 

@@ -59,7 +59,7 @@ def test_an_unknown_name():
 
 
 def test_mistakes_are_user_errors(tmp_path):
-    with pytest.raises(ldx.UserError, match="no such file; beside it"):
+    with pytest.raises(ldx.UserError, match=r"no such file; did you mean configs/demo\.py"):
         ldx.train("configs/dmeo.py", tmp_path)
     with pytest.raises(ldx.UserError, match=r"configs/demo\.py:smok: no variant 'smok'"):
         ldx.train("configs/demo.py:smok", tmp_path)

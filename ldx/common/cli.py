@@ -15,15 +15,19 @@ from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import tuple_parser
 
-from ldx.common.configs import explain_missing_config
+from ldx.common.configs import (
+    check_config_path,
+    explain_missing_config,
+    importable_configs,
+)
 from ldx.common.errors import UserError
 from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted
 
 HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
 NO_SPACE = "No space left on device"
-NO_CONFIG = "--config is missing; give one such as --config=configs/demo.py"
 
 OUT_OF_MEMORY = """out of memory: {error}
 Lower one of these and run the same command again:
@@ -37,27 +41,62 @@ Lower one of these and run the same command again:
 class _OrNone(flags.ArgumentParser):
     """A parser for the flag of a key that may be None: the word None, or what `parse` takes."""
 
-    def __init__(self, parse: Callable[[Any], Any]):
-        self._parse = parse
+    def __init__(self, parse: Callable[[Any], Any], form: str):
+        self._parse, self._form = parse, form
 
     def parse(self, argument: Any) -> Any:
-        return None if argument in (None, "None") else self._parse(argument)
+        if argument in (None, "None"):
+            return None
+        try:
+            return self._parse(argument)
+        except (TypeError, ValueError):
+            raise ValueError(f"wanted {self._form}") from None
+
+
+class _Tuples(tuple_parser.TupleParser):
+    """A parser for the flag of a tuple, which also refuses a lone bracket."""
+
+    def parse(self, argument: Any) -> Any:
+        wrong = ValueError('wanted values in brackets, such as "(1, 2)"')
+        try:
+            values = super().parse(argument)
+        except (TypeError, ValueError):
+            raise wrong from None
+        if any(isinstance(value, str) and value.startswith(("(", "[")) for value in values):
+            raise wrong
+        return values
 
 
 _PARSERS = {
-    int: flags.IntegerParser().parse,
-    float: flags.FloatParser().parse,
-    bool: flags.BooleanParser().parse,
-    str: flags.ArgumentParser().parse,
+    int: _OrNone(flags.IntegerParser().parse, "a whole number"),
+    float: _OrNone(flags.FloatParser().parse, "a number"),
+    bool: _OrNone(flags.BooleanParser().parse, "true or false"),
+    str: _OrNone(flags.ArgumentParser().parse, "a text"),
+    tuple: _Tuples(),
 }
 
 
-def define_config() -> None:
-    """Define --config=FILE.py[:arg], with --config.section.key=value for every key of the file."""
-    for field_type, parse in _PARSERS.items():
-        config_flags.register_flag_parser_for_type(field_type, _OrNone(parse))
-    text = "Experiment, such as configs/demo.py[:smoke]; --config.KEY=VALUE sets any key of it"
+def define_config(
+    what: str = "Experiment", example: str = "configs/demo.py", variants: str = ":smoke"
+) -> None:
+    """Define --config=FILE.py[:arg], with --config.section.key=value for every key of the file.
+
+    Args:
+      what: the word for what a config of this command is.
+      example: the path of one.
+      variants: the arguments that such configs take.
+    """
+    for field_type, parser in _PARSERS.items():
+        config_flags.register_flag_parser_for_type(field_type, parser)
+    text = f"{what}, such as {example}[{variants}]; --config.KEY=VALUE sets any key of it"
     config_flags.DEFINE_config_file("config", None, text)
+
+
+def _no_config() -> str:
+    """The message where --config is missing, with the example that its help has."""
+    match = re.search(r"configs/\S+\.py", flags.FLAGS["config"].help)
+    assert match
+    return f"--config is missing; give one such as --config={match[0]}"
 
 
 def get_config(*, is_study: bool = False) -> ConfigDict:
@@ -71,7 +110,7 @@ def get_config(*, is_study: bool = False) -> ConfigDict:
     """
     config = flags.FLAGS.config
     if config is None:
-        raise UserError(NO_CONFIG)
+        raise UserError(_no_config())
     if "study" in config and not is_study:
         raise UserError(
             f"{_config_argument(sys.argv)}: this config is a study; run it with python -m ldx.study"
@@ -107,13 +146,9 @@ def _config_argument(argv: list[str]) -> str:
     return ""
 
 
-def _missing_config_file(argv: list[str]) -> str | None:
-    argument = _config_argument(argv)
-    path = argument.partition("=")[2].partition(":")[0]
-    if not path or Path(path).is_file():
-        return None
-    near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-    return f"{argument}: no such file; beside it: {', '.join(near) or 'no config'}"
+def _config_path(argv: list[str]) -> str:
+    """The path of the config's file; "" where --config is missing."""
+    return _config_argument(argv).partition("=")[2].partition(":")[0]
 
 
 def _unknown_config_key(argv: list[str], error: Exception) -> str | None:
@@ -146,9 +181,11 @@ def _check_nones() -> None:
 def _flag_problem(argv: list[str], error: Exception) -> str:
     name = getattr(error, "flagname", "")
     if name.startswith("config.") and "config" in flags.FLAGS and not _config_argument(argv):
-        return NO_CONFIG
+        return _no_config()
     text = str(error).strip()
     last = text.splitlines()[-1]
+    if wrong := re.fullmatch(r"flag --(config\.\S+?)=(.*): (wanted .*)", text, re.DOTALL):
+        return f"{wrong[1]}={wrong[2]!r}: {wrong[3]}"
     if "Traceback" not in text:
         return last
     # For an error inside a config file, the last line of its traceback says what is wrong.
@@ -164,12 +201,17 @@ def _show_our_flags_in_help(program: str) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    if problem := _missing_config_file(argv):
-        raise UserError(problem)
+    path = _config_path(argv)
+    if path:
+        try:
+            check_config_path(path)
+        except UserError as error:
+            raise UserError(f"--config={error}") from None
     app.define_help_flags()
     _show_our_flags_in_help(argv[0])
     try:
-        rest = flags.FLAGS(argv)
+        with importable_configs(path):
+            rest = flags.FLAGS(argv)
         _check_nones()
         return rest
     except SystemExit as end:

@@ -1,10 +1,14 @@
 """What a user sees when a command is called wrongly: one message, exit code 2."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from ldx.common import cli
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -72,8 +76,11 @@ def test_an_override_arrives(call):
         (["--config.optim.learning_rate=1"], "--config is missing; give one such as"),
         (["--config=config.py:study"], "config.py:study: this config is a study; run it with"),
         (["--config=config.py:smok"], "error: --config=config.py:smok: no variant 'smok'; there"),
-        (["--config=absent.py"], "no such file; beside it: config.py"),
-        (["--config", "absent.py"], "no such file; beside it: config.py"),
+        (["--config=absent.py"], "--config=absent.py: no such file; the configs there are config"),
+        (["--config", "absent.py"], "--config=absent.py: no such file; the configs there are con"),
+        (["--config=confg.py"], "--config=confg.py: no such file; did you mean config.py?"),
+        (["--config=no/config.py"], "there is no folder no (the working folder is /"),
+        (["--config=."], "error: --config=.: a folder; the configs there are config.py, "),
         (
             ["--config=config.py", "--config.optim.learning_rat=1"],
             "mean config.optim.learning_rate?",
@@ -115,6 +122,62 @@ def test_a_key_that_may_be_none_takes_none(tmp_path, values, expected):
     assert result.stdout == f"{sorted(expected.items())}\n", result.stderr
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n", "eight", "config.a.n='eight': wanted a whole number"),
+        ("n", "1.5", "config.a.n='1.5': wanted a whole number"),
+        ("x", "fast", "config.a.x='fast': wanted a number"),
+        ("on", "yess", "config.a.on='yess': wanted true or false"),
+        ("many", "(1, two three)", "config.a.many='(1, two three)': wanted values in brackets"),
+        ("many", "(1", "config.a.many='(1': wanted values in brackets, such as"),
+    ],
+)
+def test_a_value_of_the_wrong_kind(tmp_path, key, value, message):
+    (tmp_path / "config.py").write_text(OPTIONAL)
+    (tmp_path / "show.py").write_text(SHOW)
+    command = [sys.executable, "show.py", "--config=config.py", f"--config.a.{key}={value}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert result.returncode == 2
+
+
+IMPORTS = """
+import sys
+from ldx.common.configs import load_config
+before = list(sys.path)
+print(load_config(sys.argv[1]).optim.learning_rate, sys.path == before)
+"""
+
+
+@pytest.mark.parametrize("subfolder", ["", "studies"])
+def test_a_config_finds_the_others_wherever_one_works(tmp_path, subfolder):
+    """Neither the working folder nor PYTHONPATH has a folder configs."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "ldx").symlink_to(Path(cli.__file__).parents[1])
+    folder = tmp_path / "mine" / "configs" / subfolder
+    folder.mkdir(parents=True)
+    (tmp_path / "mine" / "configs" / "other.py").write_text(CONFIG)
+    config = folder / "config.py"
+    config.write_text("from configs.other import get_config\n")
+    (tmp_path / "function.py").write_text(IMPORTS)
+    (tmp_path / "command.py").write_text(PROGRAM)
+    calls = (["function.py", str(config)], ["command.py", f"--config={config}"])
+    outputs = []
+    for arguments in calls:
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "library")},
+        )
+        assert result.returncode == 0, result.stderr
+        outputs.append(result.stdout)
+    assert outputs == ["0.0001 True\n", "rate 0.0001\n"]
+
+
 def test_a_config_that_ends_the_program_is_no_success(call, tmp_path):
     (tmp_path / "config.py").write_text("import sys\nsys.exit('give me a folder')\n")
     result = call("--config=config.py")
@@ -154,7 +217,17 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, module, flag, others, path):
     ("module", "listed"),
     [
         ("ldx.train", ("--config:", "--workdir:", "--num_processes:")),
-        ("ldx.study", ("--config:", "--workdir:", ":cpu", ":smoke", "--config.study.roots.NAME")),
+        (
+            "ldx.study",
+            (
+                "--config:",
+                "such as configs/studies/",
+                "--workdir:",
+                ":cpu",
+                ":smoke",
+                "--config.study.roots.NAME",
+            ),
+        ),
         ("ldx.evaluate", ("--model:", "--run:", "--dataset:", "give this or --run")),
         ("ldx.export", ("--workdir:", "--output:")),
         ("ldx.search", ("--model:", "--corpus:")),
