@@ -51,13 +51,13 @@ def main(argv: list[str]) -> None:
     print(_how_to_load(output))
 
 
-def _how_to_load(output: str) -> str:
+def _how_to_load(output: Path) -> str:
     lines = [
         f"The model is in {output}; load it with",
         f'  SentenceTransformer("{output}")    # pip install sentence-transformers',
         f'  python -m ldx.search --model={output} --corpus=FILE_OR_BEIR_DIR "a query"',
     ]
-    if towers := read_towers(Path(output)):
+    if towers := read_towers(output):
         index = "is multiplied by its passage map" if towers.passage_map else "stays as it is"
         lines += [
             "It has two towers: encode_query is for queries, encode_document for passages.",
