@@ -75,7 +75,8 @@ def test_records_of_graded_lists(graded):
     assert manifest.teachers == []
     assert manifest.num_synthetic_passages == 0
     assert manifest.judges == {}
-    assert set(manifest.yields) == {"corpus", "generate_queries", "mine", "grade"}
+    stages = {"corpus", "generate_queries", "mine", "grade", "write_tfrecords"}
+    assert set(manifest.yields) == stages
     record = ListSet(graded.records, "train")[0]
     assert record.rows[0] == record.source_row
     assert len(record.teacher_scores) == 0
