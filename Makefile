@@ -11,11 +11,10 @@ AS_USERS := '--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=tr
 
 .PHONY: demo test test-golden test-slow test-vllm check lint clean
 
-demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export (under ten minutes)
+demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export
 	$(BIN)/python -m data_prep.run --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
 	$(BIN)/python -m ldx.train --config=configs/demo.py --workdir=$(DEMO) $(FLAGS)
 	$(BIN)/python -m ldx.export --workdir=$(DEMO) --output=$(DEMO)/export
-	@cat $(DEMO)/report.txt
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
 test: $(VENV)/.test  ## the default tests, in two processes

@@ -114,7 +114,7 @@ def get_config() -> ConfigDict:
     loss.margin_mse.teacher_temperature = 1.0  # divides the targets
     loss.margin_mse.targets = "teacher_scores"
     # RankNet: the logistic loss of every pair. This one, LambdaLoss and the smooth nDCG are rax's
-    # (pip install 'ldx[rax]').
+    # (pip install '.[rax]').
     loss.rank_net = ConfigDict()
     loss.rank_net.weight = 0.0
     loss.rank_net.temperature = 0.05

@@ -44,8 +44,7 @@ def main(argv: list[str]) -> None:
     """Export the best parameters of a run, and say how to load them."""
     cli.refuse_arguments(argv)
     workdir, output = cli.required_folder("workdir"), cli.required_folder("output")
-    verdict, progress = _export(workdir, output, flags.FLAGS.force)
-    print(verdict.text)
+    progress = _export(workdir, output, flags.FLAGS.force)
     if not progress.finished:
         print(f"Training has not ended (step {progress.step}): this is the best step so far.")
     print(_how_to_load(output))
@@ -87,7 +86,7 @@ def export(workdir: str | Path, output: str | Path, *, force: bool = False) -> P
     return folder
 
 
-def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress]:
+def _export(workdir: Path, output: Path, force: bool) -> Progress:
     check_student_folder(output)
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
@@ -123,7 +122,7 @@ def _export(workdir: Path, output: Path, force: bool) -> tuple[Verdict, Progress
         passage_template=template,
         facts=declared,
     )
-    return verdict, progress
+    return progress
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:

@@ -18,7 +18,11 @@ TEACHER_CLASSES = {
     "run_file": "data_prep.teachers.run_file:RunFile",
     "vllm": "data_prep.teachers.vllm_score:VllmTeacher",
 }
-"""The classes of teachers by kind; the arguments of a class are the keys of its section."""
+"""The classes of teachers by kind; the arguments of a class are the keys of its section.
+
+The kind `hybrid` has no class here: it scores no pairs of texts, but joins the scores of retrievers
+that searched the whole corpus (`data_prep/teachers/hybrid.py`).
+"""
 
 
 def make_teacher(name: str, settings: Mapping[str, Any]) -> Teacher:

@@ -156,6 +156,7 @@ def choose_weight(
         "dev queries for the weight": ndcg.shape[1],
         "choice": choice,
         "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
+        "rule": "of the weights within a standard error of the best, the one nearest to 0.5",
     }
     return ChosenWeight(best_weight(ndcg), facts)
 

@@ -90,6 +90,7 @@ def define_config(
         config_flags.register_flag_parser_for_type(field_type, parser)
     text = f"{what}, such as {example}[{variants}]; --config.KEY=VALUE sets any key of it"
     config_flags.DEFINE_config_file("config", None, text)
+    flags.FLAGS["config"].default_as_str = ""  # --help would say that the default is 'None'
 
 
 def _no_config() -> str:

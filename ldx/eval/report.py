@@ -125,9 +125,17 @@ class Outcome:
 
 
 def score_runs(
-    name: str, dataset: Dataset, runs: Mapping[str, Run], relevance_level: int
+    name: str, dataset: Dataset, runs: Mapping[str, Run], relevance_level: int, collection: str = ""
 ) -> Outcome:
-    """Score the runs of all systems, among them the base model, on the collection of a source."""
+    """Score the runs of all systems, among them the base model, on the collection of a source.
+
+    Args:
+      name: the name of the source; "" where there is only one.
+      dataset: its collection.
+      runs: the runs by system.
+      relevance_level: the least grade that is relevant.
+      collection: the collection's name for a source without one; "": that of its folder.
+    """
     scores = {
         system: score_run(dataset.qrels, run, relevance_level=relevance_level)
         for system, run in runs.items()
@@ -136,7 +144,7 @@ def score_runs(
         system: summarize(system_scores, None if system == BASE else scores[BASE])
         for system, system_scores in scores.items()
     }
-    return Outcome(name, name or dataset.root.name, dataset, runs, scores, results)
+    return Outcome(name, name or collection or dataset.root.name, dataset, runs, scores, results)
 
 
 def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
@@ -238,6 +246,11 @@ def write_report(folder: str | Path, run: Run, report: Report) -> None:
     write_json(folder / "metrics.json", report.metrics)
 
 
+def format_p_value(value: float) -> str:
+    """A p-value with four decimals."""
+    return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
+
+
 def format_table(title: str, rows: Mapping[str, MetricResult]) -> str:
     """Results as aligned columns, with differences where there is a base.
 
@@ -268,7 +281,7 @@ def _change_cells(change: Comparison) -> list[str]:
     return [
         f"{change.difference:+.4f}",
         f"[{change.low:+.4f}, {change.high:+.4f}]",
-        f"{change.p_value:.4f}",
-        f"{change.t_test_p_value:.4f}",
+        format_p_value(change.p_value),
+        format_p_value(change.t_test_p_value),
         f"{change.wins}/{change.losses}/{change.ties}",
     ]

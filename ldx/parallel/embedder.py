@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from ldx.common.progress import progress_bar
 from ldx.common.types import Params
 from ldx.parallel.mesh import ROWS, put, put_local_rows, replicated, split_rows
 
@@ -90,6 +91,7 @@ class Embedder:
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> None:
     """Compile programs in threads, so that later calls find them compiled."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    bar = progress_bar(total=len(programs), desc="compiling", unit=" programs", delay=2)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in threads.map(lambda program: program.compile(), programs):
-            pass
+            bar.update()

@@ -44,11 +44,6 @@ def change_cell(change: Comparison) -> Html:
     return join([signed(change.difference), ends])
 
 
-def p_value(value: float) -> str:
-    """A p-value with four decimals."""
-    return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
-
-
 def mean_or_dash(value: float) -> str:
     """A mean with three decimals; a dash for NaN."""
     return "–" if value != value else f"{value:.3f}"

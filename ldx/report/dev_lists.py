@@ -18,9 +18,10 @@ from ldx.eval.list_stats import (
     same_best,
 )
 from ldx.eval.metrics import METRIC, Comparison, compare
+from ldx.eval.report import format_p_value
 from ldx.losses.listwise import LISTWISE_KL
 from ldx.report import plots
-from ldx.report.common import change_cell, mean_or_dash, p_value
+from ldx.report.common import change_cell, mean_or_dash
 from ldx.report.dev_scores import SYSTEMS, DevScores
 from ldx.report.html import Html, figure, join, note, subsection, table
 
@@ -150,8 +151,10 @@ def types_section(sources: Sequence[DevLists]) -> Html:
         parts.append(subsection(_shown(lists, sources), figure(image, ""), table(head, rows)))
     about = note(
         "Each query is searched among the passages of all dev lists of its source. The first entry "
-        "of its list is relevant, and so are passages that people graded so. (The dev "
-        f"{METRIC} of the curves may be in another pool.) Intervals and p (paired randomisation) "
+        "of its list is relevant, and so are passages that people graded so. The dev "
+        f"{METRIC} of the verdict and the curves may be another number: there the pool is "
+        "filled up to config.train.dev_pool passages with others of the corpus, here it is the "
+        "passages of the dev lists alone. Intervals and p (paired randomisation) "
         "are over lists. KL is the divergence of the student's list from the teacher's, at the "
         "temperatures of the loss."
     )
@@ -169,7 +172,7 @@ def _type_cells(lists: DevLists, group: np.ndarray, change: Comparison) -> list[
 
 def _change_cells(change: Comparison) -> list[object]:
     """The difference with its interval, and p."""
-    return [change_cell(change), p_value(change.p_value)]
+    return [change_cell(change), format_p_value(change.p_value)]
 
 
 def _nan_mean(values: np.ndarray) -> float:

@@ -52,6 +52,7 @@ class JudgedCollection:
     """A source's collection with human judgments, and how its texts are put to the model."""
 
     dataset: Dataset
+    collection: str
     passage_template: str
     query_prompt: str | None
     passage_prompt: str | None
@@ -139,7 +140,7 @@ class _Work:
         """The results of every system on the judgments of every source."""
         level = self.config["eval"]["relevance_level"]
         return [
-            score_runs(name, source.dataset, _runs(self, name, source), level)
+            score_runs(name, source.dataset, _runs(self, name, source), level, source.collection)
             for name, source in self.judged.items()
         ]
 
@@ -175,10 +176,13 @@ def judged_datasets(
                 "no %s/qrels/%s.tsv: the report will have no human judgments of it", root, split
             )
             continue
-        template = manifests[name].passage_template
-        dataset = load_dataset(root, split, max_bad=config["prep"]["max_rejects"])
+        manifest = manifests[name]
         judged[name] = JudgedCollection(
-            dataset, template, source.query_prompt, source.passage_prompt
+            load_dataset(root, split, max_bad=config["prep"]["max_rejects"]),
+            manifest.collection,
+            manifest.passage_template,
+            source.query_prompt,
+            source.passage_prompt,
         )
     return judged
 

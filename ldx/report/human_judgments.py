@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ldx.eval.metrics import METRIC, METRICS, rank
-from ldx.eval.report import BASE, TRAINED, MetricResult, Outcome
+from ldx.eval.report import BASE, TRAINED, MetricResult, Outcome, format_p_value
 from ldx.report import plots
-from ldx.report.common import NoData, change_cell, cut, interval, p_value, signed
+from ldx.report.common import NoData, change_cell, cut, interval, signed
 from ldx.report.html import (
     Html,
     details,
@@ -37,8 +37,8 @@ def sentence(outcome: Outcome) -> str:
     return (
         f"{outcome.collection} {outcome.dataset.split}: {METRIC} {trained.value:.4f}, base model "
         f"{trained.baseline:.4f}; difference {signed(change.difference)} "
-        f"{interval((change.low, change.high), '+')}, p = {p_value(change.p_value)} "
-        f"(randomisation), {p_value(change.t_test_p_value)} (t-test); "
+        f"{interval((change.low, change.high), '+')}, p = {format_p_value(change.p_value)} "
+        f"(randomisation), {format_p_value(change.t_test_p_value)} (t-test); "
         f"{len(outcome.dataset.qrels)} queries"
     )
 
@@ -86,7 +86,7 @@ def _differences_table(outcome: Outcome, metric: str) -> Html:
     for system, results in outcome.results.items():
         change = results[metric].change
         if change is not None:
-            tests = p_value(change.p_value), p_value(change.t_test_p_value)
+            tests = format_p_value(change.p_value), format_p_value(change.t_test_p_value)
             counts = change.wins, change.losses, change.ties
             rows.append([system, change_cell(change), *tests, *counts])
     head = ["system", "difference", "p, randomisation", "p, t-test", "wins", "losses", "ties"]

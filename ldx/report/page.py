@@ -124,7 +124,8 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
 
 def _title(run: FinishedRun) -> str:
     collections = ", ".join(name or m.collection for name, m in run.manifests.items())
-    return f"{base_name(str(run.config['model']['path']))}, trained for {collections}"
+    model = base_name(str(run.config["model"]["path"])).partition("==")[0]
+    return f"{model}, trained for {collections}"
 
 
 def _lead(run: FinishedRun) -> Html:

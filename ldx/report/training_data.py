@@ -53,6 +53,8 @@ def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
     stages = {stage: _without(counts, "facts") for stage, counts in manifest.yields.items()}
     if stages:
         rows = [[stage, *row] for stage, counts in stages.items() for row in _leaves(counts)]
+        for row in rows:
+            row[1] = _COUNT_NAMES.get(row[1], row[1])
         every = table(["stage", "count", "value"], rows, num_text_columns=2)
         parts.append(details("What every stage counted", every))
     else:
@@ -61,6 +63,10 @@ def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
         if value:
             parts.append(folded_json(title, value))
     return parts
+
+
+_COUNT_NAMES = {"quantiles: of": "quantiles of the scores below: at these shares"}
+"""What the page shows for counts whose recorded names say too little."""
 
 
 def _facts(manifest: Manifest, stage: str) -> dict[str, dict[str, Any]]:
@@ -90,6 +96,17 @@ def _coverage_parts(manifest: Manifest) -> list[Html]:
     return [paragraph(f"{coverage.sentence()}{f'; {advice}' if advice else ''}.")]
 
 
+_FILTER_NAMES = {
+    "own passage found": "the query's own passage is found",
+    "own passage first": "the teacher puts the query's own passage first",
+    "full list": "enough candidates have a score",
+    "top score": "the best score is high enough",
+    "a positive with a score": "the positive has a score, after de-noising",
+    "full list of what is left": "enough candidates are left for a list",
+}
+"""What the page shows for the names that data_prep records."""
+
+
 def _filter_tables(by_type: Facts) -> list[Html]:
     """Queries left after every filter, and the entries that de-noising took away."""
     yields = {name: value for name, each in by_type.items() if (value := _dict(each.get("yields")))}
@@ -98,7 +115,10 @@ def _filter_tables(by_type: Facts) -> list[Html]:
     names = list(dict.fromkeys(name for each in yields.values() for name in each))
     firsts = {query_type: next(iter(counts.values())) for query_type, counts in yields.items()}
     rows = [
-        [name, *(_share(counts.get(name), firsts[t], name) for t, counts in yields.items())]
+        [
+            _FILTER_NAMES.get(name, name),
+            *(_share(counts.get(name), firsts[t], name) for t, counts in yields.items()),
+        ]
         for name in names
     ]
     caption = "Queries that stay after every filter, one filter after the other"

@@ -147,7 +147,11 @@ class EmbeddingStore:
 
     def summary(self) -> str:
         """How much of what was asked for had to be embedded."""
-        return f"{self.num_embedded} texts embedded, of {self.num_requested} asked for"
+        num_kept = self.num_requested - self.num_embedded
+        return (
+            f"{self.num_embedded} texts were embedded; the other {num_kept} of "
+            f"{self.num_requested} came from the embedding store"
+        )
 
 
 class _ModelKey(NamedTuple):

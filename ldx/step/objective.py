@@ -199,7 +199,7 @@ def make_objective(config: Mapping[str, Mapping[str, Any]]) -> Objective:
         if term.loss.package and importlib.util.find_spec(term.loss.package) is None:
             raise UserError(
                 f"config.loss.{term.name}: it needs the package {term.loss.package}; "
-                f"pip install 'ldx[{term.loss.package}]'"
+                f"pip install '.[{term.loss.package}]'"
             )
     return Objective(tuple(terms), _matryoshka(config.get("matryoshka") or {}))
 

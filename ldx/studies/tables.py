@@ -6,7 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldx.report.common import PAGE_NAME, REPORT_FOLDER, interval, p_value, signed
+from ldx.eval.report import format_p_value
+from ldx.report.common import PAGE_NAME, REPORT_FOLDER, interval, signed
 from ldx.studies.results import axis_columns
 
 Summary = Mapping[str, Any]
@@ -124,7 +125,7 @@ def label(row: Mapping[str, Any], axes: Sequence[str]) -> str:
 
 def _tests(row: Mapping[str, Any]) -> list[str]:
     """The columns of TESTS_HEAD."""
-    return [p_value(row["p_value"]), p_value(row["t_test_p_value"])]
+    return [format_p_value(row["p_value"]), format_p_value(row["t_test_p_value"])]
 
 
 def _finding(row: Mapping[str, Any], key: str) -> str:
@@ -166,7 +167,7 @@ def _configurations(study: Summary) -> Table:
             f"{row['trained']:.4f}",
             change(row),
             *_tests(row),
-            p_value(row["p_holm"]),
+            format_p_value(row["p_holm"]),
             _outcome(row),
         ]
         + ([_spread(row)] if several else [])
@@ -236,7 +237,7 @@ def _comparisons(study: Summary) -> Table:
             *(row[axis] for axis in axes),
             change(row, "difference"),
             *_tests(row),
-            p_value(row["p_holm"]),
+            format_p_value(row["p_holm"]),
             f"{row['wins']}/{row['losses']}/{row['ties']}",
             _outcome_against_baseline(row),
         ]
@@ -260,7 +261,7 @@ def _query_types(study: Summary) -> Table:
             row["query_type"],
             change(row),
             *_tests(row),
-            p_value(row["p_holm"]),
+            format_p_value(row["p_holm"]),
             str(row["num_queries"]),
             _outcome(row),
         ]

@@ -48,13 +48,17 @@ class Leakage:
 
     @property
     def text(self) -> str:
-        """A sentence with the counts."""
+        """A sentence with the counts, and whether they are a leak."""
+        if self.judgments_in_lists:
+            meaning = "these judgments leak, so the test flatters the model"
+        else:
+            meaning = "so no judgment leaks"
         return (
             f"{self.lists_with_test_query} of {self.num_lists} training lists have the words of "
             f"one of {self.num_queries} test queries, and {self.judgments_in_lists} judgments of "
-            f"the test stand in them; of {self.judged_passages} passages relevant to the test, "
-            f"{self.judged_in_lists} stand in training lists, {self.judged_as_positives} as the "
-            "positive"
+            f"the test stand in them: {meaning}; of {self.judged_passages} passages relevant to "
+            f"the test, {self.judged_in_lists} stand in training lists, {self.judged_as_positives} "
+            "as the positive, which is no leak, for the corpus is given"
         )
 
 

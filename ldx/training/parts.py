@@ -155,7 +155,7 @@ def make_parts(
     state = step.init(student.params)
     is_kept = bool(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
     hint = "" if is_kept else " (JAX_COMPILATION_CACHE_DIR=FOLDER keeps them for later runs)"
-    logging.info("compiling the programs of %d shapes%s", len(shapes.all), hint)
+    logging.info("compiling the programs of %d shapes: up to minutes%s", len(shapes.all), hint)
     step.compile(state, shapes, size)
     for dev_set in dev.values():
         dev_set.compile(student.params)

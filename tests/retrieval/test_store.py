@@ -208,6 +208,7 @@ def test_a_whole_run_embeds_every_text_once(tiny_bert, tmp_path, monkeypatch, ca
         ldx.train.train(config, tmp_path / "run")
     assert set(embedded.values()) == {1}
     assert len({leaf for leaf, *_ in embedded}) == 2
-    (summary,) = (x for x in caplog.messages if "texts embedded, of" in x)
-    num_embedded, num_asked = (int(word) for word in summary.split() if word.isdigit())
-    assert 0 < num_embedded < num_asked
+    (summary,) = (x for x in caplog.messages if "texts were embedded" in x)
+    num_embedded, num_kept, num_asked = (int(word) for word in summary.split() if word.isdigit())
+    assert num_embedded > 0 < num_kept
+    assert num_embedded + num_kept == num_asked
