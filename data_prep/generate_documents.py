@@ -115,4 +115,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("dry-run", False, "Print what the stage will cost, and ask no model")
-    run_as_command(main)
+    run_as_command(main, on_engine=True)

@@ -246,4 +246,4 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
-    run_as_command(STAGE.main)
+    run_as_command(STAGE.main, on_engine=True)

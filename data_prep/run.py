@@ -19,8 +19,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from data_prep.engines.flags import without_engine_flags
 from data_prep.pipeline.config_file import save_config
-from data_prep.pipeline.order import GRADED_STAGES, STAGES, stages_of
+from data_prep.pipeline.order import GRADED_STAGES, STAGES, STAGES_ON_ENGINES, stages_of
 from data_prep.pipeline.stage import run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
@@ -113,10 +114,14 @@ def _end(process: subprocess.Popen) -> int:
 
 
 def _run_stages(interpreters: Mapping[str, str], arguments: Sequence[str]) -> None:
-    """Run every stage with these flags; asked to end, end the stage that is under way as well."""
+    """Run every stage with those of these flags that it has.
+
+    Asked to end, the stage that is under way is ended as well.
+    """
+    others = without_engine_flags(arguments)
     with _handling(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum)):
         for name, python in interpreters.items():
-            _run_stage(python, name, arguments)
+            _run_stage(python, name, arguments if name in STAGES_ON_ENGINES else others)
 
 
 def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] = ()) -> Path:
@@ -179,4 +184,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("dry-run", False, "Say what the stages will cost, and do nothing")
-    run_as_command(main)
+    run_as_command(main, on_engine=True)

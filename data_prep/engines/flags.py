@@ -1,11 +1,31 @@
 """The flags that choose an engine: this process, or the workers of a Ray cluster."""
 
+from collections.abc import Sequence
+
 from absl import flags
 
 from data_prep.engines.local import LocalEngine
 from data_prep.engines.shards import Engine
 
 ENGINES = ("local", "ray")
+
+
+ENGINE_FLAGS = ("engine", "ray_address", "ray_workers", "ray_gpus", "ray_cpus")
+
+
+def without_engine_flags(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command but those that `define_engine_flags` defines."""
+    others: list[str] = []
+    is_value = False  # of the flag before it, as in --engine ray
+    for argument in arguments:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if is_value:
+            is_value = False
+        elif argument.startswith("-") and name in ENGINE_FLAGS:
+            is_value = not equals
+        else:
+            others.append(argument)
+    return others
 
 
 def define_engine_flags() -> None:
@@ -23,9 +43,9 @@ def define_engine_flags() -> None:
 
 
 def engine_from_flags() -> Engine:
-    """The engine that the flags name."""
+    """The engine that the flags name; this process, for a command without these flags."""
     values = flags.FLAGS
-    if values.engine == "local":
+    if "engine" not in values or values.engine == "local":
         return LocalEngine()
     from data_prep.engines.ray import RayEngine
 

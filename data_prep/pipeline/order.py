@@ -23,6 +23,9 @@ GRADED_STAGES = (
 )
 """The stages where lists have graded labels."""
 
+STAGES_ON_ENGINES = ("generate_queries", "generate_documents", "score")
+"""The stages that an engine may run elsewhere; the others always run in their own process."""
+
 
 def stages_of(prep: PrepConfig) -> tuple[str, ...]:
     """The stages that `config.prep` needs, in their order."""

@@ -71,16 +71,22 @@ class Stage:
         return same and record.get("outputs") == fingerprint(*outputs)
 
 
-def define_flags() -> None:
-    """Define --config, --workdir, and the flags of the engine."""
+def define_flags(*, on_engine: bool) -> None:
+    """Define --config, --workdir and, for what an engine may run, the flags of the engine."""
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Folder of this run; the same for all stages")
-    define_engine_flags()
+    if on_engine:
+        define_engine_flags()
 
 
-def run_as_command(main: Callable[[list[str]], None]) -> None:
-    """Define the flags of a stage, run `main`, and exit."""
-    define_flags()
+def run_as_command(main: Callable[[list[str]], None], *, on_engine: bool = False) -> None:
+    """Define the flags of a stage, run `main`, and exit.
+
+    Args:
+      main: the function to run.
+      on_engine: whether an engine may do the work, so that there are flags for it.
+    """
+    define_flags(on_engine=on_engine)
     cli.run(main)
 
 

@@ -232,7 +232,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, module, flag, others, path):
         ("ldx.export", ("--workdir:", "--output:")),
         ("ldx.search", ("--model:", "--corpus:")),
         ("data_prep.run", ("--config:", "--workdir:", "--engine:", "--ray_address:")),
-        ("data_prep.mine", ("--config:", "--workdir:", "--engine:", "--ray_address:")),
+        ("data_prep.score", ("--config:", "--workdir:", "--engine:", "--ray_address:")),
     ],
 )
 def test_help_lists_the_flags(module, listed):
@@ -243,6 +243,15 @@ def test_help_lists_the_flags(module, listed):
         assert text in " ".join(result.stdout.split())
     assert "--logtostderr" not in result.stdout  # other libraries' are for --helpfull
     assert not result.stderr
+
+
+def test_help_has_nothing_needless():
+    """Neither flags of an engine for a stage that never has one, nor defaults that say nothing."""
+    command = [sys.executable, "-m", "data_prep.mine", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "--workdir:" in result.stdout
+    assert "--ray_address" not in result.stdout
+    assert "None" not in result.stdout
 
 
 SHOWN = """
