@@ -187,6 +187,9 @@ def _flag_problem(argv: list[str], error: Exception) -> str:
     last = text.splitlines()[-1]
     if wrong := re.fullmatch(r"flag --(config\.\S+?)=(.*): (wanted .*)", text, re.DOTALL):
         return f"{wrong[1]}={wrong[2]!r}: {wrong[3]}"
+    if wrong := re.match(r"flag --(config\.\S+?)=(.*): Failed to parse .* as a ConfigDict", text):
+        section = f"--{wrong[1]}.KEY=VALUE"
+        return f"{wrong[1]}={wrong[2]!r}: this is a section; set its keys one by one, {section}"
     if "Traceback" not in text:
         return last
     # For an error inside a config file, the last line of its traceback says what is wrong.

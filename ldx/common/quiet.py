@@ -3,9 +3,31 @@
 import contextlib
 import logging as std_logging
 import os
+import sys
 from collections.abc import Iterator
 
 from absl import logging
+
+_ABSL = os.path.dirname(logging.__file__)
+
+
+def _caller(record: std_logging.LogRecord) -> str:
+    """The file that wrote a line which is being logged.
+
+    A record names absl itself where the program made the logger before absl was imported, because
+    the logger then does not know absl's frames.
+    """
+    if not record.pathname.startswith(_ABSL):
+        return record.pathname
+    frame = sys._getframe()
+    was_absl = False
+    while frame.f_back is not None:
+        frame = frame.f_back
+        is_absl = frame.f_code.co_filename.startswith(_ABSL)
+        if was_absl and not is_absl:
+            return frame.f_code.co_filename
+        was_absl = is_absl
+    return record.pathname
 
 
 @contextlib.contextmanager
@@ -18,9 +40,9 @@ def quiet_orbax() -> Iterator[None]:
     logger = logging.get_absl_logger()
 
     def is_shown(record: std_logging.LogRecord) -> bool:
-        is_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
-        is_detail = record.levelno < std_logging.ERROR
-        return not (is_orbax and is_detail) or logger.isEnabledFor(std_logging.DEBUG)
+        if record.levelno >= std_logging.ERROR or logger.isEnabledFor(std_logging.DEBUG):
+            return True
+        return f"{os.sep}orbax{os.sep}" not in _caller(record)
 
     logger.addFilter(is_shown)
     try:

@@ -86,6 +86,10 @@ def test_an_override_arrives(call):
             "mean config.optim.learning_rate?",
         ),
         (["--config=config.py", "--config.optim.learning_rate=fast"], "learning_rate"),
+        (
+            ["--config=config.py", "--config.optim=fast"],
+            "error: config.optim='fast': this is a section; set its keys one by one,",
+        ),
         (["--config=config.py", "--config.optim.learning_rate=None"], "cannot be None"),
         (["--config=config.py", "--konfig=1"], "konfig"),
         (["--config=config.py", "--config.optim.learning_rate=2.0"], "disk is full (file.bin)"),

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +114,25 @@ def test_a_killed_save_is_removed(tmp_path, monkeypatch):
     assert UNFINISHED_SUFFIX in unfinished.name
     Checkpoints(tmp_path)
     assert not unfinished.exists()
+
+
+EARLY = """
+import logging
+logging.getLogger("absl").setLevel(logging.INFO)  # absl is not imported yet
+import sys
+from pathlib import Path
+from absl import logging as absl_logging
+from ldx.training.checkpoint import Checkpoints
+absl_logging.info("a line of the program")
+Checkpoints(Path(sys.argv[1]), read_only=True)
+"""
+
+
+def test_orbax_is_quiet_for_a_logger_that_is_older_than_absl(tmp_path):
+    save_all(tmp_path, [0], best_step=0)
+    command = [sys.executable, "-c", EARLY, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == "INFO:absl:a line of the program\n"
 
 
 @pytest.mark.parametrize(("level", "is_quiet"), [("INFO", True), ("DEBUG", False)])
