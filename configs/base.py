@@ -160,6 +160,7 @@ def get_config() -> ConfigDict:
     optim.b1 = 0.9
     optim.b2 = 0.999
     optim.eps = 1e-8
+    optim.passage_map_learning_rate = 1e-4  # of train.passage_map, on the same schedule
 
     # ---- The run (ldx/train.py).
     config.train = train = ConfigDict()
@@ -167,6 +168,9 @@ def get_config() -> ConfigDict:
     # every passage is embedded once, by the untrained model, and keeps its embedding, so that a
     # user's index stays as it is and lists can be long.
     train.towers = "both"
+    # A map of the stored passage embeddings that is trained beside the query tower: "" is none, and
+    # linear is p + p V, of unit norm. An index is then updated by one matrix product.
+    train.passage_map = ""
     train.max_epochs = 30  # the length of the run, and of the schedule
     train.num_steps = config_dict.placeholder(int)  # the length in steps, instead of max_epochs
     train.eval_every = config_dict.placeholder(int)  # steps between evaluations; None: an epoch

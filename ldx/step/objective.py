@@ -100,6 +100,11 @@ class Objective:
         total = jnp.asarray(self.total(values))
         return total, values | {"total": total}
 
+    def map_passages(self, passages: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Stored embeddings [P, D] after a passage map [D, D], as `Towers.map_passages` does it."""
+        mapped = passages + jnp.matmul(passages, kernel, precision=jax.lax.Precision.HIGHEST)
+        return normalize(mapped) if self.unit_norm else mapped
+
     def total(self, values: Mapping[str, Any]) -> Any:
         """The number that is minimised, given the value of each loss."""
         return sum(term.weight * values[term.name] for term in self.terms)

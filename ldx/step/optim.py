@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ldx.common.errors import UserError
+from ldx.common.types import Params
+from ldx.models.towers import PASSAGE_MAP
 
 REFERENCE_BATCH_SIZE = 4096
 REFERENCE_LEARNING_RATE = 2e-4
@@ -61,31 +63,55 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    passage_map_learning_rate: float = 1e-4
 
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "constant"):
             raise UserError(f"config.optim.schedule={self.schedule!r}: wanted linear or constant")
-        for key in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+        keys = ("learning_rate", "warmup_steps", "weight_decay", "clip_norm")
+        for key in (*keys, "passage_map_learning_rate"):
             value = getattr(self, key)
             if not isinstance(value, int | float) or value < 0:
                 raise UserError(f"config.optim.{key}={value!r}: wanted a number of at least 0")
 
 
-def make_schedule(config: OptimConfig, num_steps: int) -> Callable[..., jnp.ndarray]:
-    """The learning rate as a function of the step."""
+def make_schedule(
+    config: OptimConfig, num_steps: int, learning_rate: float | None = None
+) -> Callable[..., jnp.ndarray]:
+    """The learning rate as a function of the step; None means `config.learning_rate`."""
+    rate = config.learning_rate if learning_rate is None else learning_rate
     final_factor = 1.0 if config.schedule == "constant" else config.final_factor
-    return warmup_linear(config.learning_rate, config.warmup_steps, num_steps, final_factor)
+    return warmup_linear(rate, config.warmup_steps, num_steps, final_factor)
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
     """AdamW with decoupled decay on all parameters, after clipping to the global norm."""
+    return _adamw(config, make_schedule(config, num_steps), config.weight_decay)
+
+
+def with_passage_map(
+    optimizer: optax.GradientTransformation, config: OptimConfig, num_steps: int
+) -> optax.GradientTransformation:
+    """An optimiser of a student that also updates a passage map, by AdamW without decay.
+
+    The map has a learning rate and a clipping of its own.
+    """
+    schedule = make_schedule(config, num_steps, config.passage_map_learning_rate)
+
+    def labels(params: Params) -> Params:
+        return {key: PASSAGE_MAP if key == PASSAGE_MAP else "student" for key in params}
+
+    return optax.partition(
+        {"student": optimizer, PASSAGE_MAP: _adamw(config, schedule, 0.0)}, labels
+    )
+
+
+def _adamw(
+    config: OptimConfig, schedule: Callable[..., jnp.ndarray], weight_decay: float
+) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            make_schedule(config, num_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
+            schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=weight_decay
         ),
     )

@@ -26,6 +26,7 @@ from ldx.common.types import Params
 from ldx.data.batching import Shapes
 from ldx.data.lists import BatchSize, Lists
 from ldx.data.plan import BatchPlan, TokenBatch
+from ldx.models.towers import PASSAGE_MAP
 from ldx.parallel.embedder import Embedder, compile_together
 from ldx.parallel.mesh import FSDP_AXIS, ROWS, put, replicated, split_rows, split_state
 from ldx.step.activations import Activations, embed_and_keep, kept_bytes, pull_back
@@ -74,7 +75,7 @@ class TrainStep:
         self._backprop = on_all(self._backprop_local, backprop_specs, donated=(1,))
         kept_specs = (whole, ROWS, ROWS, ROWS, whole)
         self._backprop_kept = on_all(self._backprop_kept_local, kept_specs, donated=(1,))
-        self._loss = jax.jit(self._loss_of_buffer, out_shardings=(rows, everywhere))
+        self._loss = jax.jit(self._loss_of_buffer, out_shardings=(rows, everywhere, everywhere))
         self._zeros = jax.jit(self._make_zeros, out_shardings=rows)
         self._update: Any = None  # made by `init`, which learns how the state is split
 
@@ -102,10 +103,12 @@ class TrainStep:
         """Compile every program that a batch of these shapes and this size can need."""
         rows, whole = split_rows(self._mesh), replicated(self._mesh)
         with jax.set_mesh(self._mesh):
-            params, (buffer, gradients) = self._gather_params(state), self._zeros(state.params)
+            params, passage_map = _split(self._gather_params(state))
+            buffer, gradients = self._zeros(_split(state.params)[0])
             start = put(np.int32(0), whole)
-            _, losses = self._loss(buffer, *put(_empty_lists(size), whole))
-            programs = [self._update.lower(state, gradients, losses)]
+            lists = put(_empty_lists(size), whole)
+            _, of_map, losses = self._loss(buffer, passage_map, *lists)
+            programs = [self._update.lower(state, gradients, of_map, losses)]
             for shape in shapes.all:
                 tokens = self._embedder.token_shapes(shape)
                 embeddings = jax.ShapeDtypeStruct(
@@ -152,16 +155,16 @@ class TrainStep:
         """
         assert self._update is not None, "call init first"
         with jax.set_mesh(self._mesh):
-            params = self._gather_params(state)
-            buffer, gradients = self._zeros(state.params)
+            params, passage_map = _split(self._gather_params(state))
+            buffer, gradients = self._zeros(_split(state.params)[0])
             buffer, activations = self._embed(params, plan, buffer, check)
             lists = plan.query_position, plan.passages, plan.lists
             lists = put(lists, replicated(self._mesh))
-            buffer_gradient, losses = self._loss(buffer, *lists)
+            buffer_gradient, of_map, losses = self._loss(buffer, passage_map, *lists)
             gradients = self._backpropagate(
                 params, plan, gradients, buffer_gradient, activations, check
             )
-            state, values = self._update(state, gradients, losses)
+            state, values = self._update(state, gradients, of_map, losses)
         return state, StepResult(values, plan, buffer)
 
     def _embed(
@@ -245,23 +248,35 @@ class TrainStep:
         )
 
     def _loss_of_buffer(
-        self, buffer: jax.Array, queries: jax.Array, passages: jax.Array, lists: Lists
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Gradient with respect to the buffer, and the losses; stored passages are constants."""
-        is_stored = passages.ndim == 2
+        self,
+        buffer: jax.Array,
+        passage_map: Params | None,
+        queries: jax.Array,
+        passages: jax.Array,
+        lists: Lists,
+    ) -> tuple[jax.Array, Params | None, dict[str, jax.Array]]:
+        """Gradients with respect to the buffer and the passage map, and the losses.
 
-        @jax.sharding.auto_axes(out_sharding=(ROWS, PartitionSpec()))
-        def compute(buffer, queries, passages, lists):
-            def loss(buffer):
+        Stored passages are constants.
+        """
+        is_stored = passages.ndim == 2
+        of_map = jax.tree.map(lambda _: PartitionSpec(), passage_map)
+
+        @jax.sharding.auto_axes(out_sharding=(ROWS, of_map, PartitionSpec()))
+        def compute(buffer, passage_map, queries, passages, lists):
+            def loss(buffer, passage_map):
                 # Every device compares its share of the queries with all passages.
                 mine = jax.lax.with_sharding_constraint(buffer[queries], ROWS)
                 others = passages.astype(buffer.dtype) if is_stored else buffer[passages]
+                if passage_map is not None:
+                    others = self._objective.map_passages(others, passage_map["kernel"])
                 return self._objective(mine, others, lists)
 
-            (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(buffer)
-            return gradient, losses
+            gradients_of = jax.value_and_grad(loss, (0, 1), has_aux=True)
+            (_, losses), (of_buffer, of_map) = gradients_of(buffer, passage_map)
+            return of_buffer, of_map, losses
 
-        return compute(buffer, queries, passages, lists)
+        return compute(buffer, passage_map, queries, passages, lists)
 
     def _embed_and_keep_local(
         self, params: Params, token_ids: jax.Array, mask: jax.Array
@@ -296,10 +311,23 @@ class TrainStep:
         return _add(gradients, pull_back(params, activations, part)), start[None]
 
     def _apply_gradients(
-        self, state: TrainState, gradients: Params, losses: dict[str, jax.Array]
+        self,
+        state: TrainState,
+        gradients: Params,
+        of_map: Params | None,
+        losses: dict[str, jax.Array],
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         gradient = sum_over_devices(self._mesh, gradients)
+        if of_map is not None:  # the loss of the whole batch gave it, not the micro-batches
+            specs = jax.tree.map(lambda s: s.spec, split_state(self._mesh, of_map))
+            gradient = {**gradient, PASSAGE_MAP: jax.tree.map(jax.reshard, of_map, specs)}
         return apply_gradient(state, gradient, losses, self._optimizer)
+
+
+def _split(params: Params) -> tuple[Params, Params | None]:
+    """The parameters that embed texts, and the passage map; None where there is none."""
+    own = {key: value for key, value in params.items() if key != PASSAGE_MAP}
+    return own, params.get(PASSAGE_MAP)
 
 
 def _wait_for_room(under_way: deque[jax.Array], newest: jax.Array) -> None:

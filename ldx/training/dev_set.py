@@ -19,6 +19,7 @@ from ldx.common.types import Params
 from ldx.data.lists import ListTable, take_lists
 from ldx.data.plan import BatchPlanner
 from ldx.eval.metrics import METRIC
+from ldx.models.towers import Towers, split_passage_map
 from ldx.records.schema import Judge
 from ldx.retrieval.encoder import Encoder
 from ldx.retrieval.pool import ndcg_in_pool, relevant_passages
@@ -106,11 +107,14 @@ class DevSet:
 
     def evaluate(self, params: Params, check: Callable[[], None] = lambda: None) -> DevValues:
         """Losses of the lists, and nDCG@10 of the searched queries."""
+        params, passage_map = split_passage_map(params)
         ids = self._query_ids + self._passage_ids
         embeddings = self._encoder.encode_ids(params, ids, description="dev", check=check)
         queries, passages = np.split(embeddings, [len(self._query_ids)])
         if self._stored is not None:
-            passages = self._stored
+            towers = Towers(params, params, passage_map)
+            unit_norm = self._encoder.student.config.normalize
+            passages = towers.map_passages(self._stored, unit_norm=unit_norm)
         values = self._losses(queries, passages)
         per_query = self._ndcg(queries, passages)
         values[METRIC] = math.fsum(per_query.values()) / len(per_query)

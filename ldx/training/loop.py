@@ -15,6 +15,7 @@ from ldx.common.types import Params
 from ldx.data.pipeline import read_ahead
 from ldx.data.plan import BatchPlan
 from ldx.eval.metrics import METRIC
+from ldx.models.towers import split_passage_map
 from ldx.parallel import processes
 from ldx.parallel.mesh import put, replicated
 from ldx.step.result import StepResult
@@ -167,7 +168,7 @@ class TrainingLoop:
         if not progress.best_step or not train.alphas:
             return
         whole = replicated(self.parts.mesh)
-        base = put(jax.tree.map(np.asarray, self.parts.student.params), whole)
+        base = put(jax.tree.map(np.asarray, self.parts.base), whole)
         trained = self.parts.step.whole_params(self.state)
         if progress.best_step != progress.step:
             trained = self.checkpoints.restore_best(trained, progress)
@@ -176,7 +177,7 @@ class TrainingLoop:
             params = interpolate(base, trained, alpha)
             values[alpha] = evaluate_sources(self.parts.dev, params, self.check)
             if self.parts.store is not None and alpha != 1:
-                self.parts.store.drop(self.parts.store.key(self.parts.student, params))
+                self.parts.store.drop(self._key(params))
         if train.alpha == "auto":
             progress.alpha = processes.from_primary({"alpha": choose_alpha(values)})["alpha"]
         else:
@@ -195,13 +196,18 @@ class TrainingLoop:
         store, step = self.parts.store, self.progress.step
         if store is None or step == 0:
             return
-        key = store.key(self.parts.student, params)
+        key = self._key(params)
         if self.progress.best_step != step:
             store.drop(key)
         else:
             if self.best_key:
                 store.drop(self.best_key)
             self.best_key = key
+
+    def _key(self, params: Params) -> str:
+        """The name of the student with these parameters in the store."""
+        assert self.parts.store is not None
+        return self.parts.store.key(self.parts.student, split_passage_map(params)[0])
 
     def _warn_of_ceiling(self, base: DevValues) -> None:
         """Warn before training that dev will hardly show a gain."""

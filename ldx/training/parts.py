@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from ldx.common.types import Params
 from ldx.data.batching import Shapes, best_lengths, default_num_lengths
 from ldx.data.lists import BatchSize
 from ldx.data.pipeline import Batches, TrainingLists
@@ -17,14 +18,15 @@ from ldx.data.plan import BatchPlanner, Devices
 from ldx.data.sources import Source, SourceConfig, open_source
 from ldx.models.student import Student
 from ldx.models.tokenizer import num_special
+from ldx.models.towers import with_passage_map
 from ldx.parallel.mesh import local_blocks, make_mesh
 from ldx.records.manifest import Manifest
 from ldx.retrieval.encoder import Encoder
 from ldx.retrieval.store import EmbeddingStore
+from ldx.step import optim
 from ldx.step.list_check import ListCheck
 from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
 from ldx.step.objective import Objective
-from ldx.step.optim import make_optimizer
 from ldx.step.state import TrainState
 from ldx.step.train_step import TrainStep
 from ldx.training.dev_set import DevSet
@@ -41,6 +43,7 @@ class Parts:
     dev: dict[str, DevSet]
     mesh: Mesh
     student: Student
+    base: Params  # before the first step
     store: EmbeddingStore | None  # of dev evaluations
 
 
@@ -143,23 +146,28 @@ def make_parts(
         )
         for name, source in sources.items()
     }
+    has_map = bool(settings.train.passage_map)
+    optimizer = optim.make_optimizer(settings.optim, settings.train.num_steps)
+    if has_map:
+        optimizer = optim.with_passage_map(optimizer, settings.optim, settings.train.num_steps)
     step = TrainStep(
         encoder.embedder,
         objective,
-        make_optimizer(settings.optim, settings.train.num_steps),
+        optimizer,
         buffer_rows=next(iter(planners.values())).buffer_rows,
         activation_bytes=_or_auto(
             settings.train.activation_bytes, lambda: auto_activation_bytes(student.params)
         ),
     )
-    state = step.init(student.params)
+    base = with_passage_map(student.params) if has_map else student.params
+    state = step.init(base)
     is_kept = bool(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
     hint = "" if is_kept else " (JAX_COMPILATION_CACHE_DIR=FOLDER keeps them for later runs)"
     logging.info("compiling the programs of %d shapes: up to minutes%s", len(shapes.all), hint)
     step.compile(state, shapes, size)
     for dev_set in dev.values():
         dev_set.compile(student.params)
-    return Parts(state, step, batches, dev, mesh, student, store)
+    return Parts(state, step, batches, dev, mesh, student, base, store)
 
 
 def _batch_size(settings: Settings, sources: Mapping[str, Source], num_devices: int) -> BatchSize:

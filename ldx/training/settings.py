@@ -88,6 +88,7 @@ class TrainConfig:
     select_by: Criterion = Criterion.NDCG
     towers: TrainedTowers = TrainedTowers.BOTH
     alpha: float | str = "auto"
+    passage_map: str = ""
 
     def __post_init__(self) -> None:
         for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
@@ -104,6 +105,13 @@ class TrainConfig:
         if self.towers not in list(TrainedTowers):
             choices = " or ".join(TrainedTowers)
             raise UserError(f"config.train.towers={self.towers!r}: wanted {choices}")
+        if self.passage_map not in ("", "linear"):
+            raise UserError(f'config.train.passage_map={self.passage_map!r}: wanted "" or linear')
+        if self.passage_map and self.towers != TrainedTowers.QUERY:
+            raise UserError(
+                f"config.train.passage_map={self.passage_map!r} maps stored passages, which only "
+                f"config.train.towers=query has; it is {self.towers}"
+            )
         is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if self.alpha != "auto" and not (is_number and 0 <= float(self.alpha) <= 2):
             raise UserError(f"config.train.alpha={self.alpha!r}: wanted auto, or a number 0 to 2")

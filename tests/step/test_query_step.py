@@ -9,10 +9,13 @@ import pytest
 from ldx.common.errors import UserError
 from ldx.data.lists import take_lists
 from ldx.losses import LOSSES, common
+from ldx.models.pooling import normalize
 from ldx.models.tokenizer import pad_tokens
+from ldx.models.towers import PASSAGE_MAP, Towers
 from ldx.parallel.embedder import Embedder
 from ldx.parallel.mesh import make_mesh
 from ldx.step.objective import make_objective
+from ldx.step.optim import OptimConfig, make_optimizer, with_passage_map
 from ldx.step.train_step import TrainStep
 from tests.helpers import count_compilations
 from tests.step.step_problems import (
@@ -129,6 +132,53 @@ def test_whatever_is_kept_of_the_forward_pass(activation_bytes):
     _, ours = one_step(CONFIG, params, problem, activation_bytes=activation_bytes)
     for name, value in gradient.items():
         np.testing.assert_allclose(ours[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (8, 2)])
+def test_a_passage_map_learns_beside_the_queries(num_devices, fsdp):
+    """Its gradient is that of autodiff, whole, and split over devices like other parameters."""
+    problem, rng = make_problem(), np.random.default_rng(5)
+    own = problem.params_as(np.float32)
+    kernel = (0.1 * rng.normal(size=(DIM, DIM))).astype(np.float32)
+    params = {**own, PASSAGE_MAP: {"kernel": kernel}}
+    stored = stored_embeddings(own, problem)
+    planner = make_planner(problem, num_devices, stored=stored)
+    objective, plan = make_objective(CONFIG), make_plan(problem, planner)
+
+    def loss(params):
+        queries = embed_all(params, problem.queries, 16)[problem.table().query]
+        queries = jnp.zeros((8, DIM)).at[: len(queries)].set(queries)
+        mapped = normalize(plan.passages + plan.passages @ params[PASSAGE_MAP]["kernel"])
+        return objective(queries, mapped, plan.lists)[0]
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert float(jnp.abs(gradient[PASSAGE_MAP]["kernel"]).max()) > 1e-2
+    step = TrainStep(
+        Embedder(embed, make_mesh(num_devices, fsdp=fsdp)), objective, optax.sgd(RATE),
+        buffer_rows=planner.buffer_rows, activation_bytes=PLENTY,
+    )  # fmt: skip
+    state = step.init(params)
+    step.compile(state, planner.shapes, planner.size)
+    state, result = step(state, plan)
+    result.metrics()
+    ours = jax.tree.map(lambda a, b: (a - np.asarray(b)) / RATE, params, state.params)
+    for expected, value in zip(*map(jax.tree.leaves, (gradient, ours)), strict=True):
+        np.testing.assert_allclose(value, expected, atol=3e-6)
+    towers = Towers(own, own, kernel + np.eye(DIM, dtype=np.float32))
+    expected = objective.map_passages(jnp.asarray(stored), jnp.asarray(kernel))
+    np.testing.assert_allclose(towers.map_passages(stored, unit_norm=True), expected, atol=1e-6)
+
+
+def test_the_map_has_an_optimiser_of_its_own():
+    """No weight decay, its own rate, and a gradient norm that is not joined to the student's."""
+    config = OptimConfig(0.0, 0, weight_decay=0.5, passage_map_learning_rate=0.1)
+    optimizer = with_passage_map(make_optimizer(config, 4), config, 4)
+    params = {"w": np.ones(3, np.float32), PASSAGE_MAP: {"kernel": np.ones((2, 2), np.float32)}}
+    updates, _ = optimizer.update(
+        jax.tree.map(np.ones_like, params), optimizer.init(params), params
+    )
+    np.testing.assert_allclose(updates["w"], 0)
+    np.testing.assert_allclose(updates[PASSAGE_MAP]["kernel"], -0.1, rtol=1e-4)
 
 
 def test_stored_embeddings_of_a_passage_count_and_not_its_tokens():

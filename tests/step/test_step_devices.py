@@ -108,7 +108,7 @@ def test_gradients_cross_devices_once_a_step(fsdp):
         again = step._backprop_kept.lower(params, gradients, buffer, kept, start)
         assert not collectives(again)
         losses = {"total": jnp.zeros(())}
-        update = collectives(step._update.lower(state, gradients, losses))
+        update = collectives(step._update.lower(state, gradients, None, losses))
     num_params = len(problem.params)
     if fsdp == 1:
         assert set(update) == {"all-reduce"}

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+import ldx.evaluate
 import ldx.train
 from ldx.common.configs import load_config
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import Encoder
 from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import best_params, read_progress
+from ldx.training.model import load_model
 from tests import toy
 from tests.test_train import last_state, metrics, start_and_kill, train, train_here
 
@@ -139,3 +141,22 @@ def test_a_number_is_taken_as_alpha(config, tmp_path):
     refused = train_here(config, tmp_path / "other", "--config.train.alpha=fast")
     assert refused.returncode == 2
     assert "config.train.alpha='fast'" in refused.stderr
+
+
+def test_a_passage_map_is_trained_beside_the_query_tower(config, tiny_bert, tmp_path):
+    """The report searches mapped passages, and a loaded run embeds passages with the map."""
+    workdir = tmp_path / "run"
+    flags = ("--config.train.passage_map=linear", "--config.optim.passage_map_learning_rate=0.001")
+    result = train(config, workdir, *flags)
+    assert result.returncode == 0, result.stderr
+    model = load_model(workdir)
+    assert read_progress(workdir).best_step > 0
+    assert np.abs(model.towers.passage_map - np.eye(model.student.embedding_size)).max() > 1e-4
+    collection = Path(json.loads((workdir / "config.json").read_text())["data"]["root"])
+    report = ldx.evaluate.evaluate(collection, model=model)
+    results = json.loads((workdir / "results.json").read_text())
+    trained = results["trained"]["nDCG@10"]
+    assert report.metrics["nDCG@10"] == pytest.approx(trained, abs=1e-4)
+    refused = train_here(config, tmp_path / "both", *flags, "--config.train.towers=both")
+    assert refused.returncode == 2
+    assert "maps stored passages" in refused.stderr
