@@ -14,7 +14,7 @@ from ldx.models.student import load_student
 from ldx.training.settings import check_same_run, resolve, save_run
 
 EXPERIMENTS = ("demo", "scifact", "nfcorpus", "fiqa", "cadet_general", "msmarco_dl19")
-EXPERIMENTS += ("sycl", "mediqa2019")
+EXPERIMENTS += ("sycl", "mediqa2019", "mine")
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])
