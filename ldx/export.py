@@ -25,6 +25,7 @@ from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
+from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint, read_progress
 from ldx.training.model import best_towers, declared_template
 from ldx.training.settings import CONFIG_NAME, Criterion
@@ -103,6 +104,7 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
         **_data_facts(manifests),
         **_run_facts(workdir, config, verdict, manifests),
         "step": step,
+        "alpha": progress.alpha,
         "passage_template": template,
         "output": str(output),
         "has_two_towers": not towers.are_one,
@@ -164,6 +166,7 @@ def _run_facts(
     # People's dev queries have no loss, so where each source has some no loss was of these queries.
     has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
     flattered = config["train"]["select_by"] == Criterion.NDCG or not has_others
+    flattered |= bool(read_alphas(workdir)[0])
     return {
         "base": config["model"]["path"],
         "losses": config["loss"],

@@ -69,6 +69,27 @@ def curves_section(lines: Sequence[Line], progress: Progress, metric: str) -> Ht
     return join([figure(image, caption), details("Every evaluation on the dev lists", evaluations)])
 
 
+def alpha_section(tried: Mapping[float, float], chosen: float, base: float, metric: str) -> Html:
+    """What base + alpha (trained - base) has on dev; nothing where no alpha was tried.
+
+    Args:
+      tried: the dev metric by alpha.
+      chosen: the alpha that is kept.
+      base: the dev metric of the base model, which is alpha 0.
+      metric: the dev metric, such as nDCG@10.
+    """
+    if not tried:
+        return join([])
+    values = dict(sorted({**tried, 0.0: base}.items()))
+    caption = (
+        f"Parameters base + alpha (trained - base): alpha 0 is the base model and 1 the best step. "
+        f"Alpha {chosen:g} is kept. Another one than 1 is kept only where a paired test says that "
+        "it is better (p under .05)."
+    )
+    image = plots.to_svg(lambda: plots.alphas(values, chosen, metric), "alpha", caption)
+    return figure(image, caption)
+
+
 def work_section(lines: Sequence[Line], workdir: Path) -> Html:
     """Distinct passages and seconds by step."""
     ratios: dict[str, list[Point]] = {}

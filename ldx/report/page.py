@@ -37,6 +37,7 @@ from ldx.report.dev_scores import SYSTEMS, make_dev_scores
 from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
 from ldx.retrieval.store import get_store
+from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import read_dev_values
 from ldx.training.leakage import read_leakage
@@ -116,10 +117,12 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     """The curves, and whose judgments dev nDCG@10 is of, where the run has noted that."""
     body = curves.curves_section(lines, run.progress, METRIC)
     try:
-        _, judged_by = read_dev_values(run.workdir, 0)
+        base, judged_by = read_dev_values(run.workdir, 0)
     except UserError:
         return body
-    return join([body, note(f"Dev {METRIC} is of {judged_by}.")])
+    mean = sum(base.values()) / len(base)
+    alphas = curves.alpha_section(*read_alphas(run.workdir), mean, METRIC)
+    return join([body, alphas, note(f"Dev {METRIC} is of {judged_by}.")])
 
 
 def _title(run: FinishedRun) -> str:

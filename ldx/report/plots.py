@@ -148,6 +148,25 @@ def curves(
     return figure
 
 
+def alphas(values: Mapping[float, float], chosen: float, metric: str) -> Figure:
+    """The dev metric of base + alpha (trained - base) by alpha, with a mark for what is kept.
+
+    Args:
+      values: the metric by alpha, in ascending order; 0 is the base model.
+      chosen: the alpha that is kept.
+      metric: the dev metric, such as nDCG@10.
+    """
+    figure, (axes,) = _subplots(height=2.8)
+    axes.plot(list(values), list(values.values()), "o-", color=COLOURS["trained"])
+    kept = f"kept: alpha {chosen:g}"
+    axes.plot(chosen, values[chosen], "*", color=COLOURS["best"], markersize=15, label=kept)
+    axes.axhline(values[0.0], color=COLOURS["base"], linestyle=":", label="base model")
+    axes.set(xlabel="alpha", ylabel=metric, title=f"Dev {metric} between the models and beyond")
+    axes.margins(y=0.15)
+    axes.legend()
+    return figure
+
+
 def _whole_steps(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 

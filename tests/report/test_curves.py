@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ldx.report.curves import MAX_POINTS, step_seconds, thin
+from ldx.report.curves import MAX_POINTS, alpha_section, step_seconds, thin
 from ldx.training.metrics_writer import MetricsWriter
 
 
@@ -34,3 +34,10 @@ def test_thinning_keeps_the_mean_and_the_last_step():
         np.mean([value for _, value in thinned]), np.mean([value for _, value in points])
     )
     assert thin(points[:50]) == points[:50]
+
+
+def test_alphas_are_plotted_with_the_base_model_at_zero():
+    html = str(alpha_section({1.0: 0.5, 1.5: 0.6, 0.5: 0.45}, 1.5, 0.4, "nDCG@10"))
+    assert "kept: alpha 1.5" in html
+    assert html.count("<svg") == 1
+    assert str(alpha_section({}, 1.0, 0.4, "nDCG@10")) == ""
