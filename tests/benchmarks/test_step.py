@@ -163,7 +163,7 @@ def test_objectives_are_the_references_defaults():
 def test_lengths_are_counted_as_in_training(ours, setup, folder):
     student = load_student(folder, query_max_length=16, passage_max_length=24)
     lists = load(setup.lists)
-    source = SimpleNamespace(passages=lists.passages, queries=lists.queries)
+    source = SimpleNamespace(passages=lists.passages, queries=lists.queries, stored=None)
     expected = parts._text_lengths(student, {"": source}, ours.planner.size)
     assert text_lengths(lists, ours.planner.size, 16, 24).tolist() == expected.tolist()
 
