@@ -118,8 +118,7 @@ def changes_from_base(config: Mapping[str, Any], resolved: Mapping[str, Any]) ->
     All are shown where the config was made without that file. Those that were "auto" in `config`
     and are a number in `resolved` are marked.
     """
-    module = sys.modules.get("configs.base")
-    base = _flat_json(module.get_config().to_dict()) if module else {}
+    base = base_settings()
     unresolved = flatten_config(config)
     lines = []
     for key, value in _flat_json(resolved).items():
@@ -127,6 +126,12 @@ def changes_from_base(config: Mapping[str, Any], resolved: Mapping[str, Any]) ->
             mark = "  (auto)" if unresolved.get(key) == "auto" else ""
             lines.append(f"  {key} = {value!r}{mark}")
     return "\n".join(lines)
+
+
+def base_settings() -> dict[str, Any]:
+    """The settings of configs/base.py by dotted key; none where the config was made without it."""
+    module = sys.modules.get("configs.base")
+    return _flat_json(module.get_config().to_dict()) if module else {}
 
 
 def _flat_json(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ldx.common.configs import base_settings
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
 from ldx.common.sections import build, check_keys, check_seed, flatten_config
@@ -246,10 +247,14 @@ def _positive(section: Mapping[str, Any], key: str, name: str) -> int:
 def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
     """Refuse to go on with another config, model or data than the run began with.
 
+    A key that the run does not have is newer than the run. It must have its default of
+    configs/base.py, by which ldx does what it did before there was the key.
+
     Raises:
       UserError: something differs; the message names every difference outside `MAY_DIFFER`.
     """
     before, now = flatten_config(read_json(workdir / CONFIG_NAME)), flatten_config(whole)
+    before = {key: value for key, value in base_settings().items() if key in now} | before
     problems = [
         f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -15,7 +15,7 @@ from ldx.parallel.processes import primary_first
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.embeddings_file import encode_to_file
 from ldx.retrieval.encoder import Encoder
-from ldx.retrieval.store import get_store
+from ldx.retrieval.store import EmbeddingStore, get_store
 
 
 def add_stored_passages(
@@ -37,26 +37,25 @@ def add_stored_passages(
     for name, source in sources.items():
         # One process embeds, then the others find the file.
         with primary_first(f"passages of {source.name}"):
-            embeddings = _embed(source, student, workdir)
+            embeddings = _embed(source, student, workdir / "passages" / name, get_store(workdir))
         stored[name] = dataclasses.replace(source, stored=embeddings)
     return stored
 
 
-def _embed(source: Source, student: Student, workdir: Path) -> np.ndarray:
+def _embed(source: Source, student: Student, folder: Path, store: EmbeddingStore) -> np.ndarray:
     manifest = source.manifest
     texts = PassageTexts(
         PassageSet(source.config.records),
         template=manifest.passage_template,
         max_chars=manifest.max_chars,
     )
-    folder = workdir / "passages"
     folder.mkdir(parents=True, exist_ok=True)
     student = student.with_prompts(source.config.query_prompt, source.config.passage_prompt)
     return encode_to_file(
-        Encoder(student, store=get_store(workdir)),
+        Encoder(student, store=store),
         student.params,
         texts,
-        folder / f"{source.name.replace('/', '_')}.npy",
+        folder / "passages.npy",
         kind="passage",
         key=f"{manifest.fingerprints['passages']} {texts!r}",
         description=f"passages of {source.name}",

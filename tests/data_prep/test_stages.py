@@ -1,7 +1,6 @@
 """Tests of the stages, run one after another in this process, and of what each leaves."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,12 +8,9 @@ from ml_collections import ConfigDict
 
 from data_prep import calibrate, corpus, mine, score, write_tfrecords
 from data_prep.corpora.passages import load_passages
-from data_prep.lists.prepared import load_lists
-from data_prep.lists.results import TAUGHT_FILES
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace, open_workspace
-from data_prep.preflight.dry_run import estimate
-from data_prep.queries.query import load_queries, query_shards
+from data_prep.queries.query import load_queries
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.retrieval.neighbours import neighbour_order
 from data_prep.run import STAGES
@@ -379,63 +375,6 @@ def test_human_queries_of_real_collections(data_dir, tiny_bert, tmp_path, name, 
     assert all(query.relevant for query in queries)
 
 
-def log_config(collection, tiny_bert, tmp_path, lines=()):
-    config = make_config(collection, tiny_bert)
-    config.prep.queries = "log"
-    config.prep.log = str(tmp_path / "log.txt")
-    nouns = ("matrix", "protein", "wing", "drug")
-    queries = [f"{noun} of system{i}" for i in range(0, 60, 4) for noun in nouns]
-    (tmp_path / "log.txt").write_text("\n".join([*queries, *lines]))
-    return config
-
-
-def test_lists_of_a_log_are_the_teachers_best_of_the_whole_corpus(collection, tiny_bert, tmp_path):
-    # The test judges the first, and the second is nearly that.
-    config = log_config(
-        collection, tiny_bert, tmp_path, ["which matrix sorts system0", "which matrix sort system0"]
-    )
-    config.prep.list_size = None
-    config.prep.candidate_depth = "auto"
-    config.prep.min_top_score_percentile = None
-    workspace = run_stages(config, tmp_path / "work")
-    manifest = Manifest.read(workspace.records)
-    assert manifest.judges == {"log": ["the teacher"]}
-    (teacher,) = manifest.teachers
-    assert teacher["dense_weight"] == 0.6
-    assert manifest.yields["score"]["hybrid"]["choice"] == "the default for a log"
-    dropped = manifest.yields["generate_queries"]["dropped"]
-    assert dropped == {"log: holds a test query": 1, "log: nearly a test query": 1}
-    lists = read_lists(workspace)
-    assert sum(map(len, lists.values())) == 60
-    assert len(lists["dev"])
-    for record in lists["train"] + lists["dev"]:
-        assert (
-            sorted(record.rows) == np.flatnonzero(~load_passages(workspace).roles.excluded).tolist()
-        )
-        assert (np.diff(record.raw_scores) <= 1e-6).all()  # also where calibration clips
-        assert (record.labels == -1).all()
-        assert (record.source_row, record.query_type) == (-1, "log")
-
-
-def test_long_lists_of_a_log_beside_other_queries(collection, tiny_bert, tmp_path):
-    config = log_config(collection, tiny_bert, tmp_path, ["random index7 in the passage"])
-    config.prep.queries = "log+extractive"
-    config.prep.query_types = ("title",)
-    config.prep.list_size = 200  # more than the corpus has
-    config.prep.candidate_depth = "auto"
-    config.prep.max_queries = 70
-    config.prep.rank_limit = None
-    config.prep.require_own_first = False
-    workspace = run_stages(config, tmp_path / "work")
-    queries = load_queries(workspace)
-    assert len(queries) == 70
-    assert {query.query_type for query in queries} == {"log", "title"}
-    for records in read_lists(workspace).values():
-        for record in records:
-            assert len(record.rows) == len(set(record.rows.tolist())) == 57
-            assert (record.rows[0] == record.source_row) == (record.query_type == "title")
-
-
 def test_the_depth_that_auto_stands_for_is_the_same_work(collection, tiny_bert, tmp_path, capsys):
     config = make_config(collection, tiny_bert)
     config.prep.candidate_depth = 100
@@ -444,76 +383,6 @@ def test_the_depth_that_auto_stands_for_is_the_same_work(collection, tiny_bert, 
     config.prep.candidate_depth = "auto"
     run_stages(config, tmp_path)
     assert capsys.readouterr().out.count("up to date") == len(STAGES)
-
-
-def test_a_log_with_test_queries_alone_is_told(collection, tiny_bert, tmp_path):
-    config = log_config(collection, tiny_bert, tmp_path)
-    (tmp_path / "log.txt").write_text("which matrix sorts system0\n")
-    with pytest.raises(UserError, match=r"no training queries: .*holds a test query"):
-        run_stages(config, tmp_path / "work")
-
-
-class CountingTeacher:
-    """A teacher that scores a pair by its texts, and remembers the queries it has seen."""
-
-    fingerprint = "counting"
-    seen: ClassVar[set[str]] = set()
-    num_pairs: ClassVar[int] = 0
-
-    def score(self, pairs):
-        CountingTeacher.seen |= set(pairs.query_ids)
-        CountingTeacher.num_pairs += len(pairs)
-        texts = (pairs.queries, pairs.passages)
-        return np.array([len(query) - 1 / len(text) for query, text in zip(*texts, strict=True)])
-
-
-def test_no_model_scores_a_query_whose_own_passage_is_not_found(
-    collection, tiny_bert, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("data_prep.teachers.scoring.make_teacher", lambda *_: CountingTeacher())
-    monkeypatch.setattr("data_prep.score.make_teacher", lambda *_: CountingTeacher())
-    config = make_config(collection, tiny_bert)
-    config.prep.teachers = ConfigDict({"model": {"kind": "cross_encoder", "model": "none"}})
-    config.prep.retrievers = ConfigDict({"student": {"kind": "dense"}})  # a random model
-    config.prep.query_types = ("sentence", "title")
-    config.prep.queries = "extractive+human"
-    config.prep.rank_limit = 2
-    config.prep.require_own_first = False
-    config.prep.shard_size = 25
-    workspace = run_stages(config, tmp_path, STAGES[:5])
-    passing = set()
-    for part in query_shards(workspace):
-        candidates = Candidates.load(candidate_paths(workspace)[part.name])
-        for query, rows, ranks in zip(
-            part.queries, candidates.rows, candidates.fused_rank, strict=True
-        ):
-            own = ranks[rows == query.row].tolist()
-            if query.row < 0 or (own and 0 < own[0] <= 2):
-                passing.add(query.query_id)
-    queries = load_queries(workspace)
-    assert passing < {query.query_id for query in queries}
-    assert CountingTeacher.seen == passing
-    limited = CountingTeacher.num_pairs
-    facts = read_json(workspace.prep / "score.json")["counts"]["model"]
-    assert facts == {"pairs": limited, "not scored": 0}
-    yields = TAUGHT_FILES.read_result(workspace)["facts"]["title"]["yields"]
-    titles = {query.query_id for query in queries if query.query_type == "title"}
-    assert yields["queries"] == len(titles) > yields["own passage found"] == len(titles & passing)
-    before = {path: load_lists(path).rows for path in TAUGHT_FILES.paths(workspace).values()}
-
-    config.prep.rank_limit = None  # all others are scored, in whole shards
-    run_stages(config, tmp_path, STAGES[:5])
-    everything = CountingTeacher.num_pairs
-    assert CountingTeacher.seen == {query.query_id for query in queries}
-    config.prep.rank_limit = 2  # what was scored serves again, and the lists are the same
-    run_stages(config, tmp_path, STAGES[:5])
-    config.prep.rank_limit = 5
-    run_stages(config, tmp_path, STAGES[:5])
-    assert CountingTeacher.num_pairs == everything
-    config.prep.rank_limit = 2
-    run_stages(config, tmp_path, STAGES[:5])
-    for path, rows in before.items():
-        np.testing.assert_array_equal(load_lists(path).rows, rows)
 
 
 def test_the_manifest_tells_how_much_of_the_corpus_the_lists_touch(prepared, caplog):
@@ -527,29 +396,3 @@ def test_the_manifest_tells_how_much_of_the_corpus_the_lists_touch(prepared, cap
         write_tfrecords.STAGE.work(prepared)
     assert coverage.sentence() in caplog.text
     assert "there are few training queries (under 500)" in caplog.text
-
-
-def test_peoples_dev_judgments_choose_the_weight_for_a_log(collection, tiny_bert, tmp_path):
-    """The log is the training split, whose queries stand in no dev list of people."""
-    dataset = beir.load_dataset(collection, "train")
-    dev = {f"q{i}": {f"d{i}": 1} for i in range(60) if i % 4}
-    train = {query_id: docs for query_id, docs in dataset.qrels.items() if query_id not in dev}
-    train |= {"q1": {"d1": 1}, "q4": {"d4": 1}, "q8": {"d8": 1}}
-    texts = dataset.queries | {f"q{i}": f"number{i} of system{i}" for i in range(60)}
-    root = tmp_path / "with_dev"
-    beir.write_dataset(root, dataset.corpus, texts, {"train": train, "dev": dev})
-    config = make_config(root, tiny_bert)
-    config.prep.queries = "log"
-    config.prep.log = "split:train"
-    config.prep.dev_fraction = 0.5
-    config.prep.min_top_score_percentile = None
-    workspace = run_stages(config, tmp_path / "work")
-    manifest = Manifest.read(workspace.records)
-    assert manifest.judges == {"log": ["the teacher"], "human_dev": ["people"]}
-    assert manifest.yields["score"]["hybrid"]["choice"] == "judgments of dev queries"
-    assert {q.query_id for q in load_queries(workspace) if q.query_type == "log"} == {
-        "log:q4",
-        "log:q8",
-    }
-    estimated = {cost.what: cost.number for cost in estimate(workspace)}
-    assert estimated["queries of the log"] == 3

@@ -89,6 +89,17 @@ def test_only_logging_and_checkpoint_may_differ(tmp_path):
         check_same_run(tmp_path, whole, {"model": "a", "lists": "b"})
 
 
+def test_a_run_that_is_older_than_a_key_goes_on_where_the_key_has_its_default(tmp_path):
+    config = base.get_config().to_dict()
+    older = resolve(config, 100).whole
+    del older["train"]["towers"], older["train"]["alpha"], older["prep"]["list_sampling"]
+    save_run(tmp_path, older, {"model": "m"})
+    check_same_run(tmp_path, resolve(config, 100).whole, {"model": "m"})
+    config["train"]["towers"] = "query"
+    with pytest.raises(UserError, match=r"config\.train\.towers: the run has 'both', now 'query'"):
+        check_same_run(tmp_path, resolve(config, 100).whole, {"model": "m"})
+
+
 def test_what_only_cuts_the_work_may_differ_when_a_run_goes_on(tmp_path):
     config = base.get_config().to_dict()
     settings = resolve(config, 100)

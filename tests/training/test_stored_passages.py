@@ -110,7 +110,7 @@ def test_several_sources_have_their_own_passages(config, tmp_path):
     }
     whole.train.num_steps = 2
     ldx.train.train(whole, tmp_path / "run")
-    first, second = (np.load(tmp_path / "run" / "passages" / f"{n}.npy") for n in ("a", "b"))
+    first, second = (np.load(tmp_path / "run" / "passages" / n / "passages.npy") for n in "ab")
     assert first.shape == second.shape
     assert not np.allclose(first, second)
 
