@@ -25,16 +25,7 @@ from tests.helpers import call_command
 @pytest.fixture(scope="module")
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    return toy.write_config(
-        folder / "config.py",
-        model={"path": str(tiny_bert)},
-        data={
-            "root": str(toy.make_collection(folder / "collection")),
-            "records": str(toy.make_records(folder / "records")),
-        },
-        train={"num_steps": 8, "eval_every": 3},
-        checkpoint={"every_minutes": 0.0},
-    )
+    return toy.make_run(folder, tiny_bert, num_steps=8, eval_every=3)
 
 
 def command(config: Path, workdir: Path, *flags: str) -> list[str]:

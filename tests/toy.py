@@ -39,6 +39,20 @@ def write_config(path: Path, **sections: Mapping[str, object]) -> Path:
     return path
 
 
+def make_run(folder: Path, model: Path, **train: object) -> Path:
+    """The config of a run on the toy collection and its records; `train` goes to that section."""
+    return write_config(
+        folder / "config.py",
+        model={"path": str(model)},
+        data={
+            "root": str(make_collection(folder / "collection")),
+            "records": str(make_records(folder / "records")),
+        },
+        train=train,
+        checkpoint={"every_minutes": 0.0},
+    )
+
+
 def make_texts(rng: np.random.Generator, num_texts: int, num_words: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, size=num_words)) for _ in range(num_texts)]
 

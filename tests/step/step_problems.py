@@ -15,6 +15,7 @@ from ldx.parallel.mesh import make_mesh
 from ldx.records.schema import ListRecord
 from ldx.step.objective import make_objective
 from ldx.step.train_step import TrainStep
+from tests.helpers import count_compilations
 
 VOCAB, DIM = 50, 8
 CONFIG = {
@@ -120,3 +121,17 @@ def make_step(planner, num_devices, optimizer, *, fsdp=1, activation_bytes=0):
         buffer_rows=planner.buffer_rows,
         activation_bytes=activation_bytes,
     )
+
+
+def check_nothing_is_compiled(step, planner, problem, num_steps):
+    """After `compile`, whatever the batches hold: any number of lists, few or many texts."""
+    state = step.init(problem.params_as(np.float32))
+    step.compile(state, planner.shapes, planner.size)
+    compiled = []
+    with count_compilations(compiled):
+        rng = np.random.default_rng(0)
+        for _ in range(num_steps):
+            numbers = rng.permutation(8)[: rng.integers(1, 9)]
+            state, result = step(state, planner(problem.table(), numbers))
+            result.metrics()
+    assert not compiled

@@ -17,13 +17,13 @@ from ldx.parallel.mesh import make_mesh
 from ldx.step.objective import make_objective
 from ldx.step.optim import OptimConfig, make_optimizer, with_passage_map
 from ldx.step.train_step import TrainStep
-from tests.helpers import count_compilations
 from tests.step.step_problems import (
     CONFIG,
     DIM,
     PLENTY,
     Problem,
     Special,
+    check_nothing_is_compiled,
     embed,
     make_plan,
     make_planner,
@@ -213,16 +213,7 @@ def test_nothing_is_compiled_after_the_start():
     problem = Problem.make(num_lists=8, num_passages=24, list_size=6)
     planner = make_planner(problem, 2, stored=np.ones((24, DIM), np.float32))
     step = make_step(planner, 2, optax.adamw(1e-3), activation_bytes=6_000)
-    state = step.init(problem.params_as(np.float32))
-    step.compile(state, planner.shapes, planner.size)
-    compiled = []
-    with count_compilations(compiled):
-        rng = np.random.default_rng(0)
-        for _ in range(10):
-            numbers = rng.permutation(8)[: rng.integers(1, 9)]
-            state, result = step(state, planner(problem.table(), numbers))
-            result.metrics()
-    assert not compiled
+    check_nothing_is_compiled(step, planner, problem, 10)
 
 
 @pytest.mark.parametrize(("list_size", "num_passages"), [(3, 70), (40, 50), (7, 200)])

@@ -7,8 +7,14 @@ import optax
 import pytest
 
 from ldx.training.checkpoint import Checkpoints, Progress
-from tests.helpers import count_compilations
-from tests.step.step_problems import PLENTY, Problem, make_plan, make_planner, make_step
+from tests.step.step_problems import (
+    PLENTY,
+    Problem,
+    check_nothing_is_compiled,
+    make_plan,
+    make_planner,
+    make_step,
+)
 
 
 def train_steps(num_devices, fsdp, optimizer, num_steps=5):
@@ -123,13 +129,4 @@ def test_nothing_is_compiled_after_the_start():
     problem = Problem.make(num_lists=8, num_passages=24, list_size=6)
     planner = make_planner(problem, 2)
     step = make_step(planner, 2, optax.adamw(1e-3), activation_bytes=6_000)
-    state = step.init(problem.params_as(np.float32))
-    step.compile(state, planner.shapes, planner.size)
-    compiled = []
-    with count_compilations(compiled):
-        rng = np.random.default_rng(0)
-        for _ in range(20):
-            numbers = rng.permutation(8)[: rng.integers(1, 9)]
-            state, result = step(state, planner(problem.table(), numbers))
-            result.metrics()
-    assert not compiled
+    check_nothing_is_compiled(step, planner, problem, 20)

@@ -24,15 +24,8 @@ from tests.test_train import last_state, metrics, start_and_kill, train, train_h
 @pytest.fixture(scope="module")
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    return toy.write_config(
-        folder / "config.py",
-        model={"path": str(tiny_bert)},
-        data={
-            "root": str(toy.make_collection(folder / "collection")),
-            "records": str(toy.make_records(folder / "records")),
-        },
-        train={"num_steps": 8, "eval_every": 4, "towers": "query", "select_by": "loss"},
-        checkpoint={"every_minutes": 0.0},
+    return toy.make_run(
+        folder, tiny_bert, num_steps=8, eval_every=4, towers="query", select_by="loss"
     )
 
 
@@ -133,22 +126,23 @@ def test_alpha_is_chosen_on_dev_or_taken_as_given(config, finished, tiny_bert, t
         np.testing.assert_allclose(ours, (np.asarray(trained) + before) / 2, atol=1e-6)
 
 
-def test_a_number_is_taken_as_alpha(config, tmp_path):
-    result = train(config, tmp_path / "run", "--config.train.alpha=1.5")
-    assert result.returncode == 0, result.stderr
-    assert read_progress(tmp_path / "run").alpha == 1.5
-    assert "alpha 1.5" in result.stdout.splitlines()[-1]
+def test_an_alpha_that_is_no_number_is_refused(config, tmp_path):
     refused = train_here(config, tmp_path / "other", "--config.train.alpha=fast")
     assert refused.returncode == 2
     assert "config.train.alpha='fast'" in refused.stderr
 
 
 def test_a_passage_map_is_trained_beside_the_query_tower(config, tiny_bert, tmp_path):
-    """The report searches mapped passages, and a loaded run embeds passages with the map."""
+    """The report searches mapped passages, and a loaded run embeds passages with the map.
+
+    A number is taken as alpha, and then the map is 1.5 times what was trained.
+    """
     workdir = tmp_path / "run"
     flags = ("--config.train.passage_map=linear", "--config.optim.passage_map_learning_rate=0.001")
-    result = train(config, workdir, *flags)
+    result = train(config, workdir, *flags, "--config.train.alpha=1.5")
     assert result.returncode == 0, result.stderr
+    assert read_progress(workdir).alpha == 1.5
+    assert "alpha 1.5" in result.stdout.splitlines()[-1]
     model = load_model(workdir)
     assert read_progress(workdir).best_step > 0
     assert np.abs(model.towers.passage_map - np.eye(model.student.embedding_size)).max() > 1e-4
