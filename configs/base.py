@@ -95,7 +95,8 @@ def get_config() -> ConfigDict:
     loss.info_nce = ConfigDict()
     loss.info_nce.weight = 0.1
     loss.info_nce.temperature = 0.01
-    # A passage whose teacher score is over this ratio of the positive's is no negative; None: off.
+    # A passage whose teacher score, in [0, 1], is over this ratio of the positive's is no negative;
+    # None: off.
     loss.info_nce.false_negative_ratio = nullable(0.6)
     # The most passages that are compared with the queries at once. If there are more, the loss goes
     # over them block by block and stores no matrix of all queries and passages. None: all at once.
@@ -155,12 +156,12 @@ def get_config() -> ConfigDict:
     optim.warmup_steps = nullable("auto", object)
     optim.schedule = "linear"  # after warm-up: linear to final_factor, or constant
     optim.final_factor = 0.1  # the floor of the schedule, as a factor of learning_rate
-    optim.weight_decay = 0.01  # on all parameters
-    optim.clip_norm = 1.0  # global norm
+    optim.weight_decay = 0.01  # on all parameters but those of train.passage_map
+    optim.clip_norm = 1.0  # global norm; that of train.passage_map is clipped by itself
     optim.b1 = 0.9
     optim.b2 = 0.999
     optim.eps = 1e-8
-    optim.passage_map_learning_rate = 1e-4  # of train.passage_map, on the same schedule
+    optim.passage_map_learning_rate = 1e-4  # of train.passage_map; same schedule
 
     # ---- The run (ldx/train.py).
     config.train = train = ConfigDict()
@@ -181,8 +182,8 @@ def get_config() -> ConfigDict:
     # dev loss (loss; CADET's rule). The untrained model counts as a step.
     train.select_by = "ndcg"
     # How far to go from the base model: what is kept is base + alpha (trained - base). auto: with
-    # towers "query" the best of 0.25 to 1.5 on dev, if it beats 1 by a paired test; else 1. A
-    # number is taken as it is.
+    # towers "query" the best on dev of those among .25, .5, .75, 1.25 and 1.5 that beat 1 by a
+    # paired test (p < .05); else 1. A number is taken as it is.
     train.alpha = nullable("auto", object)
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages in which dev queries are searched
@@ -251,7 +252,8 @@ def _prep() -> ConfigDict:
     # For extractive queries: sentence, keywords and title; for llm: the prompts in
     # data_prep/prompts, or paths of .toml files of your own.
     prep.query_types = config_dict.placeholder(tuple)  # None: all of them
-    # The most over all types, at random; those of a log so that they reach the passages evenly.
+    # The most queries over all types: drawn at random, those of a log chosen so that they reach
+    # many passages.
     prep.max_queries = config_dict.placeholder(int)  # None: all
     prep.max_attempts = 3  # the most requests per passage and query type until a query is good
     # The prompt that asks `llm` for passages at several levels of relevance to a query: one in
@@ -330,7 +332,8 @@ def _prep() -> ConfigDict:
     # ranks from range_min to range_max). Entry 0 has the highest label. A list whose labels are all
     # the same is dropped, and a list that is short is not filled up.
     prep.graded = ConfigDict()
-    # The share of the source passages whose queries are for dev (human: of the best relevant ones).
+    # The share of queries for dev: by the passage they were made from, for people's by the best
+    # relevant one, for a log's by their words.
     prep.dev_fraction = 0.1
 
     # ---- How the work is done.
@@ -353,7 +356,7 @@ def base_teachers() -> ConfigDict:
 def use_calibration(
     config: ConfigDict, calibration: str, *, teacher_temperature: float
 ) -> ConfigDict:
-    """Set how scores are brought to [0, 1], and the temperature that goes with it."""
+    """Set how scores are calibrated, and the temperature that goes with it."""
     config.prep.calibration = calibration
     config.loss.listwise_kl.teacher_temperature = teacher_temperature
     return config
@@ -387,10 +390,9 @@ def use_hybrid_teacher(config: ConfigDict) -> ConfigDict:
 def use_query_tower(config: ConfigDict) -> ConfigDict:
     """Set the recipe for small machines: the query tower alone learns, from long lists.
 
-    Each passage is embedded once, so a step costs its queries alone: minutes on two CPU cores for a
-    few thousand queries, and an accelerator is needed for the first embedding of a large corpus
-    alone. The teacher is the hybrid of BM25 and the student, its z-scores as they are; nothing is
-    filtered. docs/results.md has what it gives, and how the numbers were chosen.
+    Each passage is embedded once, so a step embeds its queries alone; that first embedding is what
+    takes long for a large corpus. The teacher is the hybrid of BM25 and the student, its z-scores
+    as they are; nothing is filtered. docs/results.md has what it gives, and what was tried.
     """
     config.train.towers = "query"
     config.train.max_epochs = 4
@@ -423,6 +425,7 @@ def apply_smoke(config: ConfigDict) -> ConfigDict:
     config.data.batch_size = 16
     config.train.num_steps = 4
     config.train.eval_every = 2
+    config.optim.warmup_steps = "auto"
     config.train.dev_pool = 100
     config.prep.collection = "api_docs"
     config.prep.packages = ("numpy",)

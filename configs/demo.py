@@ -4,7 +4,8 @@
     python -m ldx.train --config=configs/demo.py --workdir=runs/demo
 
 The corpus is 2,000 docstrings of numpy, scipy and jax; queries are extractive, and the teacher is
-the hybrid of BM25 and MiniLM itself. It takes eight minutes on two CPU cores. `make demo` runs it
+the hybrid of BM25 and MiniLM itself. It takes seven to ten minutes on two CPU
+cores. `make demo` runs it
 all, export included.
 """
 

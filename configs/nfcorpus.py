@@ -4,8 +4,8 @@
     python -m ldx.train --config=configs/nfcorpus.py --workdir=DIR --config.data.root=NFCORPUS
 
 NFCORPUS is the collection's folder in BEIR layout, with graded judgments. The texts of its 2,590
-training queries serve as a query log; their judgments are not read. It takes about 15 minutes on
-two CPU cores. docs/results.md has the results; the untrained model has nDCG@10 0.316.
+training queries serve as a query log; their judgments are not read. It took 25 minutes on two busy
+CPU cores. docs/results.md has the results; the untrained model has nDCG@10 0.316.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     python -m ldx.train --config=configs/scifact.py --workdir=DIR --config.data.root=SCIFACT
 
 SCIFACT is the collection's folder in BEIR layout. The texts of the 809 training claims serve as a
-query log; their judgments are not read. It takes about 15 minutes on two CPU cores, most of them
-for embedding the abstracts. docs/results.md has the results; the untrained model has nDCG@10 0.645.
+query log; their judgments are not read. It took half an hour on two busy CPU cores, most of it for
+embedding the abstracts. docs/results.md has the results; the untrained model has nDCG@10 0.645.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,6 @@
-"""Stage 2: training queries, cut out of passages, written by a language model, or by people.
+"""Stage 2: training queries, cut out of passages, written by a language model, or people's.
+
+People's are those of the collection with their judgments, or what was typed (a log).
 
 The stage leaves WORKDIR/prep/queries.jsonl, and in WORKDIR/prep/answers all that was cut out of
 passages or answered by the model, before anything is dropped.

@@ -162,7 +162,7 @@ def evaluate(
             passages=passages,
         )
         facts = {"model": model.name, "passage_template": model.passage_template, **facts}
-    if passage_embeddings:
+    if passage_embeddings is not None:
         facts["passage_embeddings"] = str(passage_embeddings)
     if baseline:
         facts["baseline"] = str(baseline)

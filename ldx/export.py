@@ -1,7 +1,8 @@
 """Export: `python -m ldx.export --workdir=DIR --output=DIR`.
 
-Writes the best checkpoint of a run as a folder for SentenceTransformer(DIR) and
-AutoModel.from_pretrained(DIR), and checks that the folder embeds as the trained model does.
+Writes the best checkpoint of a run as a folder for SentenceTransformer(DIR), and for
+AutoModel.from_pretrained(DIR) or, of two towers, of the folder of each; it checks that the folder
+embeds as the trained model does.
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 FEW_QUERIES = 500
-"""Fewer training queries have taught hardly anything: 415 of them moved nDCG@10 of MiniLM by 0.002
-on NFCorpus, where 2,590 moved it by 0.011."""
+"""A rule of thumb: with the query tower's recipe 2,290 queries of a log moved nDCG@10 of MiniLM by
+0.007 on NFCorpus, and 648 by 0.034 on SciFact."""
 
 FEW_PASSAGES = 0.25
 """Queries that put a smaller share of the passages among the first TOP of some list leave most of

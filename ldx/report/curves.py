@@ -59,8 +59,8 @@ def curves_section(lines: Sequence[Line], progress: Progress, metric: str) -> Ht
     values = {line["step"]: line[f"dev/{metric}"] for line in dev}
     caption = (
         f"Training ended at step {progress.step}: {progress.stop_reason}. Step "
-        f"{progress.best_step} is kept, with dev {metric} {values[progress.best_step]:.4f}; the "
-        f"base model has {values[0]:.4f}."
+        f"{progress.best_step} is the best, with dev {metric} {values[progress.best_step]:.4f}; "
+        f"the base model has {values[0]:.4f}."
     )
     image = plots.to_svg(lambda: curves_figure(lines, progress, metric), "curves", caption)
     names = list(dict.fromkeys(key for line in dev for key in line if key.startswith("dev/")))
@@ -103,8 +103,8 @@ def work_section(lines: Sequence[Line], workdir: Path) -> Html:
     seconds = step_seconds(workdir)
     values = np.array([point.value for points in ratios.values() for point in points])
     caption = (
-        f"A passage that stands in several lists of a batch is embedded once: on average "
-        f"{values.mean():.2f} of the slots hold a distinct passage."
+        f"On average {values.mean():.2f} of a batch's slots hold a distinct passage; the others "
+        "repeat one of these, and cost nothing."
     )
     if seconds:
         caption += f" A step took {np.median([point.value for point in seconds]):.2f} s (median)."
