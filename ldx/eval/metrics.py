@@ -18,6 +18,8 @@ from ldx.common.lines import Lines
 Run = dict[str, dict[str, float]]
 
 METRIC = "nDCG@10"
+SIGNIFICANT = 0.05
+"""A difference whose p-value is under this is told as one."""
 """The metric that everything is judged by."""
 METRICS = (METRIC, "R@100", "RR@10", "AP@100")
 DEPTH = 100

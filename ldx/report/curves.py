@@ -83,8 +83,8 @@ def alpha_section(tried: Mapping[float, float], chosen: float, base: float, metr
     values = dict(sorted({**tried, 0.0: base}.items()))
     caption = (
         f"Parameters base + alpha (trained - base): alpha 0 is the base model and 1 the best step. "
-        f"Alpha {chosen:g} is kept. Another one than 1 is kept only where a paired test says that "
-        "it is better (p under .05)."
+        f"Alpha {chosen:g} is kept. Where train.alpha is auto, another one than 1 is kept only if "
+        "a paired test says that it is better (p under .05)."
     )
     image = plots.to_svg(lambda: plots.alphas(values, chosen, metric), "alpha", caption)
     return figure(image, caption)

@@ -5,6 +5,7 @@ over 1 goes on in the direction that training took. Sources: WiSE-FT (Wortsman e
 2109.01903) for alpha up to 1; task arithmetic (Ilharco et al., arXiv 2212.04089) for more.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,8 @@ import jax
 
 from ldx.common.files import read_json, write_json
 from ldx.common.types import Params
-from ldx.eval.metrics import METRIC, compare
-from ldx.training.dev_values import DevValues
+from ldx.eval.metrics import METRIC, SIGNIFICANT, compare
 
-SIGNIFICANT = 0.05
 NAME = "alpha.json"
 
 
@@ -26,28 +25,32 @@ def interpolate(base: Params, trained: Params, alpha: float) -> Params:
     return jax.tree.map(lambda b, t: b + alpha * (t - b), base, trained)
 
 
-def choose_alpha(values: Mapping[float, DevValues]) -> float:
+def choose_alpha(values: Mapping[float, Mapping[str, float]]) -> float:
     """The alpha with the highest dev nDCG@10 of those that are better than 1; else 1.
 
     Better: by a paired permutation test over dev queries, p under 0.05. Several alphas are tried on
     the queries that chose the step, so the highest mean alone would often be chance.
 
     Args:
-      values: dev values by alpha; those of 1 are among them.
+      values: nDCG@10 by query, by alpha; those of 1 are among them.
     """
-    trained = values[1.0].per_query
-    means = {alpha: each.means[f"dev/{METRIC}"] for alpha, each in values.items()}
+    trained = values[1.0]
     better = [
         alpha
         for alpha, each in values.items()
-        if means[alpha] > means[1.0] and compare(each.per_query, trained).p_value < SIGNIFICANT
+        if mean(each) > mean(trained) and compare(each, trained).p_value < SIGNIFICANT
     ]
-    return max(better, key=lambda alpha: means[alpha], default=1.0)
+    return max(better, key=lambda alpha: mean(values[alpha]), default=1.0)
 
 
-def write_alphas(workdir: Path, values: Mapping[float, DevValues], chosen: float) -> None:
+def mean(values: Mapping[str, float]) -> float:
+    """The mean over queries."""
+    return math.fsum(values.values()) / len(values)
+
+
+def write_alphas(workdir: Path, values: Mapping[float, Mapping[str, float]], chosen: float) -> None:
     """Keep what was tried and what was chosen, for the report."""
-    tried = {str(alpha): each.means[f"dev/{METRIC}"] for alpha, each in sorted(values.items())}
+    tried = {str(alpha): mean(each) for alpha, each in sorted(values.items())}
     write_json(workdir / NAME, {"metric": METRIC, "chosen": chosen, "tried": tried})
 
 

@@ -40,12 +40,22 @@ class Progress:
     num_bad_evaluations: int = 0
     stop_reason: str = ""
     metrics_bytes: int = 0
-    alpha: float = 1.0  # what is kept is base + alpha (best step - base)
+    chosen_alpha: float | None = None  # chosen after the last step; None: not yet
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done and evaluated."""
+        return bool(self.stop_reason)
 
     @property
     def finished(self) -> bool:
-        """Whether training has ended."""
-        return bool(self.stop_reason)
+        """Whether training has ended, and alpha is chosen."""
+        return self.ended and self.chosen_alpha is not None
+
+    @property
+    def alpha(self) -> float:
+        """What is kept is base + alpha (best step - base)."""
+        return 1.0 if self.chosen_alpha is None else self.chosen_alpha
 
 
 def read_progress(workdir: Path) -> Progress | None:
@@ -58,7 +68,8 @@ def read_progress(workdir: Path) -> Progress | None:
     if not path.exists():
         return None
     try:
-        return Progress(**read_json(path))
+        # Runs that are older than alpha kept the best step as it was.
+        return Progress(**{"chosen_alpha": 1.0, **read_json(path)})
     except TypeError as error:
         raise UserError(f"{path}: not written by this version of ldx ({error})") from None
 

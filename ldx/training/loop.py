@@ -19,10 +19,10 @@ from ldx.models.towers import split_passage_map
 from ldx.parallel import processes
 from ldx.parallel.mesh import put, replicated
 from ldx.step.result import StepResult
-from ldx.training.alpha import choose_alpha, interpolate, write_alphas
+from ldx.training.alpha import choose_alpha, interpolate, mean, write_alphas
 from ldx.training.checkpoint import Checkpoints, Progress
 from ldx.training.dev_set import evaluate_sources
-from ldx.training.dev_values import DevValues, write_dev_values
+from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
 from ldx.training.settings import Criterion, Settings
@@ -91,16 +91,16 @@ class TrainingLoop:
 
     def _loop(self) -> None:
         progress, train = self.progress, self.settings.train
-        batches: Iterator[BatchPlan] = read_ahead(self.parts.batches, progress.step)
+        batches: Iterator[BatchPlan] = iter(())
+        if not progress.ended:
+            batches = read_ahead(self.parts.batches, progress.step)
         self.step_begun = time.monotonic()
-        while not progress.finished:
+        while not progress.ended:
             is_last = progress.step == train.num_steps
             due = progress.step % train.eval_every == 0 or is_last
             if due and progress.evaluated_step < progress.step:
                 self._settle()
                 self._evaluate(is_last)
-                if progress.finished:
-                    self._choose_alpha()
                 self._save()
                 continue
             begin = time.monotonic()
@@ -118,6 +118,9 @@ class TrainingLoop:
             if self.agreement.save_is_due:
                 self._settle()
                 self._save()
+        if progress.chosen_alpha is None:
+            self._choose_alpha()
+            self._save()
 
     def _between_microbatches(self) -> None:
         """Answer a stop, and write the numbers of the step before as soon as it is done."""
@@ -159,55 +162,62 @@ class TrainingLoop:
         self._drop_embeddings(params)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         logging.info("step %d  %s  best: step %d", step, numbers, self.progress.best_step)
-        if self.progress.finished:
+        if self.progress.ended:
             logging.info("training ended at step %d: %s", step, self.progress.stop_reason)
 
     def _choose_alpha(self) -> None:
         """Try parameters before and beyond the best step, and note what is best on dev."""
         progress, train = self.progress, self.settings.train
         if not progress.best_step or not train.alphas:
+            if train.alphas and train.alpha != "auto":
+                logging.info("the base model is kept, so train.alpha=%s has no use", train.alpha)
+            progress.chosen_alpha = 1.0
             return
-        whole = replicated(self.parts.mesh)
-        base = put(jax.tree.map(np.asarray, self.parts.base), whole)
+        base = put(jax.tree.map(np.asarray, self.parts.base), replicated(self.parts.mesh))
         trained = self.parts.step.whole_params(self.state)
         if progress.best_step != progress.step:
             trained = self.checkpoints.restore_best(trained, progress)
-        values = {}
-        for alpha in (*train.alphas, 1.0):
+        evaluated, keys = {}, {}
+        for alpha in train.alphas:
             params = interpolate(base, trained, alpha)
-            values[alpha] = evaluate_sources(self.parts.dev, params, self.check)
-            if self.parts.store is not None and alpha != 1:
-                self.parts.store.drop(self._key(params))
-        if train.alpha == "auto":
-            progress.alpha = processes.from_primary({"alpha": choose_alpha(values)})["alpha"]
-        else:
-            progress.alpha = float(train.alpha)
+            evaluated[alpha] = evaluate_sources(self.parts.dev, params, self.check)
+            keys[alpha] = self._key(params)
         if processes.is_primary():
-            for alpha in train.alphas:
-                write_dev_values(self.workdir, progress.best_step, values[alpha], alpha)
-            write_alphas(self.workdir, values, progress.alpha)
-        numbers = "  ".join(
-            f"{alpha:g} {each.means[f'dev/{METRIC}']:.4f}" for alpha, each in sorted(values.items())
-        )
+            for alpha, values in evaluated.items():
+                write_dev_values(self.workdir, progress.best_step, values, alpha)
+        per_query = {alpha: each.per_query for alpha, each in evaluated.items()}
+        per_query[1.0], _ = read_dev_values(self.workdir, progress.best_step)
+        chosen = choose_alpha(per_query) if train.alpha == "auto" else float(train.alpha)
+        progress.chosen_alpha = processes.from_primary({"alpha": chosen})["alpha"]
+        for alpha, key in keys.items():  # the report asks for those of what is kept
+            if alpha != progress.chosen_alpha:
+                self._drop(key)
+        if processes.is_primary():
+            write_alphas(self.workdir, per_query, progress.alpha)
+        numbers = "  ".join(f"{alpha:g} {mean(x):.4f}" for alpha, x in sorted(per_query.items()))
         logging.info("dev %s by alpha: %s; alpha %g is kept", METRIC, numbers, progress.alpha)
 
     def _drop_embeddings(self, params: Params) -> None:
         """Drop the embeddings by all steps but the best; the report asks for those of the best."""
-        store, step = self.parts.store, self.progress.step
-        if store is None or step == 0:
+        if self.progress.step == 0:
             return
         key = self._key(params)
-        if self.progress.best_step != step:
-            store.drop(key)
+        if self.progress.best_step != self.progress.step:
+            self._drop(key)
         else:
-            if self.best_key:
-                store.drop(self.best_key)
+            self._drop(self.best_key)
             self.best_key = key
 
+    def _drop(self, key: str) -> None:
+        """Drop the embeddings by a model, unless it is the base model."""
+        store = self.parts.store
+        if store is not None and key and key != self._key(self.parts.base):
+            store.drop(key)
+
     def _key(self, params: Params) -> str:
-        """The name of the student with these parameters in the store."""
-        assert self.parts.store is not None
-        return self.parts.store.key(self.parts.student, split_passage_map(params)[0])
+        """The name of the student with these parameters in the store; "" where there is none."""
+        store = self.parts.store
+        return store.key(self.parts.student, split_passage_map(params)[0]) if store else ""
 
     def _warn_of_ceiling(self, base: DevValues) -> None:
         """Warn before training that dev will hardly show a gain."""

@@ -114,8 +114,10 @@ class TrainConfig:
                 f"config.train.towers=query has; it is {self.towers}"
             )
         is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if self.alpha != "auto" and not (is_number and 0 <= float(self.alpha) <= 2):
-            raise UserError(f"config.train.alpha={self.alpha!r}: wanted auto, or a number 0 to 2")
+        if self.alpha != "auto" and not (is_number and 0 < float(self.alpha) <= 2):
+            raise UserError(
+                f"config.train.alpha={self.alpha!r}: wanted auto, or a number over 0, at most 2"
+            )
 
     @property
     def alphas(self) -> tuple[float, ...]:

@@ -4,19 +4,18 @@ People's dev judgments decide where the records have some, else the dev lists. I
 chose the step, the same queries flatter it a little.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ldx.eval.metrics import METRIC, Comparison, compare
+from ldx.eval.metrics import METRIC, SIGNIFICANT, Comparison, compare
 from ldx.records.schema import Judge
+from ldx.training.alpha import mean
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
 from ldx.training.settings import Criterion
 
-SIGNIFICANT = 0.05
 CEILING = 0.95
 """The dev nDCG@10 of a base model from which on there is hardly room for a better one."""
 
@@ -71,7 +70,7 @@ def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
       judged_by: who wrote the dev queries, and who judged them.
       select_by: the rule that chooses the step, `config.train.select_by`.
     """
-    if _mean(base) < CEILING:
+    if mean(base) < CEILING:
         return ""
     remedies = []
     if not judged_by.startswith(f"human queries judged by {Judge.PEOPLE}"):
@@ -80,7 +79,7 @@ def advice_on(base: Mapping[str, float], judged_by: str, select_by: str) -> str:
         remedies.append("choosing the step by the dev loss (config.train.select_by=loss)")
     remedies.append("a teacher that ranks unlike the student")
     return (
-        f"dev is saturated: the untrained model's dev {METRIC} is {_mean(base):.4f}, so there is "
+        f"dev is saturated: the untrained model's dev {METRIC} is {mean(base):.4f}, so there is "
         f"hardly room for a better step; what would tell steps apart: {', or '.join(remedies)}"
     )
 
@@ -100,7 +99,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     before, judged_by = read_dev_values(workdir, 0)
     after, _ = read_dev_values(workdir, step, progress.alpha)
     comparison = compare(after, before)
-    base, trained = _mean(before), _mean(after)
+    base, trained = mean(before), mean(after)
     queries = f"{len(before)} {judged_by}"
     trained_steps = [number for number in evaluated_steps(workdir) if 0 < number <= progress.step]
     if step:
@@ -114,7 +113,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     elif trained_steps:
         status = Status.BASE_KEPT
         rule = f"higher dev {METRIC}" if select_by == Criterion.NDCG else "lower dev loss"
-        means = {number: _mean(read_dev_values(workdir, number)[0]) for number in trained_steps}
+        means = {number: mean(read_dev_values(workdir, number)[0]) for number in trained_steps}
         highest = max(means, key=lambda number: means[number])
         text = (
             f"{status}: no step had a {rule} (dev {METRIC} {base:.4f}, at most "
@@ -148,7 +147,3 @@ def _status(comparison: Comparison) -> Status:
     if comparison.p_value >= SIGNIFICANT or not comparison.difference:
         return Status.SAME
     return Status.BETTER if comparison.difference > 0 else Status.WORSE
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return math.fsum(values.values()) / len(values)

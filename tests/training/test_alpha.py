@@ -10,8 +10,11 @@ from ldx.training.verdict import judge
 
 
 def values(per_query):
-    means = {"dev/nDCG@10": float(np.mean(per_query))}
-    return DevValues(means, {str(i): float(x) for i, x in enumerate(per_query)}, "synthetic")
+    return {str(i): float(x) for i, x in enumerate(per_query)}
+
+
+def dev_values(per_query):
+    return DevValues({}, values(per_query), "synthetic")
 
 
 def test_parameters_lie_on_the_line():
@@ -39,10 +42,10 @@ def test_what_was_tried_is_kept(tmp_path):
 
 
 def test_the_verdict_is_of_what_is_kept(tmp_path):
-    write_dev_values(tmp_path, 0, values([0.1] * 50))
-    write_dev_values(tmp_path, 8, values([0.2] * 50))
-    write_dev_values(tmp_path, 8, values([0.4] * 50), alpha=1.5)
-    verdict = judge(tmp_path, Progress(8, 8, best_step=8, alpha=1.5))
+    write_dev_values(tmp_path, 0, dev_values([0.1] * 50))
+    write_dev_values(tmp_path, 8, dev_values([0.2] * 50))
+    write_dev_values(tmp_path, 8, dev_values([0.4] * 50), alpha=1.5)
+    verdict = judge(tmp_path, Progress(8, 8, best_step=8, chosen_alpha=1.5))
     assert verdict.trained == pytest.approx(0.4)
     assert "step 8, alpha 1.5" in verdict.text
     assert judge(tmp_path, Progress(8, 8, best_step=8)).trained == pytest.approx(0.2)

@@ -1,5 +1,6 @@
 """Runs of the query tower alone: passages are embedded once, and stay as they are."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 import ldx.evaluate
+import ldx.export
 import ldx.train
 from ldx.common.configs import load_config
+from ldx.common.interrupt import Interrupted
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import Encoder
+from ldx.training import loop
 from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import best_params, read_progress
 from ldx.training.model import load_model
@@ -86,6 +90,56 @@ def test_a_killed_run_ends_as_if_it_had_not_been(config, finished, tmp_path):
         np.testing.assert_array_equal(ours, undisturbed)
 
 
+def test_a_stop_while_alphas_are_tried_costs_nothing(config, tmp_path, monkeypatch):
+    """The last step is saved before, and the same command chooses alpha as if nothing had been."""
+    workdir, evaluate, calls = tmp_path / "run", loop.evaluate_sources, []
+
+    def interrupt(*args):
+        calls.append(1)
+        if len(calls) == 4 + 2:  # after the evaluations of steps 0, 4, 8, at the third alpha
+            raise Interrupted(signal.SIGTERM)
+        return evaluate(*args)
+
+    monkeypatch.setattr(loop, "evaluate_sources", interrupt)
+    with pytest.raises(Interrupted):
+        ldx.train.train(load_config(config), workdir)
+    progress, lines = read_progress(workdir), (workdir / "metrics.jsonl").read_bytes()
+    assert (progress.ended, progress.finished, progress.alpha) == (True, False, 1.0)
+    monkeypatch.undo()
+    ldx.train.train(load_config(config), workdir)
+    tried, chosen = read_alphas(workdir)
+    assert sorted(tried) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert read_progress(workdir) == dataclasses.replace(progress, chosen_alpha=chosen)
+    assert (workdir / "metrics.jsonl").read_bytes() == lines
+    assert (workdir / "report.txt").is_file()
+
+
+def test_an_automatic_alpha_is_what_everything_speaks_of(config, finished, tmp_path, monkeypatch):
+    """Here 1.5 wins: the verdict, the report's text, the model and the export are of it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    progress = json.loads((workdir / "progress.json").read_text())
+    (workdir / "progress.json").write_text(json.dumps(progress | {"chosen_alpha": None}))
+    for name in ("report.txt", "results.json", "alpha.json"):
+        (workdir / name).unlink()
+    shutil.rmtree(workdir / "report")
+    monkeypatch.setattr(loop, "choose_alpha", lambda per_query: 1.5)
+    result = ldx.train.train(load_config(config), workdir)
+    assert read_progress(workdir).alpha == 1.5
+    tried, chosen = read_alphas(workdir)
+    assert chosen == 1.5
+    assert f"alpha 1.5 is kept, with dev nDCG@10 {tried[1.5]:.4f}" in result.text
+    assert result.verdict.trained == pytest.approx(tried[1.5])
+    assert "kept: alpha 1.5" in result.page.read_text()
+    before, after = (load_model(folder).towers.query for folder in (finished, workdir))
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+    )
+    ldx.export.export(workdir, tmp_path / "export", force=True)
+    assert "base + 1.5 (trained - base)" in (tmp_path / "export" / "README.md").read_text()
+
+
 def test_an_unknown_tower_is_refused(config, tmp_path):
     result = train_here(config, tmp_path / "run", "--config.train.towers=passage")
     assert result.returncode == 2
@@ -119,7 +173,7 @@ def test_alpha_is_chosen_on_dev_or_taken_as_given(config, finished, tiny_bert, t
     base = load_student(tiny_bert).params
     whole, step = best_params(workdir, base)
     progress = json.loads((workdir / "progress.json").read_text())
-    (workdir / "progress.json").write_text(json.dumps(progress | {"alpha": 0.5}))
+    (workdir / "progress.json").write_text(json.dumps(progress | {"chosen_alpha": 0.5}))
     half, _ = best_params(workdir, base)
     assert step > 0
     for ours, trained, before in zip(*map(jax.tree.leaves, (half, whole, base)), strict=True):
