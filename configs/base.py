@@ -399,7 +399,6 @@ def use_query_tower(config: ConfigDict) -> ConfigDict:
     config.train.stop_on = None
     config.data.batch_size = 32
     config.optim.learning_rate = 3e-5
-    config.optim.warmup_steps = 20
     config.loss.info_nce.weight = 0.0
     config.prep.list_size = 200
     config.prep.rank_limit = None

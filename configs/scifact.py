@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.root = "data/scifact"
     config.data.passage_template = "{title} {text}"
     config.model.passage_max_length = 256
+    config.optim.warmup_steps = 20
     config.prep.queries = "log"
     config.prep.log = "split:train"
     return base.apply_smoke(config) if arg == "smoke" else config

@@ -187,6 +187,12 @@ def _human_splits(workspace: Workspace) -> dict[str, str]:
 
 def _work(workspace: Workspace) -> dict[str, Any]:
     config = workspace.config
+    prep = workspace.settings
+    if prep.log and QueryOrigin.LOG not in query_origins(prep.queries):
+        logging.warning(
+            "config.prep.log=%s is not read: config.prep.queries=%s does not name log",
+            *(prep.log, prep.queries),
+        )
     test_queries = TestQueries(judged_queries(workspace.dataset, config.eval.split).values())
     passages = load_passages(workspace)
     made = _make(workspace, passages, test_queries)

@@ -167,7 +167,7 @@ def _run_facts(
     # People's dev queries have no loss, so where each source has some no loss was of these queries.
     has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
     flattered = config["train"]["select_by"] == Criterion.NDCG or not has_others
-    flattered |= bool(read_alphas(workdir)[0])
+    flattered |= config["train"].get("alpha") == "auto" and bool(read_alphas(workdir)[0])
     return {
         "base": config["model"]["path"],
         "losses": config["loss"],

@@ -47,6 +47,9 @@ class TaughtLists:
         scored = read_scored(self._workspace, query_type)
         num_queries = len(scored)
         is_scored = may_have_lists(self._prep.rank_limit, scored.queries, scored.candidates)
+        if not is_scored.any():
+            yields = {"queries": num_queries, "own passage found": 0}
+            return TypeLists(None, num_queries, {"yields": yields})
         for scores in scored.raw:  # a hybrid has scored the others too
             scores[~is_scored] = np.nan
         if not (scored.own_passage or scored.judged):

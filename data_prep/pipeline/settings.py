@@ -143,6 +143,12 @@ class PrepConfig:
         self._choose("list_sampling", ListSampling)
         self._choose("list_source", LabelOrigin)
         self._choose("index", IndexKind)
+        if self.calibration == CalibrationMethod.NONE and len(self.teachers) > 1:
+            raise UserError(
+                f"config.prep.calibration=none with the teachers {', '.join(self.teachers)}: of "
+                "scores on different scales the widest would decide; take one teacher, or "
+                f"{', '.join(m for m in CalibrationMethod if m != CalibrationMethod.NONE)}"
+            )
         for key in ("num_candidates", "max_source_passages", "max_queries"):
             value = getattr(self, key)
             if value is not None and value < 1:

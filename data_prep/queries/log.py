@@ -24,6 +24,7 @@ from ldx.records.schema import LOG
 SPLIT_PREFIX = "split:"
 MIN_LETTERS = 2
 MAX_CHARS = 500  # more is a pasted text
+MAX_COUNT_DIGITS = 15
 FORMS = {
     ".txt": "a query a line",
     ".tsv": "a query, a tab, and how often it was typed; the first line may name the columns",
@@ -264,7 +265,7 @@ def _from_json(number: int, line: str) -> LogEntry | None:
 
 def _count(value: object) -> int:
     """How often a query was typed, from a number or from digits."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) <= MAX_COUNT_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _BadLine(f"the count is {value!r}, no whole number over 0")

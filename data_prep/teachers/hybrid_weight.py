@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.corpora.passages import Passages
 from data_prep.pipeline.draws import draw
+from data_prep.pipeline.settings import QueryOrigin
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.extractive import remove_sentence
 from data_prep.queries.query import Query, QueryShard
@@ -27,6 +28,7 @@ from data_prep.retrieval.fusion import z_scores
 from data_prep.retrieval.retrievers import dense_model
 from ldx.common.errors import UserError
 from ldx.data.tokens import Texts
+from ldx.records.schema import HUMAN_DEV
 
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 DEFAULT_WEIGHT = 0.5
@@ -146,7 +148,7 @@ def choose_weight(
             columns,
         )
         choice = "the cloze task"
-    elif not any(query.has_own_passage for part in parts for query in part.queries):
+    elif {part.query_type for part in parts} - {HUMAN_DEV} == {QueryOrigin.LOG}:
         facts = {"dev queries for the weight": 0, "choice": "the default for a log"}
         return ChosenWeight(LOG_WEIGHT, facts)
     else:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging as std_logging
 import operator
+import os
 import re
 import signal
 import sys
@@ -247,6 +248,9 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return 0
     except UserError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output, such as head, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, Interrupted) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         print("stopped", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.common.types import Params
 from ldx.models.st_folder import read_towers
-from ldx.models.student import Student, load_student
+from ldx.models.student import Student, load_tower
 from ldx.models.tokenizer import num_special, pad_tokens
 from ldx.models.towers import Towers, load_towers
 
@@ -55,7 +55,7 @@ def check_export(student: Student, towers: Towers, folder: Path, texts: Sequence
 def _read_back(folder: Path) -> tuple[Student, Towers]:
     if declared := read_towers(folder):
         return load_towers(declared)
-    student = load_student(folder)
+    student = load_tower(folder)
     return student, Towers.of(student.params)
 
 

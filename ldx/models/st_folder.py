@@ -59,8 +59,8 @@ def read_st_folder(folder: Path) -> Declared:
         read_towers(folder)
         raise UserError(
             f"{folder} has two towers, of queries and of passages, and is read by ldx.load, "
-            f"ldx.search and ldx.evaluate; where one model is wanted, name a tower, such as "
-            f"{folder / QUERY_TOWER}"
+            f"ldx.search and ldx.evaluate; to train, begin with the base model, or with "
+            f"{folder / PASSAGE_TOWER}"
         )
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UserError(f"{path}: has the modules {', '.join(names)}; {SUPPORTED}")

@@ -19,7 +19,13 @@ from ldx.models.attention import ATTENTIONS, choose_attention
 from ldx.models.bert import KEY_TABLE, Bert, BertConfig
 from ldx.models.locate import resolve_model_path
 from ldx.models.pooling import POOLINGS, Pooling, normalize, pool
-from ldx.models.st_folder import Declared, declared_pooling, read_st_folder
+from ldx.models.st_folder import (
+    PASSAGE_TOWER,
+    Declared,
+    declared_pooling,
+    is_query_tower,
+    read_st_folder,
+)
 from ldx.models.tokenizer import Tokenizer
 from ldx.models.weights import flatten, load_weights, unflatten, weight_files
 
@@ -112,10 +118,44 @@ def load_student(
       remat: compute every layer again in the backward pass, to save memory.
 
     Raises:
-      UserError: the model is missing, damaged or not supported.
+      UserError: the model is missing, damaged or not supported, or the query tower of two.
     """
-    _check_choices(pooling, attention, dtype)
     folder = resolve_model_path(path)
+    if is_query_tower(folder):
+        raise UserError(
+            f"{folder} is the tower of queries alone, which no passage is embedded by; "
+            f"{folder.resolve().parent} has both, for ldx.load, ldx.search and ldx.evaluate; to "
+            f"train, begin with the base model, or with {PASSAGE_TOWER} beside this folder"
+        )
+    return load_tower(
+        folder,
+        pooling=pooling,
+        normalize=normalize,
+        query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
+        query_max_length=query_max_length,
+        passage_max_length=passage_max_length,
+        attention=attention,
+        dtype=dtype,
+        remat=remat,
+    )
+
+
+def load_tower(
+    folder: Path,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
+    query_max_length: int | None = None,
+    passage_max_length: int | None = None,
+    attention: str = "auto",
+    dtype: str = "float32",
+    remat: bool = False,
+) -> Student:
+    """Read a folder, which may be one of two towers; arguments and errors as of `load_student`."""
+    _check_choices(pooling, attention, dtype)
     declared = read_st_folder(folder)
     hf_config = declared.transformer / "config.json"
     bert_config = BertConfig.from_hf(hf_config)

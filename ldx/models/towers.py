@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, write_json
 from ldx.common.types import Params
 from ldx.models.pooling import EPSILON
 from ldx.models.st_folder import DeclaredTowers
-from ldx.models.student import Student, load_params, load_student
+from ldx.models.student import Student, load_params, load_tower
 from ldx.models.weights import WEIGHTS_NAME
 
 PASSAGE_MAP = "passage_map"
@@ -90,7 +91,7 @@ def load_towers(declared: DeclaredTowers, **overrides: Any) -> tuple[Student, To
 
     Args:
       declared: what it says about them.
-      **overrides: arguments of `load_student` that differ from what the export declares.
+      **overrides: arguments of `load_tower` that differ from what the export declares.
 
     Returns:
       The student, whose own parameters are those of the queries, and both towers.
@@ -98,10 +99,12 @@ def load_towers(declared: DeclaredTowers, **overrides: Any) -> tuple[Student, To
     Raises:
       UserError: a part is missing or damaged.
     """
-    student = load_student(declared.query, **declared.settings | overrides)
+    student = load_tower(declared.query, **declared.settings | overrides)
     passage_map = None
     if declared.passage_map:
         path = declared.passage_map / WEIGHTS_NAME
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; the export is not whole, so export it again")
         passage_map = np.ascontiguousarray(load_file(path)[MAP_NAME].T)
     return student, Towers(student.params, load_params(student, declared.passage), passage_map)
 

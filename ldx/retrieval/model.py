@@ -75,6 +75,7 @@ class Index:
 
         PATH.json beside it says which passages they are of, and what embedded them.
         """
+        _facts_path(path).unlink(missing_ok=True)  # a kill leaves no facts of other embeddings
         with atomic_write(path, "wb") as file:
             np.save(file, self.embeddings)
         texts = CorpusTexts(self.corpus, self.model.passage_template)
@@ -175,6 +176,11 @@ class Model:
     def _given(self, embeddings: str | Path | np.ndarray, texts: CorpusTexts) -> np.ndarray:
         """Embeddings from elsewhere, after a check that they are of these texts by this model."""
         path = None if isinstance(embeddings, np.ndarray) else Path(embeddings)
+        if path is None and self.towers.passage_map is not None:
+            raise UserError(
+                "embeddings: an array does not say whether this model's passage map is in it; give "
+                "the file that Index.save wrote"
+            )
         array = _load(path) if path else np.asarray(embeddings)
         shape = (len(texts), self.student.embedding_size)
         if array.shape != shape:
@@ -216,11 +222,14 @@ def _facts_path(path: str | Path) -> Path:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not an .npy file of embeddings ({error})") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: not an .npy file of embeddings, but of several arrays")
+    return array
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:

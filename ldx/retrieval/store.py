@@ -36,6 +36,8 @@ MAX_BYTES = 16 * 2**30
 """How large a store may grow; beyond it, the models that were not used for longest are dropped."""
 MIN_FREE_BYTES = 2**30
 """The room on the disk that a store leaves to others."""
+HEADER_BYTES = 512
+"""What the two files of a shard take beside their numbers, at most."""
 VERSION = "1"
 """Part of every key; to be raised when the code of the models changes what they compute."""
 KEYS_SUFFIX = ".keys.npy"
@@ -107,8 +109,11 @@ class EmbeddingStore:
         """Whether a model's folder may grow by `num_bytes`; older models make room for it."""
         if not self._is_writable:
             return False
+        num_bytes += HEADER_BYTES
         if num_bytes > self._room:
-            self._room = self._make_room(folder, num_bytes)
+            # Other processes write too, so the folder is measured again after a while.
+            most = max(num_bytes, self._max_bytes // 16)
+            self._room = min(self._make_room(folder, num_bytes), most)
         if num_bytes > self._room:
             self.stop_writing(
                 f"there is no room for {num_bytes / 2**20:.1f} MB more, where at most "

@@ -9,7 +9,7 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.models.locate import resolve_model_path
-from ldx.models.st_folder import EXPORT_NAME, is_query_tower, read_towers
+from ldx.models.st_folder import EXPORT_NAME, read_towers
 from ldx.models.student import Student, load_student
 from ldx.models.towers import (
     PASSAGE_MAP,
@@ -66,11 +66,6 @@ def _load_folder(folder: Path, name: str, overrides: dict[str, Any]) -> tuple[St
     """A model that is no run's, which `name` stands for."""
     if declared := read_towers(folder):
         return load_towers(declared, **overrides)
-    if is_query_tower(folder):
-        raise UserError(
-            f"{name} is the tower of queries alone, which no passage is embedded by; give the "
-            f"folder of both towers, {folder.resolve().parent}"
-        )
     student = load_student(name, **overrides)
     return student, Towers.of(student.params)
 

@@ -1,6 +1,7 @@
 """What a user sees when a command is called wrongly: one message, exit code 2."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -67,6 +68,17 @@ def test_an_override_arrives(call):
     result = call("--config=config.py", "--config.optim.learning_rate=0.5")
     assert result.stdout == "rate 0.5\n"
     assert result.returncode == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    """As in `python -m ldx.search ... | head`."""
+    program = "from ldx.common import cli; cli.run(lambda argv: print(('x' * 99 + chr(10)) * 9999))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"x" * 99 + b"\n"
+        process.stdout.close()
+        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize(

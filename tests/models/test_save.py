@@ -14,7 +14,7 @@ from ldx.models import parity, save
 from ldx.models.card import base_name, license_of, model_card
 from ldx.models.save import save_student, save_towers
 from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER, read_towers
-from ldx.models.student import Student, load_student
+from ldx.models.student import Student, load_student, load_tower
 from ldx.models.towers import Towers, load_towers, passage_fingerprint
 from tests.models.helpers import HfBert, tokens
 
@@ -337,19 +337,32 @@ def test_each_tower_is_a_model_by_itself(student: Student, tmp_path: Path, has_m
         "passage_encoder/model.safetensors",
         "query_encoder/model.safetensors",
     ]
-    params = load_student(out / QUERY_TOWER).params
+    params = load_tower(out / QUERY_TOWER).params
     jax.tree.map(np.testing.assert_array_equal, params, towers.query)
 
 
 def test_two_towers_are_no_model_to_train(student: Student, tmp_path: Path) -> None:
     out = save_two(student, two_towers(student), tmp_path / "out")
-    with pytest.raises(UserError, match=r"has two towers.*out/query_encoder"):
+    with pytest.raises(UserError, match=r"has two towers.*out/passage_encoder"):
         load_student(out)
     config = json.loads((out / "router_config.json").read_text())
     config["parameters"]["default_route"] = "document"
     (out / "router_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"a Router that ldx\.export did not write"):
         load_student(out)
+    # Neither is the tower of queries, by which a run would freeze all passages.
+    with pytest.raises(UserError, match=r"the tower of queries alone.*passage_encoder beside"):
+        load_student(out / QUERY_TOWER)
+    load_student(out / PASSAGE_TOWER)
+
+
+def test_an_export_without_its_map_is_refused(student: Student, tmp_path: Path) -> None:
+    out = save_two(student, two_towers(student, has_map=True), tmp_path / "out")
+    (out / "passage_encoder" / "2_Dense" / "model.safetensors").unlink()
+    declared = read_towers(out)
+    assert declared is not None
+    with pytest.raises(UserError, match=r"2_Dense/model.safetensors: no such file"):
+        load_towers(declared)
 
 
 @pytest.mark.parametrize("installed", [True, False])

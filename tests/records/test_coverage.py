@@ -26,6 +26,7 @@ def test_passages_are_counted_by_the_place_in_which_they_stand():
         (500, 25, []),
         (499, 25, ["few training queries (under 500)"]),
         (5000, 24, ["touch few passages (under 25%"]),
+        (10_000, 24, []),
         (3, 0, ["few training queries", "touch few passages"]),
     ],
 )

@@ -143,9 +143,27 @@ def test_embeddings_of_the_base_model_are_mapped(model, tmp_path):
     given = mapped.index(PASSAGES, embeddings=path)
     np.testing.assert_array_equal(given.embeddings, expected.embeddings)
     assert not np.array_equal(given.embeddings, model.index(PASSAGES).embeddings)
+    with pytest.raises(UserError, match="does not say whether this model's passage map is in it"):
+        mapped.index(PASSAGES, embeddings=np.load(path))
     given.save(path)
     np.testing.assert_array_equal(
         mapped.index(PASSAGES, embeddings=path).embeddings, expected.embeddings
     )
     with pytest.raises(UserError, match="another model"):
         model.index(PASSAGES, embeddings=path)
+
+
+def test_a_killed_save_leaves_no_facts_of_what_was_there_before(model, tmp_path, monkeypatch):
+    path, index = tmp_path / "index.npy", model.index(PASSAGES)
+    index.save(path)
+    monkeypatch.setattr("ldx.retrieval.model.write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index.save(path)
+    with pytest.raises(UserError, match="missing, so nothing says which model made"):
+        model.index(PASSAGES, embeddings=path)
+
+
+def test_several_arrays_are_no_index(model, tmp_path):
+    np.savez(tmp_path / "index.npz", a=np.zeros((3, 4)))
+    with pytest.raises(UserError, match="but of several arrays"):
+        model.index(PASSAGES, embeddings=tmp_path / "index.npz")

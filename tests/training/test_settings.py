@@ -37,6 +37,14 @@ def test_every_experiment_resolves(name, variant):
         )
 
 
+def test_several_teachers_need_a_calibration():
+    section = base.use_query_tower(base.get_config()).prep.to_dict()
+    check_prep(section)
+    section["teachers"]["other"] = {"kind": "run_file", "path": "scores.tsv"}
+    with pytest.raises(UserError, match="calibration=none with the teachers hybrid, other"):
+        check_prep(section)
+
+
 def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="there is smoke"):
         base.check_arg("smok")

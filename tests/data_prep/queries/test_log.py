@@ -64,7 +64,10 @@ def test_what_is_no_query_is_left_out_and_counted(tmp_path):
 
 
 BAD = {
-    "log.tsv": ("a query\t1\nno tab\nb\t1.5\nc\t0\nd\t2\te\n", ["2: 1 col", "3: the count", "4:"]),
+    "log.tsv": (
+        f"a query\t1\nno tab\nb\t1.5\nc\t0\nd\t2\te\nf\t{'9' * 5000}\n",
+        ["2: 1 col", "3: the count", "4:", "6: the count"],
+    ),
     "log.jsonl": (
         '{"query": "acne"}\n{"q": "b"}\n[1]\n{"query": "c", "count": true}\nno\n{"text": 3}\n',
         ["2: no text under", "3: a list", "4: the count is True", "5: not valid", "6: no text"],

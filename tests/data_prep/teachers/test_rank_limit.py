@@ -11,6 +11,7 @@ from data_prep.lists.results import TAUGHT_FILES
 from data_prep.queries.query import load_queries, query_shards
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.run import STAGES
+from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from tests.data_prep.toy import make_collection, make_config, run_stages
 
@@ -81,3 +82,20 @@ def test_no_model_scores_a_query_whose_own_passage_is_not_found(
     run_stages(config, tmp_path, STAGES[:5])
     for path, rows in before.items():
         np.testing.assert_array_equal(load_lists(path).rows, rows)
+
+
+def test_a_type_of_which_no_query_is_scored_has_no_lists(
+    collection, tiny_bert, tmp_path, monkeypatch
+):
+    """Also where the scores of several teachers would have to be scaled."""
+    monkeypatch.setattr(
+        "data_prep.lists.taught.may_have_lists",
+        lambda limit, queries, candidates: np.zeros(len(queries), bool),
+    )
+    config = make_config(collection, tiny_bert)
+    hybrid = {"kind": "hybrid", "bm25": "bm25", "dense": "student"}
+    config.prep.teachers = ConfigDict(
+        {"a": {**hybrid, "dense_weight": 0.3}, "b": {**hybrid, "dense_weight": 0.7}}
+    )
+    with pytest.raises(UserError, match=r"no lists: .*'own passage found': 0"):
+        run_stages(config, tmp_path)
