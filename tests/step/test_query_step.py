@@ -31,8 +31,9 @@ from tests.step.step_problems import (
 )
 
 RATE = 2.0**12
+EVERY_LOSS = {name: {"weight": 1.0} for name in LOSSES}
 CASES = {
-    **{name: {name: {"weight": 1.0}} for name in LOSSES},
+    **{name: {name: settings} for name, settings in EVERY_LOSS.items()},
     "listwise_kl + info_nce": CONFIG,
     "info_nce in blocks": {"info_nce": {"weight": 1.0, "block_size": 7, "temperature": 0.1}},
     "published wasserstein": {"wasserstein": {"weight": 1.0, "form": "batch", "temperature": 0.2}},
@@ -96,15 +97,12 @@ def one_step(config, params, problem, num_devices=1, fsdp=1, activation_bytes=PL
     return result.metrics()["total"], gradient
 
 
-@pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (2, 1), (8, 2)])
-@pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_that_of_both_towers_with_passages_under_stop_gradient(
-    case, num_devices, fsdp
-):
+def check_gradient(config, num_devices, fsdp):
+    """Equal to within 1e-6 of the gradient's norm, in float32."""
     problem = make_problem()
     params = problem.params_as(np.float32)
-    value, gradient = expected_gradient(CASES[case], params, problem)
-    ours, our_gradient = one_step(CASES[case], params, problem, num_devices, fsdp)
+    value, gradient = expected_gradient(config, params, problem)
+    ours, our_gradient = one_step(config, params, problem, num_devices, fsdp)
     norm = float(optax.tree.norm(gradient))
     assert norm > 1e-3
     np.testing.assert_allclose(ours, value, rtol=1e-6, atol=1e-6)
@@ -113,12 +111,24 @@ def test_the_gradient_is_that_of_both_towers_with_passages_under_stop_gradient(
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_the_gradient_is_that_of_both_towers_with_passages_under_stop_gradient(case):
+    check_gradient(CASES[case], 1, 1)
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp"), [(2, 1), (8, 2)])
+@pytest.mark.parametrize("case", [EVERY_LOSS, CASES["info_nce in blocks"]], ids=["sum", "blocks"])
+def test_on_several_devices(case, num_devices, fsdp):
+    """The sum of all losses; each of them is compared on several devices in float64."""
+    check_gradient(case, num_devices, fsdp)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_in_float64_nothing_but_rounding_is_left(case):
     problem = make_problem()
     with jax.enable_x64(True):
         params = problem.params_as(np.float64)
         value, gradient = expected_gradient(CASES[case], params, problem)
-        ours, our_gradient = one_step(CASES[case], params, problem)
+        ours, our_gradient = one_step(CASES[case], params, problem, num_devices=8, fsdp=2)
         np.testing.assert_allclose(ours, value, rtol=1e-12, atol=1e-12)
         for name, expected in gradient.items():
             np.testing.assert_allclose(our_gradient[name], expected, rtol=1e-9, atol=1e-11)
