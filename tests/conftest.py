@@ -48,24 +48,24 @@ jaxtyping.install_import_hook(["ldx.losses"], "beartype.beartype")
 
 LONGEST = (
     "tests/parallel/test_processes.py",
+    "tests/training/test_stored_passages.py",
     "tests/data_prep/engines/test_ray.py",
     "tests/data_prep/test_stages.py",
-    "tests/training/test_stored_passages.py",
     "tests/test_train.py",
+    "tests/step",
     "tests/report",
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes long to make run in one worker: those of a file, or a report.
+    """What takes longest starts first, so that no worker comes to it when the other is done."""
 
-    Files that take longest start first, so that no worker comes to one while others are done.
-    """
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))  # else in order
-    for item in items:
-        is_report = item.path.parent.name == "report"
-        item.add_marker(pytest.mark.xdist_group("report" if is_report else str(item.path)))
+    def place(item: pytest.Item) -> int:
+        """Where the item's file stands among the longest; all others stay in order after them."""
+        places = [i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)]
+        return places[0] if places else len(LONGEST)
+
+    items.sort(key=place)
 
 
 jax.config.update("jax_num_cpu_devices", 8)
