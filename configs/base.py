@@ -225,6 +225,9 @@ def _prep() -> ConfigDict:
     # on the Hugging Face hub, org/name@REVISION.
     prep.collection = "beir"
     prep.packages = ("numpy", "scipy", "jax")
+    # That of the corpus, for BM25: its stop-words are left out and its words are stemmed, as
+    # Snowball does (english, german, french and so on); "": words stay as they are.
+    prep.language = "english"
     prep.max_passages = config_dict.placeholder(int)  # the most passages of api_docs; None: all
     prep.max_rejects = 0.01  # the share of records that a stage may set aside before it fails
     # Near-duplicates get no queries and are no query's candidates. Digits are ignored, so tables

@@ -60,7 +60,13 @@ def _find_runs(
             queries=model.embed(list(queries.values()), "query"),
             passages=model.embed_to_file(workspace.prep, what, texts, "passage", key),
         )
-    bm25 = Bm25.open_or_build(workspace.prep / folder, texts, key=key, description=what)
+    bm25 = Bm25.open_or_build(
+        workspace.prep / folder,
+        texts,
+        key=key,
+        language=workspace.settings.language,
+        description=what,
+    )
     return find_runs(queries, passages, bm25, embeddings, hybrids)
 
 
@@ -111,7 +117,14 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 STAGE = Stage(
     name="baselines",
-    keys=("data.root", "data.passage_template", "data.max_chars", "eval.split", "prep.teachers"),
+    keys=(
+        "data.root",
+        "data.passage_template",
+        "data.max_chars",
+        "eval.split",
+        "prep.language",
+        "prep.teachers",
+    ),
     inputs=_inputs,
     outputs=lambda workspace: [_path(workspace, name) for name in _baselines(workspace)],
     work=_work,

@@ -239,6 +239,7 @@ STAGE = Stage(
         "data.passage_template",
         "data.max_chars",
         "eval.split",
+        "prep.language",
         "prep.queries",
         "prep.query_types",
         "prep.human_split",

@@ -31,6 +31,7 @@ KEYS = (
     "seed",
     "data.passage_template",
     "data.max_chars",
+    "prep.language",
     "prep.retrievers",
     "prep.index",
     "prep.candidate_depth",

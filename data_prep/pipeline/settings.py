@@ -78,6 +78,7 @@ class PrepConfig:
 
     collection: str
     packages: tuple[str, ...]
+    language: str
     max_passages: int | None
     max_rejects: float
     drop_near_duplicates: bool
@@ -137,6 +138,7 @@ class PrepConfig:
             raise UserError(
                 f"config.prep.min_top_score_percentile={percentile}: wanted from 0 to under 100"
             )
+        self._check_language()
         self._check_sizes()
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
@@ -179,6 +181,16 @@ class PrepConfig:
         if self.candidate_depth != AUTO:
             return int(self.candidate_depth)
         return None if self.list_size is None else max(LEAST_DEPTH, 2 * self.list_size)
+
+    def _check_language(self) -> None:
+        import Stemmer
+
+        languages = sorted(Stemmer.algorithms())
+        if self.language not in ("", *languages):
+            raise UserError(
+                f"config.prep.language={self.language!r}: Snowball has stemmers of "
+                f'{", ".join(languages)}; "" leaves words as they are'
+            )
 
     def _check_sizes(self) -> None:
         """Check the numbers of candidates and of entries of a list, which depend on each other."""

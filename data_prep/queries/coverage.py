@@ -11,8 +11,8 @@ from data_prep.corpora.passages import Passages
 from data_prep.pipeline.draws import draw
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
-from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.fusion import top_rows
+from data_prep.retrieval.retrievers import corpus_bm25
 from ldx.common.progress import progress_bar
 
 REACHED = 10  # the passages that a query reaches: BM25's best
@@ -43,7 +43,7 @@ def sample_evenly(
         return -math.log(1 - draws[query.query_id]) / counts[query.query_id]
 
     queries = sorted(queries, key=turn)[: MOST_WEIGHED * number]
-    index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
+    index = corpus_bm25(workspace, passages)
     excluded, reached = passages.roles.excluded, []
     matched = index.match_all([query.text for query in queries])
     for matches in progress_bar(matched, total=len(queries), desc="coverage", unit=" queries"):

@@ -26,7 +26,9 @@ from data_prep.pipeline.draws import pick
 from data_prep.pipeline.settings import EXTRACTIVE_TYPES, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
+from data_prep.retrieval.analyzer import Analyzer
 from data_prep.retrieval.bm25 import Bm25
+from data_prep.retrieval.retrievers import corpus_bm25
 from ldx.common.errors import UserError
 from ldx.records.sets import PassageSet
 
@@ -232,10 +234,11 @@ def extractive_queries(
         known = ", ".join(EXTRACTIVE_TYPES)
         raise UserError(f"config.prep.query_types={types}: the extractive query types are {known}")
     folder = ShardFolder(workspace.prep / "answers", ".jsonl")
-    index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
+    index = corpus_bm25(workspace, passages)
     make_worker = functools.partial(_Extracting, index, config.seed)
     for query_type in types:
-        key = f"extractive {EXTRACTIVE_VERSION} {config.seed} {passages.key}"
+        terms = Analyzer(workspace.settings.language).key
+        key = f"extractive {EXTRACTIVE_VERSION} {config.seed} {passages.key} {terms}"
         shards = _shards(workspace, passages, rows, query_type, key, workspace.settings.shard_size)
         paths = folder.make(make_worker, shards, engine, description=query_type, unit="passages")
         for path in paths:

@@ -5,7 +5,6 @@ Words are stored as 64-bit hashes, so no vocabulary is held in memory. N is the 
 """
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.retrieval.analyzer import Analyzer
 from ldx.common.files import atomic_write, locked, read_json, write_json
 from ldx.common.progress import progress_bar
 from ldx.data.tokens import Texts
@@ -25,16 +25,6 @@ TEXTS_PER_CHUNK = 50_000  # a killed build goes on after its last whole chunk
 TEXTS_AT_ONCE = 2_000
 MAX_CACHED_HASHES = 500_000
 DENSE_SHARE = 8  # from passages / 8 matches on, scores are summed in an array of all passages
-
-
-def tokenize(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-case words of two letters or more, English stop-words left out."""
-    # Imported here because it brings numba, where that is installed, and vLLM does not start on a
-    # CPU beside numba.
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    return bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +84,7 @@ class Bm25:
         meta = read_json(folder / "meta.json")
         self.num_passages: int = meta["num_passages"]
         self._mean_length: float = meta["mean_length"]
+        self._analyzer = Analyzer(meta["language"])
         self._terms = np.load(folder / "terms.npy")
         self._starts = np.load(folder / "starts.npy")
         self._rows = np.load(folder / "rows.npy", mmap_mode="r")
@@ -103,7 +94,13 @@ class Bm25:
 
     @classmethod
     def open_or_build(
-        cls, folder: str | Path, texts: Texts, *, key: str, description: str = "passages"
+        cls,
+        folder: str | Path,
+        texts: Texts,
+        *,
+        key: str,
+        language: str = "english",
+        description: str = "passages",
     ) -> "Bm25":
         """Open the index of these texts under `folder`; build it when missing.
 
@@ -113,16 +110,18 @@ class Bm25:
           folder: an index of another key in it is removed.
           texts: the passages; read only when building.
           key: a plain name that changes whenever any text does.
+          language: that of the texts, for `Analyzer`.
           description: what the texts are, for the progress bar.
         """
-        target = Path(folder) / key
+        analyzer = Analyzer(language)
+        target = Path(folder) / f"{key}-{analyzer.key}"
         if not (target / "meta.json").is_file():
             with locked(Path(folder) / ".lock", f"another process indexes the {description}"):
                 if not (target / "meta.json").is_file():
                     for other in set(Path(folder).iterdir()) - {Path(folder) / ".lock"}:
-                        if other.name not in (key, f".{key}.building"):
+                        if other.name not in (target.name, f".{target.name}.building"):
                             shutil.rmtree(other)
-                    _build(target, texts, description)
+                    _build(target, texts, analyzer, description)
         return cls(target)
 
     def __getstate__(self) -> dict[str, Path]:
@@ -135,15 +134,15 @@ class Bm25:
 
     def rarity(self, word: str) -> float:
         """The idf of a word, which is over 0; 0 for a word that no passage has."""
-        return sum(known.idf for known in self._known([word]))
+        return sum(known.idf for known in self._known([self._analyzer.term(word)]))
 
     def match(self, query: str) -> Matches:
         """All passages that share a word with a query, with their scores."""
-        return self._sum(tokenize([query])[0])
+        return self._sum(self._analyzer.terms([query])[0])
 
     def match_all(self, queries: Sequence[str]) -> Iterator[Matches]:
         """Matches of many queries, one query after another, as `match` gives them."""
-        return map(self._sum, tokenize(queries) if queries else [])
+        return map(self._sum, self._analyzer.terms(queries))
 
     def pair_scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The score of each query for its own text, which may be outside the corpus; float32 [n].
@@ -151,8 +150,8 @@ class Bm25:
         The corpus keeps its word frequencies and its mean length.
         """
         scores = np.zeros(len(queries), np.float32)
-        pairs = zip(tokenize(queries), tokenize(texts), strict=True) if queries else ()
-        for number, (query, text) in enumerate(pairs):
+        terms = self._analyzer.terms
+        for number, (query, text) in enumerate(zip(terms(queries), terms(texts), strict=True)):
             norm = K1 * (1 - B + B * len(text) / self._mean_length)
             for known in self._known(query):
                 frequency = text.count(known.word)
@@ -223,7 +222,7 @@ def _idf(frequency: np.ndarray, num_passages: int) -> np.ndarray:
     return np.log1p((num_passages - frequency + 0.5) / (frequency + 0.5))
 
 
-def _build(target: Path, texts: Texts, description: str) -> None:
+def _build(target: Path, texts: Texts, analyzer: Analyzer, description: str) -> None:
     """Index chunk by chunk into a hidden folder, then join the chunks and move them in."""
     work = target.with_name(f".{target.name}.building")
     work.mkdir(parents=True, exist_ok=True)
@@ -234,22 +233,24 @@ def _build(target: Path, texts: Texts, description: str) -> None:
         for start, path in zip(starts, chunks, strict=True):
             size = min(TEXTS_PER_CHUNK, len(texts) - start)
             if not path.is_file():
-                _write_chunk(path, texts, range(start, start + size), hashes)
+                _write_chunk(path, texts, range(start, start + size), analyzer, hashes)
             bar.update(size)
     store = work / "store"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
-    _join(store, chunks, len(texts))
+    _join(store, chunks, len(texts), analyzer)
     os.rename(store, target)
     shutil.rmtree(work)
 
 
-def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) -> None:
+def _write_chunk(
+    path: Path, texts: Texts, numbers: range, analyzer: Analyzer, hashes: _WordHashes
+) -> None:
     """Write how often each word stands in each of some passages, by word and then by row."""
     lengths, words, rows = [], [], []
     for start in range(numbers.start, numbers.stop, TEXTS_AT_ONCE):
         block = range(start, min(start + TEXTS_AT_ONCE, numbers.stop))
-        tokens = tokenize([texts[number] for number in block])
+        tokens = analyzer.terms([texts[number] for number in block])
         sizes = np.array([len(each) for each in tokens], np.int32)
         lengths.append(sizes)
         rows.append(np.repeat(np.arange(block.start, block.stop, dtype=np.int32), sizes))
@@ -273,7 +274,7 @@ def _write_chunk(path: Path, texts: Texts, numbers: range, hashes: _WordHashes) 
         )
 
 
-def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
+def _join(folder: Path, chunks: Sequence[Path], num_passages: int, analyzer: Analyzer) -> None:
     """Join the chunks into one index, and compute the weight of each word in each passage."""
     terms, frequency = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     num_words = 0
@@ -309,6 +310,5 @@ def _join(folder: Path, chunks: Sequence[Path], num_passages: int) -> None:
         array.flush()
     np.save(folder / "terms.npy", terms)
     np.save(folder / "starts.npy", starts)
-    write_json(
-        folder / "meta.json", {"num_passages": num_passages, "mean_length": float(mean_length)}
-    )
+    meta = {"num_passages": num_passages, "mean_length": float(mean_length)}
+    write_json(folder / "meta.json", {**meta, "language": analyzer.language})

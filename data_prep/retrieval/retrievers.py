@@ -42,8 +42,8 @@ class Retriever(Protocol):
 class Bm25Retriever:
     """BM25, which does not rank passages that share no word with the query."""
 
-    def __init__(self, passages: Passages, folder: Path, depth: int):
-        self._index = Bm25.open_or_build(folder / "bm25", passages.texts, key=passages.key)
+    def __init__(self, index: Bm25, passages: Passages, depth: int):
+        self._index = index
         self._excluded, self._depth = passages.roles.excluded, depth
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Retrieved]:
@@ -229,6 +229,13 @@ def dense_model(workspace: Workspace, name: str, *, keeps_embeddings: bool = Tru
     return DenseModel(name, section.settings, tokens, workdir)
 
 
+def corpus_bm25(workspace: Workspace, passages: Passages) -> Bm25:
+    """BM25's index of the corpus, which is made if it is missing."""
+    language = workspace.settings.language
+    folder, key = workspace.prep / "bm25", passages.key
+    return Bm25.open_or_build(folder, passages.texts, key=key, language=language)
+
+
 def open_retrievers(
     workspace: Workspace, passages: Passages, sample_queries: Sequence[str]
 ) -> dict[str, Retriever]:
@@ -238,7 +245,7 @@ def open_retrievers(
     retrievers: dict[str, Retriever] = {}
     for name, section in workspace_retrievers(workspace).items():
         if section.kind is RetrieverKind.BM25:
-            retrievers[name] = Bm25Retriever(passages, folder, depth)
+            retrievers[name] = Bm25Retriever(corpus_bm25(workspace, passages), passages, depth)
         elif section.kind is RetrieverKind.RUN:
             path = section.settings["path"]
             retrievers[name] = RunRetriever(path, workspace.corpus_records, passages, depth)

@@ -25,7 +25,7 @@ from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.candidates import Candidates
 from data_prep.retrieval.dense import DenseModel
 from data_prep.retrieval.fusion import z_scores
-from data_prep.retrieval.retrievers import dense_model
+from data_prep.retrieval.retrievers import corpus_bm25, dense_model
 from ldx.common.errors import UserError
 from ldx.data.tokens import Texts
 from ldx.records.schema import HUMAN_DEV
@@ -143,7 +143,7 @@ def choose_weight(
             [query for query, _ in dev],
             shortened,
             Candidates.concatenate([each for _, each in dev]),
-            Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key),
+            corpus_bm25(workspace, passages),
             dense_model(workspace, name),
             columns,
         )

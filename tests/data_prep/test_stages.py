@@ -344,6 +344,7 @@ def test_a_broken_row_is_set_aside(tiny_bert, tmp_path):
         ("teachers.hybrid.dense_weight", 1.5, score, "dense_weight=1.5"),
         ("teachers.hybrid.bm25", "student", score, "of kind bm25 there are bm25"),
         ("retrievers.bm25.kind", "sparse", mine, "known are bm25"),
+        ("language", "klingon", mine, "stemmers of .*english"),
     ],
 )
 def test_settings_that_cannot_be(prepared, key, value, module, message):

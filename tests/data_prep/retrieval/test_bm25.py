@@ -5,9 +5,11 @@ import pickle
 import bm25s
 import numpy as np
 import pytest
+import Stemmer
 
 from data_prep.retrieval import bm25 as module
-from data_prep.retrieval.bm25 import Bm25, tokenize
+from data_prep.retrieval.analyzer import Analyzer
+from data_prep.retrieval.bm25 import Bm25
 
 CORPUS = [
     "Solve a banded linear system of equations",
@@ -32,9 +34,43 @@ def dense_scores(index, queries):
 
 
 def reference_scores(corpus, queries):
+    """The scores of bm25s, as its documentation says to use it."""
+
+    def tokenize(texts, **settings):
+        stemmer = Stemmer.Stemmer("english")
+        return bm25s.tokenize(
+            texts, stopwords="en", stemmer=stemmer, show_progress=False, **settings
+        )
+
     reference = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     reference.index(tokenize(corpus), show_progress=False)
-    return np.stack([reference.get_scores(words) for words in tokenize(queries)])
+    terms = tokenize(queries, return_ids=False)
+    return np.stack([reference.get_scores(each) for each in terms])
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "terms"),
+    [
+        ("english", "The systems, and SYSTEM of x equations", ["system", "system", "equat"]),
+        ("german", "Die Häuser und ein Haus", ["haus", "haus"]),
+        ("finnish", "talossa ja talo", ["talo", "ja", "talo"]),  # stems, but no list of stop-words
+        ("", "The systems", ["the", "systems"]),
+    ],
+)
+def test_terms(language, text, terms):
+    analyzer = Analyzer(language)
+    assert analyzer.terms([text, ""]) == [terms, []]
+    assert analyzer.terms([]) == []
+    assert analyzer.term(text.split()[-1]) == terms[-1]
+
+
+def test_an_index_of_another_language_is_another_index(tmp_path):
+    plain = Bm25.open_or_build(tmp_path, CORPUS, key="k", language="")
+    assert plain.match("systems").rows.tolist() == []
+    stemmed = Bm25.open_or_build(tmp_path, CORPUS, key="k")
+    assert stemmed.match("systems").rows.tolist() == [0, 1]
+    assert Bm25(stemmed.folder).match("systems").rows.tolist() == [0, 1]
+    assert not plain.folder.exists()
 
 
 @pytest.mark.parametrize("share", [0, 8, 10**9])
@@ -83,6 +119,7 @@ def test_pair_scores_of_a_shortened_text(index):
 
 def test_rarity_is_idf(index):
     assert index.rarity("system") == pytest.approx(np.log1p((5 - 2 + 0.5) / 2.5))
+    assert index.rarity("Systems") == index.rarity("system")
     assert index.rarity("unheardof") == 0
 
 
@@ -111,7 +148,7 @@ def test_a_killed_build_goes_on_and_other_keys_go(tmp_path, monkeypatch):
     resumed = Bm25.open_or_build(tmp_path / "cut", Texts(9), key="k")
     assert numbers_read == [2, 3, 4]
     np.testing.assert_array_equal(dense_scores(resumed, QUERIES), dense_scores(whole, QUERIES))
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == {"k", ".lock"}
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {resumed.folder.name, ".lock"}
     copy = pickle.loads(pickle.dumps(resumed))
     np.testing.assert_array_equal(dense_scores(copy, QUERIES), dense_scores(whole, QUERIES))
 

@@ -5,6 +5,7 @@ import pytest
 
 from configs import base
 from data_prep.corpora.passages import Passages, Roles
+from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.candidates import Candidates
 from data_prep.retrieval.dense import DenseModel
 from data_prep.retrieval.fusion import Selection, fuse, make_candidates, top_rows, z_scores
@@ -48,8 +49,9 @@ def make_retrievers(model, folder, excluded=(), depth=5):
     none, container = np.zeros(len(TEXTS), bool), np.full(len(TEXTS), -1)
     roles = Roles(excluded, none, container, ~excluded)
     passages = Passages(TEXTS, "texts", roles)  # type: ignore[arg-type]
+    bm25 = Bm25.open_or_build(folder, TEXTS, key="texts")
     return [
-        Bm25Retriever(passages, folder, depth),
+        Bm25Retriever(bm25, passages, depth),
         DenseRetriever(model, passages, folder, depth, "exact", QUERIES),
     ]
 
