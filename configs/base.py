@@ -401,7 +401,7 @@ def use_query_tower(config: ConfigDict) -> ConfigDict:
     config.train.max_epochs = 4
     config.train.stop_on = None
     config.data.batch_size = 32
-    config.optim.learning_rate = 3e-5
+    config.optim.learning_rate = 1e-4
     config.loss.info_nce.weight = 0.0
     config.prep.list_size = 200
     config.prep.rank_limit = None

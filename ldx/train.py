@@ -30,6 +30,7 @@ from ldx.report import final
 from ldx.report.result import RunResult
 from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective, make_objective
+from ldx.training.advice import report_advice
 from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.guide import add_guide, load_guide
 from ldx.training.leakage import report_leakage
@@ -190,6 +191,7 @@ def _open(
     if processes.is_primary():
         datasets = {name: each.dataset for name, each in inputs.judged.items()}
         report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
+        report_advice(workdir, inputs.manifests)
     if inputs.guide:
         sources = add_guide(sources, inputs.guide, workdir)
         inputs.guide = None  # its parameters are freed

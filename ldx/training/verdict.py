@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ldx.eval.metrics import METRIC, SIGNIFICANT, Comparison, compare
 from ldx.records.schema import Judge
+from ldx.training.advice import read_advice
 from ldx.training.alpha import mean
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
@@ -38,7 +39,7 @@ class Verdict:
       status: whether it is better; BASE_KEPT where no step was, so that the model of the run is the
         base model, unchanged.
       text: a sentence with the numbers.
-      advice: a sentence on what limits the run, "" where nothing is known to.
+      advice: what limits the run, in a sentence; "" where nothing is known to.
       judged_by: who wrote the dev queries, and who judged for them; see `DevValues`.
       step: the best step; 0 is the base model.
       num_queries: the number of queries that were compared.
@@ -97,6 +98,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     """
     step = progress.best_step
     before, judged_by = read_dev_values(workdir, 0)
+    advice = [advice_on(before, judged_by, select_by), *read_advice(workdir)]
     after, _ = read_dev_values(workdir, step, progress.alpha)
     comparison = compare(after, before)
     base, trained = mean(before), mean(after)
@@ -125,7 +127,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     return Verdict(
         status=status,
         text=text,
-        advice=advice_on(before, judged_by, select_by),
+        advice="; ".join(filter(None, advice)),
         judged_by=judged_by,
         step=step,
         num_queries=len(before),
