@@ -13,6 +13,10 @@ from ldx.common.errors import UserError
 
 LENGTH_STEP = 8
 """All padded lengths but the longest are multiples of this."""
+SEVERAL = 4
+"""How many micro-batches a small batch fills on a CPU, about."""
+LEAST_TOKENS = 64
+"""The fewest tokens that a micro-batch has for that."""
 TAIL_FACTORS = (2, 8)
 """How many times fewer rows the last micro-batch of a batch may have, because it is seldom full."""
 MIN_ROWS = 4
@@ -22,6 +26,21 @@ MIN_ROWS = 4
 def default_microbatch_tokens(platform: str) -> int:
     """Tokens of a micro-batch that keep a device of this platform busy, and not many more."""
     return 2048 if platform == "cpu" else 32_768
+
+
+def less_for_small_batches(tokens: int, batch_tokens: float, platform: str) -> int:
+    """Tokens of a micro-batch of which a batch fills several, where padding costs as much as text.
+
+    A batch of 32 short queries in one micro-batch is padded to its longest: three times its tokens.
+
+    Args:
+      tokens: the tokens that keep a device busy.
+      batch_tokens: what a batch has for each device, padding not counted.
+      platform: elsewhere than on a CPU, a few micro-batches take no less time than one.
+    """
+    if platform != "cpu":
+        return tokens
+    return min(tokens, max(LEAST_TOKENS, int(batch_tokens) // SEVERAL))
 
 
 def default_num_lengths(platform: str) -> int:

@@ -11,7 +11,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from ldx.common.types import Params
-from ldx.data.batching import Shapes, best_lengths, default_num_lengths
+from ldx.data.batching import (
+    Shapes,
+    best_lengths,
+    default_num_lengths,
+    less_for_small_batches,
+)
 from ldx.data.lists import BatchSize
 from ldx.data.pipeline import Batches, TrainingLists
 from ldx.data.plan import BatchPlanner, Devices
@@ -195,15 +200,17 @@ def _shapes(
 ) -> Shapes:
     """Micro-batches that fit the texts' lengths and the devices' memory."""
     max_length = _max_length(student, is_stored=bool(size.stored_size))
+    platform, texts = jax.default_backend(), _text_lengths(student, sources, size)
     lengths = settings.train.bucket_lengths or best_lengths(
-        _text_lengths(student, sources, size),
-        max_length,
-        default_num_lengths(jax.default_backend()),
+        texts, max_length, default_num_lengths(platform)
     )
-    tokens = _or_auto(
-        settings.train.microbatch_tokens,
-        lambda: auto_microbatch_tokens(student.embed, student.params, max_length),
-    )
+
+    def auto_tokens() -> int:
+        enough = auto_microbatch_tokens(student.embed, student.params, max_length)
+        num_texts = size.num_queries + (0 if size.stored_size else size.num_passages)
+        return less_for_small_batches(enough, texts.mean() * num_texts / num_devices, platform)
+
+    tokens = _or_auto(settings.train.microbatch_tokens, auto_tokens)
     logging.info("micro-batches of %d tokens a device, padded to %s", tokens, tuple(lengths))
     longest = max_length if settings.train.bucket_lengths else lengths[-1]
     return Shapes.make(longest, tokens, num_devices=num_devices, lengths=lengths)

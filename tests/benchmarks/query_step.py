@@ -81,7 +81,12 @@ class OurStep:
         import jax
 
         jax.config.update("jax_platforms", "cpu")
-        from ldx.data.batching import Shapes, best_lengths
+        from ldx.data.batching import (
+            Shapes,
+            best_lengths,
+            default_num_lengths,
+            less_for_small_batches,
+        )
         from ldx.data.lists import BatchSize, ListTable
         from ldx.data.plan import BatchPlanner
         from ldx.data.tokens import TokensInMemory
@@ -101,11 +106,15 @@ class OurStep:
         queries = TokensInMemory(encode(batch.queries))
         passages = TokensInMemory(encode(texts or [""] * NUM_PASSAGES))
         special = len(student.tokenizer.prefix) + len(student.tokenizer.suffix)
-        longest = QUERY_LENGTH if texts is None else PASSAGE_LENGTH
-        lengths = queries.lengths if texts is None else passages.lengths
-        lengths = best_lengths(np.minimum(lengths + special, longest), longest, 4)
-        tokens = auto_microbatch_tokens(student.embed, student.params, longest)
-        stored_size = DIM if texts is None else 0
+        is_alone = texts is None
+        longest = QUERY_LENGTH if is_alone else PASSAGE_LENGTH
+        lengths = queries.lengths if is_alone else passages.lengths
+        own = np.minimum(lengths + special, longest)
+        lengths = best_lengths(own, longest, default_num_lengths("cpu"))
+        enough = auto_microbatch_tokens(student.embed, student.params, longest)
+        num_texts = num if is_alone else num + min(NUM_PASSAGES, num * list_size)
+        tokens = less_for_small_batches(enough, own.mean() * num_texts, "cpu")
+        stored_size = DIM if is_alone else 0
         self._planner = BatchPlanner(
             passages,
             queries,
@@ -116,7 +125,7 @@ class OurStep:
             size=BatchSize(
                 num, list_size, min(NUM_PASSAGES, num * list_size), stored_size=stored_size
             ),
-            stored=batch.passages if texts is None else None,
+            stored=batch.passages if is_alone else None,
         )
         self._table = ListTable(
             list_ids=[str(number) for number in range(num)],

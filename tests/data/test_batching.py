@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldx.common.errors import UserError
-from ldx.data.batching import LENGTH_STEP, Shapes, best_lengths, cut_microbatches
+from ldx.data.batching import (
+    LENGTH_STEP,
+    Shapes,
+    best_lengths,
+    cut_microbatches,
+    less_for_small_batches,
+)
 
 
 @given(st.lists(st.integers(2, 128), max_size=200), st.sampled_from([1, 2, 8]))
@@ -71,3 +77,11 @@ def test_a_last_microbatch_of_few_short_texts_is_small():
 
 def test_microbatch_tokens_are_those_of_a_device():
     assert Shapes.make(64, 256, num_devices=4, lengths=(64,)).shapes == ((16, 64),)
+
+
+def test_a_small_batch_fills_several_micro_batches():
+    """32 queries of 18 tokens would all be padded to the longest of them."""
+    assert less_for_small_batches(2048, 32 * 20.0, "cpu") == 160
+    assert less_for_small_batches(2048, 50.0, "cpu") == 64
+    assert less_for_small_batches(2048, 1e6, "cpu") == 2048
+    assert less_for_small_batches(32_768, 640.0, "gpu") == 32_768
