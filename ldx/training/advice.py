@@ -40,11 +40,11 @@ def teacher_advice(manifest: Manifest) -> str:
     if len(manifest.teachers) != 1 or not _student_is_dense(manifest.teachers[0]):
         return ""
     scored = manifest.yields.get("score")
-    facts = scored.get(manifest.teachers[0]["name"]) if isinstance(scored, dict) else None
-    curve = facts.get(CURVE) if isinstance(facts, dict) else None
-    if not curve or "1.0" not in curve:
+    facts = scored.get(manifest.teachers[0]["name"], {}) if isinstance(scored, dict) else {}
+    curve = facts.get(CURVE, {})
+    teacher, student = curve.get(str(facts.get("dense weight"))), curve.get("1.0")
+    if teacher is None or student is None:
         return ""
-    teacher, student = curve[str(facts["dense weight"])], curve["1.0"]
     if teacher > student:
         return ""
     return (
