@@ -4,8 +4,8 @@
     python -m ldx.train --config=configs/demo.py --workdir=runs/demo
 
 The corpus is 2,000 docstrings of numpy, scipy and jax; queries are extractive, and the teacher is
-the hybrid of BM25 and MiniLM itself. The query tower learns alone. `make demo` runs it all, export
-included.
+the hybrid of BM25 and MiniLM itself. The query tower learns alone, from lists of 64, in six minutes
+on two CPU cores. `make demo` runs it all, export included.
 """
 
 from ml_collections import ConfigDict
