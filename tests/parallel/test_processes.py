@@ -153,6 +153,18 @@ def test_processes_train_to_the_losses_of_one(config, alone, start, tmp_path, nu
 
 
 @SLOW
+def test_processes_train_the_query_tower_as_one(config, start, tmp_path):
+    """Passages are stored by one process, and all read them."""
+    flag = "--config.train.towers=query"
+    for name, num_processes in (("one", 1), ("two", 2)):
+        job = start(config, tmp_path / name, num_processes, flag)
+        assert job.ended() == [0] * num_processes, job.log(0)
+    check_same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    stored = [np.load(tmp_path / n / "passages/one/passages.npy") for n in ("one", "two")]
+    np.testing.assert_allclose(*stored, atol=1e-6)
+
+
+@SLOW
 def test_a_stopped_run_goes_on_exactly(config, alone, start, tmp_path):
     """SIGTERM to one of two processes in the middle of training, then as many go on."""
     job = start(config, tmp_path / "run", 2)
