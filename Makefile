@@ -17,8 +17,8 @@ demo: $(VENV)/.demo  ## the main job: prepare, train, evaluate, export
 	$(BIN)/python -m ldx.export --workdir=$(DEMO) --output=$(DEMO)/export
 	@echo 'Try it: $(BIN)/python -m ldx.search --model=$(DEMO)/export --corpus=$(DEMO)/dataset "root of a scalar function in an interval"'
 
-# Tests of a file share what takes long to make, so a file is done by one process. (Not loadgroup:
-# pytest-xdist 3.8 has no groups with pytest 9.2.)
+# Tests of a file share what takes long to make, so a file is done by one process. (loadgroup has no
+# effect here: pytest-xdist 3.8 sets an attribute that pytest 9.2 does not read.)
 test: $(VENV)/.test  ## the default tests, in two processes
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
 		--ignore=tests/compiled_as_users

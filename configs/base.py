@@ -189,7 +189,8 @@ def get_config() -> ConfigDict:
     train.dev_pool = 10_000  # the most passages in which dev queries are searched
     # The next keys say how the work is cut; the result is the same. They may differ when a run goes
     # on.
-    # The tokens that a device works on at once; auto: as many as its memory allows.
+    # The tokens that a device works on at once; auto: what keeps it busy, or less where its memory
+    # or a batch of queries is small.
     train.microbatch_tokens = nullable("auto", object)
     train.bucket_lengths = config_dict.placeholder(tuple)  # padded lengths; None: best for texts
     # The memory of a device for what the backward pass needs of the forward pass: what fits is not
@@ -225,8 +226,8 @@ def _prep() -> ConfigDict:
     # on the Hugging Face hub, org/name@REVISION.
     prep.collection = "beir"
     prep.packages = ("numpy", "scipy", "jax")
-    # That of the corpus, for BM25: its stop-words are left out and its words are stemmed, as
-    # Snowball does (english, german, french and so on); "": words stay as they are.
+    # The language of the texts, for BM25, by the name of a Snowball stemmer (english, german and so
+    # on): words are stemmed, and stop-words left out where bm25s has a list of them. "": neither.
     prep.language = "english"
     prep.max_passages = config_dict.placeholder(int)  # the most passages of api_docs; None: all
     prep.max_rejects = 0.01  # the share of records that a stage may set aside before it fails

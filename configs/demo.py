@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.use_query_tower(base.get_config())
     config.prep.collection = "api_docs"
     config.prep.max_passages = 2000
+    config.prep.max_queries = 3600
     config.prep.list_size = 64
     config.model.query_max_length = 32
     config.model.passage_max_length = 96

@@ -19,6 +19,7 @@ from data_prep.lists.taught import teacher_shares
 from data_prep.pipeline.settings import HYBRID, PrepConfig
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, file_fingerprints, needed, stage_counts
+from data_prep.retrieval.analyzer import Analyzer
 from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.dense import model_fingerprint
 from data_prep.retrieval.retrievers import RetrieverKind, dense_model
@@ -112,7 +113,8 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     if len(workspace.settings.teachers) > 1:
         paths["calibration"] = TAUGHT_FILES.result_path(workspace)
     model = {"model": model_fingerprint(workspace.config.model)}
-    return passages_inputs(workspace) | file_fingerprints(paths) | model
+    terms = {"terms": Analyzer(workspace.settings.language).key}
+    return passages_inputs(workspace) | file_fingerprints(paths) | model | terms
 
 
 STAGE = Stage(
@@ -122,7 +124,6 @@ STAGE = Stage(
         "data.passage_template",
         "data.max_chars",
         "eval.split",
-        "prep.language",
         "prep.teachers",
     ),
     inputs=_inputs,

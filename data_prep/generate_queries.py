@@ -29,6 +29,7 @@ from data_prep.queries.log import log_path, log_queries, split_of_log
 from data_prep.queries.prompt import load_prompts
 from data_prep.queries.query import QUERIES_NAME, Collected, Query, write_prepared_queries
 from data_prep.queries.written import llm_queries, prompt_facts
+from data_prep.retrieval.analyzer import Analyzer
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
 from ldx.common.texts import only_words
@@ -220,6 +221,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     root, prep = workspace.dataset, workspace.settings
     paths = {path.name: path for path in root.glob("queries.jsonl*")}
     inputs = passages_inputs(workspace) | file_fingerprints(paths | qrels_files(root))
+    inputs["terms"] = Analyzer(prep.language).key
     if QueryOrigin.LOG in query_origins(prep.queries):
         path = log_path(prep.log)
         inputs["log"] = prep.log if path is None else fingerprint(path)
@@ -239,7 +241,6 @@ STAGE = Stage(
         "data.passage_template",
         "data.max_chars",
         "eval.split",
-        "prep.language",
         "prep.queries",
         "prep.query_types",
         "prep.human_split",

@@ -17,6 +17,7 @@ from data_prep.pipeline.draws import draw
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace, config_fingerprint, file_fingerprints, needed
 from data_prep.queries.query import QUERIES_NAME, Query, QueryShard, query_shards
+from data_prep.retrieval.analyzer import Analyzer
 from data_prep.retrieval.candidates import CANDIDATES_NAME, ORDER_NAME, Candidates, candidate_paths
 from data_prep.retrieval.fusion import Selection
 from data_prep.retrieval.mining import Miner
@@ -31,7 +32,6 @@ KEYS = (
     "seed",
     "data.passage_template",
     "data.max_chars",
-    "prep.language",
     "prep.retrievers",
     "prep.index",
     "prep.candidate_depth",
@@ -110,6 +110,7 @@ def _key(workspace: Workspace, passages: Passages, sample: Sequence[str]) -> str
         config_fingerprint(workspace, KEYS),
         repr(sorted(_retriever_inputs(workspace).items())),
         passages.key,
+        Analyzer(workspace.settings.language).key,
         passages.roles.excluded.tobytes(),
         *tuned_by,
     )
@@ -155,6 +156,7 @@ def _retriever_inputs(workspace: Workspace) -> dict[str, str]:
 def _inputs(workspace: Workspace) -> dict[str, str]:
     inputs = passages_inputs(workspace)
     paths = {"queries": needed(workspace.prep / QUERIES_NAME, "generate_queries")}
+    inputs["terms"] = Analyzer(workspace.settings.language).key
     return inputs | file_fingerprints(paths) | _retriever_inputs(workspace)
 
 

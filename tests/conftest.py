@@ -57,6 +57,9 @@ LONGEST = (
 )
 
 
+assert all((Path(__file__).parents[1] / each).exists() for each in LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first, so that no worker comes to it when the other is done."""
 

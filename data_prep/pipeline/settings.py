@@ -185,7 +185,8 @@ class PrepConfig:
     def _check_language(self) -> None:
         import Stemmer
 
-        languages = sorted(Stemmer.algorithms())
+        algorithms = {"porter", "dutch_porter"}  # other ways to stem English and Dutch
+        languages = sorted(set(Stemmer.algorithms()) - algorithms)
         if self.language not in ("", *languages):
             raise UserError(
                 f"config.prep.language={self.language!r}: Snowball has stemmers of "

@@ -188,7 +188,7 @@ def _is_prose(sentence: str) -> bool:
 
 @functools.cache
 def _empty_words() -> frozenset[str]:
-    from bm25s.stopwords import STOPWORDS_EN  # late, as in data_prep/retrieval/bm25.py
+    from bm25s.stopwords import STOPWORDS_EN  # late, as in data_prep/retrieval/analyzer.py
 
     return frozenset(STOPWORDS_EN) | frozenset(_MORE_EMPTY_WORDS.split())
 

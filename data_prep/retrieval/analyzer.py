@@ -1,32 +1,41 @@
 """What BM25 makes of texts: words in lower case, without stop-words, stemmed."""
 
+import importlib.metadata
 import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ANALYZER_VERSION = 2
 STOP_WORDS_OF = (
     *("danish", "dutch", "english", "french", "german", "italian", "norwegian", "portuguese"),
     *("russian", "spanish", "swedish", "turkish"),
 )
 """Languages that bm25s has stop-words of, by the names of Snowball's stemmers."""
+# Python's \w has no vowel signs of Hindi or Tamil and no Hebrew points, which are parts of words.
+_BLOCKS = (*range(0x300, 0x1100), *range(0x1700, 0x2100), *range(0xA800, 0xAC00))
+_MARKS = "".join(chr(code) for code in _BLOCKS if unicodedata.category(chr(code))[0] == "M")
+WORD = rf"[\w{_MARKS}]{{2,}}"
+_TURKISH = str.maketrans({"I": "ı", "İ": "i"})
 
 
 @dataclass(frozen=True)
 class Analyzer:
     """Turns texts into terms, as an analyzer of Lucene does.
 
+    Threads may share it. Words must be set apart by spaces or punctuation.
+
     Attributes:
-      language: whose stop-words are left out and whose words are stemmed, by the name of Snowball's
-        stemmer; "": words stay as they are.
+      language: whose words are stemmed, by the name of Snowball's stemmer, and whose stop-words are
+        left out if it is one of STOP_WORDS_OF; "": neither.
     """
 
-    language: str = "english"
+    language: str
 
     @property
     def key(self) -> str:
         """A plain name that changes whenever terms do."""
-        return f"{self.language or 'words'}-{ANALYZER_VERSION}"
+        versions = (importlib.metadata.version(name) for name in ("bm25s", "PyStemmer"))
+        return "-".join((self.language or "words", *versions))
 
     def terms(self, texts: Sequence[str]) -> list[list[str]]:
         """The terms of each text: words of two letters or more, in their order."""
@@ -36,18 +45,18 @@ class Analyzer:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         return bm25s.tokenize(
-            list(texts),
+            [self._lower_case(unicodedata.normalize("NFC", text)) for text in texts],
+            token_pattern=WORD,
             stopwords=self.language if self.language in STOP_WORDS_OF else None,
             stemmer=self._stem if self.language else None,
             return_ids=False,
             show_progress=False,
         )
 
-    def term(self, word: str) -> str:
-        """The term of one word, which is no stop-word."""
-        return self._stem([word.lower()])[0] if self.language else word.lower()
+    def _lower_case(self, text: str) -> str:
+        return (text.translate(_TURKISH) if self.language == "turkish" else text).lower()
 
     def _stem(self, words: Sequence[str]) -> list[str]:
         import Stemmer
 
-        return Stemmer.Stemmer(self.language).stemWords(list(words))  # no thread may share one
+        return Stemmer.Stemmer(self.language).stemWords(list(words))  # threads cannot share one

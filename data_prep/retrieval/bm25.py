@@ -1,6 +1,6 @@
 """BM25 of corpora that do not fit in memory: an index in memory-mapped files, built in chunks.
 
-The files of an index are FOLDER/KEY/{terms.npy, starts.npy, rows.npy, weights.npy, meta.json}.
+The files of an index are FOLDER/KEY-ANALYZER/{terms,starts,rows,weights}.npy and meta.json.
 Words are stored as 64-bit hashes, so no vocabulary is held in memory. N is the number of passages.
 """
 
@@ -99,7 +99,7 @@ class Bm25:
         texts: Texts,
         *,
         key: str,
-        language: str = "english",
+        language: str,
         description: str = "passages",
     ) -> "Bm25":
         """Open the index of these texts under `folder`; build it when missing.
@@ -107,7 +107,7 @@ class Bm25:
         One process builds while others wait; a killed build goes on after its last chunk.
 
         Args:
-          folder: an index of another key in it is removed.
+          folder: an index of another key or language in it is removed.
           texts: the passages; read only when building.
           key: a plain name that changes whenever any text does.
           language: that of the texts, for `Analyzer`.
@@ -134,7 +134,7 @@ class Bm25:
 
     def rarity(self, word: str) -> float:
         """The idf of a word, which is over 0; 0 for a word that no passage has."""
-        return sum(known.idf for known in self._known([self._analyzer.term(word)]))
+        return sum(known.idf for known in self._known(self._analyzer.terms([word])[0]))
 
     def match(self, query: str) -> Matches:
         """All passages that share a word with a query, with their scores."""

@@ -28,6 +28,7 @@ from data_prep.retrieval.fusion import z_scores
 from data_prep.retrieval.retrievers import corpus_bm25, dense_model
 from ldx.common.errors import UserError
 from ldx.data.tokens import Texts
+from ldx.records.manifest import NDCG_BY_WEIGHT
 from ldx.records.schema import HUMAN_DEV
 
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -157,7 +158,7 @@ def choose_weight(
     facts = {
         "dev queries for the weight": ndcg.shape[1],
         "choice": choice,
-        "nDCG@10 by weight": {str(w): round(value, 4) for w, value in curve},
+        NDCG_BY_WEIGHT: {str(w): round(value, 4) for w, value in curve},
         "rule": "of the weights within a standard error of the best, the one nearest to 0.5",
     }
     return ChosenWeight(best_weight(ndcg), facts)

@@ -13,10 +13,8 @@ from ldx.common.errors import UserError
 
 LENGTH_STEP = 8
 """All padded lengths but the longest are multiples of this."""
-SEVERAL = 4
-"""How many micro-batches a small batch fills on a CPU, about."""
-LEAST_TOKENS = 64
-"""The fewest tokens that a micro-batch has for that."""
+MICROBATCHES_PER_BATCH = 4
+"""How many micro-batches a batch of queries fills at least, about, on a CPU."""
 TAIL_FACTORS = (2, 8)
 """How many times fewer rows the last micro-batch of a batch may have, because it is seldom full."""
 MIN_ROWS = 4
@@ -28,19 +26,21 @@ def default_microbatch_tokens(platform: str) -> int:
     return 2048 if platform == "cpu" else 32_768
 
 
-def less_for_small_batches(tokens: int, batch_tokens: float, platform: str) -> int:
+def limit_to_batch(tokens: int, batch_tokens: float, longest: int, platform: str) -> int:
     """Tokens of a micro-batch of which a batch fills several, where padding costs as much as text.
 
-    A batch of 32 short queries in one micro-batch is padded to its longest: three times its tokens.
+    In one micro-batch, 32 short queries are padded to the longest of them: to three times their
+    tokens.
 
     Args:
       tokens: the tokens that keep a device busy.
       batch_tokens: what a batch has for each device, padding not counted.
-      platform: elsewhere than on a CPU, a few micro-batches take no less time than one.
+      longest: the tokens of the longest text, which a micro-batch has at least.
+      platform: elsewhere than on a CPU, a few micro-batches take longer than one.
     """
     if platform != "cpu":
         return tokens
-    return min(tokens, max(LEAST_TOKENS, int(batch_tokens) // SEVERAL))
+    return min(tokens, max(longest, int(batch_tokens) // MICROBATCHES_PER_BATCH))
 
 
 def default_num_lengths(platform: str) -> int:

@@ -93,8 +93,8 @@ class Coverage:
         if not problems:
             return ""
         return (
-            f"{' and '.join(problems)}, so expect little of training; more queries about other "
-            "passages help, best of all those that people type (config.prep.queries=log)"
+            f"{' and '.join(problems)}; more queries about other passages would help, best of all "
+            "those that people type (config.prep.queries=log)"
         )
 
     def _share(self, number: int) -> str:

@@ -22,6 +22,8 @@ from ldx.records.schema import (
 )
 
 MANIFEST_NAME = "manifest.json"
+NDCG_BY_WEIGHT = "nDCG@10 by weight"
+"""Where the yields of `score` have what each weight of a hybrid's dense retriever gave."""
 
 
 @dataclass(frozen=True, kw_only=True)

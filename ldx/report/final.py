@@ -90,7 +90,7 @@ def make(
             text += "".join(map(_tables, work.outcomes))
         if verdict is not None:
             text += f"\nVerdict: {verdict.text}\n"
-            text += f"Advice: {verdict.advice}\n" if verdict.advice else ""
+            text += "".join(f"Advice: {each}\n" for each in verdict.advice)
         with atomic_write(path) as file:
             file.write(text)
     page = workdir / REPORT_FOLDER / PAGE_NAME

@@ -140,8 +140,8 @@ def _lead(run: FinishedRun) -> Html:
         return element("div", *lines, class_="verdict")
     status = run.verdict.status
     head = [paragraph(element("strong", "Verdict: "), run.verdict.text)]
-    if run.verdict.advice:
-        head.append(paragraph(element("strong", "Advice: "), run.verdict.advice))
+    for advice in run.verdict.advice:
+        head.append(paragraph(element("strong", "Advice: "), advice))
     return element("div", *head, *lines, class_=f"verdict {status.replace(' ', '-')}")
 
 

@@ -88,12 +88,11 @@ def _lists_table(manifest: Manifest) -> Html:
 
 
 def _coverage_parts(manifest: Manifest) -> list[Html]:
-    """How much of the corpus the training lists touch, and whether that is too little."""
+    """How much of the corpus the training lists touch; the head says where that is too little."""
     coverage = Coverage.from_yields(manifest.yields)
     if coverage is None:
         return []
-    advice = coverage.advice()
-    return [paragraph(f"{coverage.sentence()}{f'; {advice}' if advice else ''}.")]
+    return [paragraph(f"{coverage.sentence()}.")]
 
 
 _FILTER_NAMES = {

@@ -7,10 +7,9 @@ from typing import Any
 
 from ldx.common.files import read_json, write_json
 from ldx.records.coverage import Coverage
-from ldx.records.manifest import Manifest
+from ldx.records.manifest import NDCG_BY_WEIGHT, Manifest
 
 ADVICE_NAME = "advice.json"
-CURVE = "nDCG@10 by weight"
 
 
 def report_advice(workdir: Path, manifests: Mapping[str, Manifest]) -> None:
@@ -32,24 +31,22 @@ def read_advice(workdir: Path) -> list[str]:
 
 
 def teacher_advice(manifest: Manifest) -> str:
-    """A sentence where the only teacher, a hybrid with the student in it, is no better than it.
+    """A sentence where no hybrid of BM25 and the student ranks better than the student alone.
 
-    Both are measured on the dev queries that chose the hybrid's weight. Of other teachers nothing
-    is known before training.
+    They were compared by the dev queries that chose the hybrid's weight. Of teachers of other kinds
+    nothing is known before training.
     """
     if len(manifest.teachers) != 1 or not _student_is_dense(manifest.teachers[0]):
         return ""
     scored = manifest.yields.get("score")
     facts = scored.get(manifest.teachers[0]["name"], {}) if isinstance(scored, dict) else {}
-    curve = facts.get(CURVE, {})
-    teacher, student = curve.get(str(facts.get("dense weight"))), curve.get("1.0")
-    if teacher is None or student is None:
-        return ""
-    if teacher > student:
+    curve = facts.get(NDCG_BY_WEIGHT, {})
+    student = curve.get("1.0")
+    if student is None or max(curve.values()) > student:
         return ""
     return (
-        f"the teacher is the limit: its nDCG@10 is {teacher:.4f} on the dev queries that chose its "
-        f"weight, and that of the untrained student {student:.4f}; a teacher that ranks better "
+        f"the teacher is the limit: by {facts['choice']}, no hybrid of BM25 and the untrained "
+        f"student ranks better than that student alone (nDCG@10 {student:.4f}); another teacher "
         "would help (config.prep.teachers)"
     )
 

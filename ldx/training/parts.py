@@ -15,7 +15,7 @@ from ldx.data.batching import (
     Shapes,
     best_lengths,
     default_num_lengths,
-    less_for_small_batches,
+    limit_to_batch,
 )
 from ldx.data.lists import BatchSize
 from ldx.data.pipeline import Batches, TrainingLists
@@ -207,8 +207,10 @@ def _shapes(
 
     def auto_tokens() -> int:
         enough = auto_microbatch_tokens(student.embed, student.params, max_length)
-        num_texts = size.num_queries + (0 if size.stored_size else size.num_passages)
-        return less_for_small_batches(enough, texts.mean() * num_texts / num_devices, platform)
+        if not size.stored_size:  # passages fill many micro-batches
+            return enough
+        batch_tokens = texts.mean() * size.num_queries / num_devices
+        return limit_to_batch(enough, batch_tokens, lengths[-1], platform)
 
     tokens = _or_auto(settings.train.microbatch_tokens, auto_tokens)
     logging.info("micro-batches of %d tokens a device, padded to %s", tokens, tuple(lengths))

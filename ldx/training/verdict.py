@@ -39,7 +39,7 @@ class Verdict:
       status: whether it is better; BASE_KEPT where no step was, so that the model of the run is the
         base model, unchanged.
       text: a sentence with the numbers.
-      advice: what limits the run, in a sentence; "" where nothing is known to.
+      advice: sentences on what limits the run; none where nothing is known to.
       judged_by: who wrote the dev queries, and who judged for them; see `DevValues`.
       step: the best step; 0 is the base model.
       num_queries: the number of queries that were compared.
@@ -52,7 +52,7 @@ class Verdict:
 
     status: Status
     text: str
-    advice: str
+    advice: tuple[str, ...]
     judged_by: str
     step: int
     num_queries: int
@@ -127,7 +127,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     return Verdict(
         status=status,
         text=text,
-        advice="; ".join(filter(None, advice)),
+        advice=tuple(filter(None, advice)),
         judged_by=judged_by,
         step=step,
         num_queries=len(before),

@@ -99,7 +99,7 @@ def find_lists(
     A query stays when its own passage is among them and each of them shares a word with it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        bm25 = Bm25.open_or_build(folder, texts, key="texts")
+        bm25 = Bm25.open_or_build(folder, texts, key="texts", language="english")
         return _find_lists(bm25, queries, sources, num_lists, list_size)
 
 

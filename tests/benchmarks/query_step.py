@@ -5,14 +5,16 @@
 all-MiniLM-L6-v2 in float32 on this machine's CPU, with claims of SciFact from $LDX_DATA_DIR. The
 entries of a list are random ones of 5,000 stored passages, which are random unit vectors, with
 random teacher scores: what a step costs does not depend on them. Both sides hold the passages in
-memory, embed the queries, take the KL divergence over the lists (`listwise_kl`; `DistillKLDivLoss`)
-and update the weights by AdamW. Losses and gradients are compared before anything is timed, and the
-sides take turns, each in a process of its own. The last row is ldx training both towers, on lists
-of 8 of passages of 256 tokens.
+memory, embed the queries, take the KL divergence over the lists (`listwise_kl`;
+`DistillKLDivLoss`) and update the weights by AdamW. ldx has tokenised its queries before, as in
+training; the other side tokenises them in every step, which takes a millisecond. Losses and
+gradients are compared before anything is timed, and the sides take turns, each in a process of its
+own. The last row is ldx training both towers, on lists of 8 of passages of 256 tokens.
 """
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +87,7 @@ class OurStep:
             Shapes,
             best_lengths,
             default_num_lengths,
-            less_for_small_batches,
+            limit_to_batch,
         )
         from ldx.data.lists import BatchSize, ListTable
         from ldx.data.plan import BatchPlanner
@@ -112,8 +114,9 @@ class OurStep:
         own = np.minimum(lengths + special, longest)
         lengths = best_lengths(own, longest, default_num_lengths("cpu"))
         enough = auto_microbatch_tokens(student.embed, student.params, longest)
-        num_texts = num if is_alone else num + min(NUM_PASSAGES, num * list_size)
-        tokens = less_for_small_batches(enough, own.mean() * num_texts, "cpu")
+        tokens = enough
+        if is_alone:
+            tokens = limit_to_batch(enough, own.mean() * num, lengths[-1], "cpu")
         stored_size = DIM if is_alone else 0
         self._planner = BatchPlanner(
             passages,
@@ -221,18 +224,18 @@ class TheirStep:
         columns = [self._passages[rows] for rows in self._rows.T]
         loss = self._loss.compute_loss_from_embeddings([queries, *columns], self._labels)
         loss.backward()
-        self._gradients = {
-            name: parameter.grad.numpy().copy()
-            for name, parameter in self._model[0].auto_model.named_parameters()  # type: ignore[union-attr]
-            if parameter.grad is not None
-        }
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0).item()
         self._optimizer.step()
         return loss.item()
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradients of the last step, before they are clipped."""
-        return self._gradients
+        """The gradients of the last step, before they were clipped to norm 1."""
+        factor = max(1.0, self._norm + 1e-6)
+        return {
+            name: factor * parameter.grad.numpy()
+            for name, parameter in self._model[0].auto_model.named_parameters()  # type: ignore[union-attr]
+            if parameter.grad is not None
+        }
 
     seconds, peak_bytes = OurStep.seconds, OurStep.peak_bytes  # type: ignore[assignment]
 
@@ -255,7 +258,7 @@ def check_equal(ours: Worker, theirs: Worker) -> dict[str, float]:
         "gradient_difference": float(np.sqrt(squares) / norm),
     }
     limits = (LOSS_TOLERANCE, GRADIENT_TOLERANCE)
-    if any(value > limit for value, limit in zip(differences.values(), limits, strict=True)):
+    if not all(value <= limit for value, limit in zip(differences.values(), limits, strict=True)):
         raise SystemExit(f"the sides compute different things: {differences}")
     return differences
 
@@ -286,8 +289,11 @@ def run_case(queries: Sequence[str], list_size: int, repeats: int) -> list[Row]:
         higher_is_better=True,
         extra=differences | seconds,
     )
-    memory = Case("query_step", name, peaks["ours"] / 2**20, peaks["theirs"] / 2**20, "MiB")
-    return [speed.row(), memory.row()]
+    rows = [speed.row()]
+    if None not in peaks.values():
+        peak = [value / 2**20 for value in peaks.values()]
+        rows.append(Case("query_step", name, *peak, "MiB").row())
+    return rows
 
 
 def run_both(queries: Sequence[str], texts: Sequence[str], rate: float) -> Row:
@@ -295,7 +301,7 @@ def run_both(queries: Sequence[str], texts: Sequence[str], rate: float) -> Row:
     batch = make_batch(queries, LIST_OF_BOTH)
     with Worker("tests.benchmarks.query_step:OurStep", batch=batch, texts=list(texts)) as side:
         side.call("step")
-        both = len(queries) / side.call("seconds")
+        both = len(queries) / statistics.median(side.call("seconds") for _ in range(3))
     name = f"both towers, Q={len(queries)} L={LIST_OF_BOTH}; the reference is the query tower"
     return Case("query_step", name, both, rate, "queries/s", higher_is_better=True).row()
 
@@ -316,10 +322,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     queries = list(dataset.queries.values())[: arguments.num_queries]
     rows: list[Row] = []
     for list_size in map(int, arguments.list_sizes.split(",")):
-        rows += run_case(queries, list_size, arguments.repeats)
-        print_table(rows[-2:])
+        found = run_case(queries, list_size, arguments.repeats)
+        print_table(found)
+        rows += found
     corpus = CorpusTexts(dataset.corpus, "{title} {text}")
-    rows.append(run_both(queries, [corpus[row] for row in range(NUM_PASSAGES)], rows[-2]["ours"]))
+    rows.append(run_both(queries, [corpus[row] for row in range(NUM_PASSAGES)], found[0]["ours"]))
     print_table(rows)
     write_json(arguments.json, [row | {"machine": machine_description()} for row in rows])
 

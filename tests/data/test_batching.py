@@ -13,7 +13,7 @@ from ldx.data.batching import (
     Shapes,
     best_lengths,
     cut_microbatches,
-    less_for_small_batches,
+    limit_to_batch,
 )
 
 
@@ -81,7 +81,7 @@ def test_microbatch_tokens_are_those_of_a_device():
 
 def test_a_small_batch_fills_several_micro_batches():
     """32 queries of 18 tokens would all be padded to the longest of them."""
-    assert less_for_small_batches(2048, 32 * 20.0, "cpu") == 160
-    assert less_for_small_batches(2048, 50.0, "cpu") == 64
-    assert less_for_small_batches(2048, 1e6, "cpu") == 2048
-    assert less_for_small_batches(32_768, 640.0, "gpu") == 32_768
+    assert limit_to_batch(2048, 32 * 20.0, 48, "cpu") == 160
+    assert limit_to_batch(2048, 50.0, 48, "cpu") == 48
+    assert limit_to_batch(2048, 1e6, 48, "cpu") == 2048
+    assert limit_to_batch(32_768, 640.0, 48, "gpu") == 32_768

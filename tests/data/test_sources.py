@@ -29,7 +29,7 @@ def make_records(folder: Path, root: Path, num_passages: int, num_train: int) ->
         (Passage(*x) for x in zip(corpus.doc_ids, titles, texts, strict=False)),
     )
     joined = [passage_text(title, text) for title, text in zip(titles, texts, strict=True)]
-    bm25 = Bm25.open_or_build(folder / "bm25", joined, key="joined")
+    bm25 = Bm25.open_or_build(folder / "bm25", joined, key="joined", language="english")
     lists = []
     for row in range(num_train + 20):
         words = titles[row].split()

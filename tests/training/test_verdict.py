@@ -86,7 +86,7 @@ def test_the_verdict_has_the_advice(tmp_path):
     for step, value in ((0, 0.97), (4, 0.98)):
         write_dev_values(tmp_path, step, DevValues({}, {"q0": value}, "human"))
     verdict = judge(tmp_path, Progress(step=4, best_step=4), "loss")
-    assert "dev is saturated" in verdict.advice
+    assert "dev is saturated" in verdict.advice[0]
 
 
 def test_a_run_that_evaluated_nothing_else_yet_is_not_judged(tmp_path):

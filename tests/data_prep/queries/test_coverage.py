@@ -50,7 +50,9 @@ def test_passages_are_reached_more_evenly_than_at_random(tiny_bert, tmp_path):
     sample = sample_evenly(workspace, passages, queries, counts, 40)
     assert sample == sample_evenly(workspace, passages, queries[::-1], counts, 40)
     assert len({query.query_id for query in sample}) == 40
-    index = Bm25.open_or_build(workspace.prep / "bm25", passages.texts, key=passages.key)
+    index = Bm25.open_or_build(
+        workspace.prep / "bm25", passages.texts, key=passages.key, language="english"
+    )
 
     def times_reached(chosen):
         times = np.zeros(60, int)

@@ -49,7 +49,9 @@ def test_remove_sentence_over_lines_and_markup():
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     texts = [PASSAGE, "Sort an array in place along its last axis, in ascending order of values."]
-    index = Bm25.open_or_build(tmp_path_factory.mktemp("bm25"), texts, key="texts")
+    index = Bm25.open_or_build(
+        tmp_path_factory.mktemp("bm25"), texts, key="texts", language="english"
+    )
     return Extractor(index.rarity, seed=0)
 
 

@@ -49,7 +49,7 @@ def make_retrievers(model, folder, excluded=(), depth=5):
     none, container = np.zeros(len(TEXTS), bool), np.full(len(TEXTS), -1)
     roles = Roles(excluded, none, container, ~excluded)
     passages = Passages(TEXTS, "texts", roles)  # type: ignore[arg-type]
-    bm25 = Bm25.open_or_build(folder, TEXTS, key="texts")
+    bm25 = Bm25.open_or_build(folder, TEXTS, key="texts", language="english")
     return [
         Bm25Retriever(bm25, passages, depth),
         DenseRetriever(model, passages, folder, depth, "exact", QUERIES),

@@ -73,7 +73,7 @@ class Model:
 @pytest.fixture
 def verbatim(tmp_path):
     """Queries cut out of passages: their words, which BM25 finds, are gone in the cloze test."""
-    bm25, model = Bm25.open_or_build(tmp_path, PASSAGES, key="p"), Model()
+    bm25, model = Bm25.open_or_build(tmp_path, PASSAGES, key="p", language="english"), Model()
     queries = [
         Query(f"q{i}", "sentence", text.strip("."), i, text, {}, f"d{i}")
         for i, text in enumerate(SENTENCES)
