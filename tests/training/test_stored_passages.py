@@ -25,6 +25,14 @@ from tests import toy
 from tests.test_train import last_state, metrics, start_and_kill, train, train_here
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_many_devices_as_here():
+    """Commands have the devices of this process, so that both share what was compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUM_CPU_DEVICES", str(jax.device_count()))
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(tiny_bert, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
