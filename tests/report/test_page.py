@@ -91,7 +91,7 @@ def test_several_sources_have_a_part_each(finished, tmp_path):
 def test_without_judgments_and_with_a_verdict(finished, tmp_path):
     workdir = copy_without(finished, tmp_path, "report.txt", "results.json", "report/index.html")
     verdict = SimpleNamespace(
-        status="not distinguishable", text=f"dev says so {HOSTILE}", advice=f"try {HOSTILE}"
+        status="not distinguishable", text=f"dev says so {HOSTILE}", advice=(f"try {HOSTILE}",)
     )
     page = Page(make(workdir, judged=False, verdict=verdict))
     assert f"dev says so {HOSTILE}" in page.text
