@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -121,12 +122,7 @@ def load_student(
       UserError: the model is missing, damaged or not supported, or the query tower of two.
     """
     folder = resolve_model_path(path)
-    if is_query_tower(folder):
-        raise UserError(
-            f"{folder} is the tower of queries alone, which no passage is embedded by; "
-            f"{folder.resolve().parent} has both, for ldx.load, ldx.search and ldx.evaluate; to "
-            f"train, begin with the base model, or with {PASSAGE_TOWER} beside this folder"
-        )
+    _refuse_query_tower(folder)
     return load_tower(
         folder,
         pooling=pooling,
@@ -144,18 +140,22 @@ def load_student(
 def load_tower(
     folder: Path,
     *,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    query_prompt: str | None = None,
-    passage_prompt: str | None = None,
-    query_max_length: int | None = None,
-    passage_max_length: int | None = None,
     attention: str = "auto",
     dtype: str = "float32",
     remat: bool = False,
+    **given: Any,
 ) -> Student:
-    """Read a folder, which may be one of two towers; arguments and errors as of `load_student`."""
-    _check_choices(pooling, attention, dtype)
+    """Read a folder, which may be one of two towers; arguments and errors as of `load_student`.
+
+    Args:
+      folder: the folder.
+      attention: auto, xla or cudnn.
+      dtype: float32 or bfloat16.
+      remat: compute every layer again in the backward pass.
+      **given: pooling, normalize, prompts and lengths; what is None or left out is as the folder
+        declares.
+    """
+    _check_choices(given.get("pooling"), attention, dtype)
     declared = read_st_folder(folder)
     hf_config = declared.transformer / "config.json"
     bert_config = BertConfig.from_hf(hf_config)
@@ -165,17 +165,7 @@ def load_tower(
             f"{declared.transformer}: tokenizer.json has {tokenizer.vocab_size} tokens, the model "
             f"has {bert_config.vocab_size}; they are not of one model"
         )
-    max_length = min(declared.max_length or bert_config.max_length, bert_config.max_length)
-    query_length = min(declared.query_max_length or max_length, max_length)
-    passage_length = min(declared.passage_max_length or max_length, max_length)
-    config = StudentConfig(
-        pooling=declared_pooling(declared) if pooling is None else pooling,
-        normalize=declared.normalize if normalize is None else normalize,
-        query_prompt=declared.query_prompt if query_prompt is None else query_prompt,
-        passage_prompt=declared.passage_prompt if passage_prompt is None else passage_prompt,
-        query_max_length=query_length if query_max_length is None else query_max_length,
-        passage_max_length=passage_length if passage_max_length is None else passage_max_length,
-    )
+    config = _student_config(declared, bert_config.max_length, given)
     _check_lengths(config, bert_config, tokenizer, hf_config)
     implementation = choose_attention(attention, JAX_DTYPES[dtype])
     graphdef, params = _load_bert(
@@ -217,6 +207,31 @@ def load_params(student: Student, folder: Path) -> Params:
     shapes = {path: leaf.shape for path, leaf in flatten(student.params).items()}
     flat = load_weights(folder, KEY_TABLE, student.sizes.num_layers, shapes)
     return jax.tree.map(jnp.asarray, unflatten(flat))
+
+
+def _refuse_query_tower(folder: Path) -> None:
+    if is_query_tower(folder):
+        raise UserError(
+            f"{folder} is the tower of queries alone, which no passage is embedded by; "
+            f"{folder.resolve().parent} has both, for ldx.load, ldx.search and ldx.evaluate; to "
+            f"train, begin with the base model, or with {PASSAGE_TOWER} beside this folder"
+        )
+
+
+def _student_config(
+    declared: Declared, most_tokens: int, given: Mapping[str, Any]
+) -> StudentConfig:
+    """What is given, and what the folder declares where that is None."""
+    max_length = min(declared.max_length or most_tokens, most_tokens)
+    values = {
+        "pooling": declared_pooling(declared) if given.get("pooling") is None else None,
+        "normalize": declared.normalize,
+        "query_prompt": declared.query_prompt,
+        "passage_prompt": declared.passage_prompt,
+        "query_max_length": min(declared.query_max_length or max_length, max_length),
+        "passage_max_length": min(declared.passage_max_length or max_length, max_length),
+    }
+    return StudentConfig(**values | {k: v for k, v in given.items() if v is not None})
 
 
 def _load_bert(declared: Declared, config: BertConfig, **settings: Any) -> tuple[Any, Params]:
