@@ -20,7 +20,7 @@ accelerators. The smoke variant does the same with the docstrings of two package
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 CORPORA = ("msmarco", "nq", "hotpotqa", "fever", "fiqa", "scifact", "nfcorpus")
 SMOKE_CORPORA = ("numpy", "jax")
@@ -28,7 +28,7 @@ SMOKE_CORPORA = ("numpy", "jax")
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment on several corpora; arg "smoke" runs two minutes on local data instead."""
-    base.check_arg(arg)
+    recipes.check_arg(arg)
     config = base.get_config()
     config.model.path = "intfloat/e5-base-unsupervised@main"  # put a commit here to pin it
     config.model.query_prompt = "query: "
@@ -36,11 +36,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pooling = "mean"
     config.model.normalize = True
     config.model.dtype = "bfloat16"
-    base.use_hybrid_teacher(config)
+    recipes.use_hybrid_teacher(config)
     config.data.batch_size = 4096
     config.optim.warmup_steps = 20
     if arg == "smoke":
-        base.apply_smoke(config)
+        recipes.apply_smoke(config)
         config.optim.warmup_steps = 1
         for name in SMOKE_CORPORA:
             folder = f"runs/general-smoke/{name}"

@@ -10,13 +10,13 @@ on two CPU cores. `make demo` runs it all, export included.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The demo; arg "smoke" makes it smaller."""
-    base.check_arg(arg)
-    config = base.use_query_tower(base.get_config())
+    recipes.check_arg(arg)
+    config = recipes.use_query_tower(base.get_config())
     config.prep.collection = "api_docs"
     config.prep.max_passages = 2000
     config.prep.max_queries = 3600
@@ -26,4 +26,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.max_epochs = 2
     config.train.dev_pool = 2000  # the whole corpus
     config.logging.every_steps = 20
-    return base.apply_smoke(config) if arg == "smoke" else config
+    return recipes.apply_smoke(config) if arg == "smoke" else config

@@ -12,12 +12,12 @@ configs/fiqa.py:smoke, without a root, takes two minutes a command, on 200 API d
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment on FiQA; arg "smoke" runs two minutes on local data instead."""
-    base.check_arg(arg)
+    recipes.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/fiqa"
     config.model.path = "intfloat/e5-base-unsupervised@main"  # put a commit here to pin it
@@ -26,5 +26,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pooling = "mean"
     config.model.normalize = True
     config.model.dtype = "bfloat16"
-    base.use_cadet(config)
-    return base.apply_smoke(config) if arg == "smoke" else config
+    recipes.use_cadet(config)
+    return recipes.apply_smoke(config) if arg == "smoke" else config

@@ -12,12 +12,12 @@ API docs.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment on MEDIQA; arg "smoke" is a short run on API docs with made-up grades."""
-    base.check_arg(arg)
+    recipes.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/mediqa2019"
     config.data.batch_size = 32
@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> ConfigDict:
-    base.apply_smoke(config)
+    recipes.apply_smoke(config)
     config.eval.split = "test"
-    config.prep.graded = base.smoke_graded()
+    config.prep.graded = recipes.smoke_graded()
     return config

@@ -15,13 +15,13 @@ accelerator passages may be longer (model.passage_max_length).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a user's corpus; arg "smoke" runs two minutes on local data instead."""
-    base.check_arg(arg)
-    config = base.use_query_tower(base.get_config())
+    recipes.check_arg(arg)
+    config = recipes.use_query_tower(base.get_config())
     config.data.passage_template = "{title} {text}"
     config.model.passage_max_length = 256
-    return base.apply_smoke(config) if arg == "smoke" else config
+    return recipes.apply_smoke(config) if arg == "smoke" else config

@@ -16,12 +16,12 @@ It takes seven minutes on two CPU cores; docs/results.md has the results.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment with teachers' runs; arg "smoke" runs two minutes on local data instead."""
-    base.check_arg(arg)
+    recipes.check_arg(arg)
     config = base.get_config()
     config.data.root = "data/msmarco_dl19"
     config.model.passage_max_length = 128
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prep.dev_fraction = 0.4
     config.prep.min_top_score_percentile = None
     # At 0.3 the targets are flat: the divergence falls, but the order of passages stays.
-    base.use_calibration(config, "percentile", teacher_temperature=0.1)
+    recipes.use_calibration(config, "percentile", teacher_temperature=0.1)
     config.loss.info_nce.weight = 0.0
     config.data.batch_size = 8
     config.data.list_size = 24
@@ -52,4 +52,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.stop_on = None
     config.train.select_by = "loss"
     config.train.dev_pool = 3000
-    return base.apply_smoke(config) if arg == "smoke" else config
+    return recipes.apply_smoke(config) if arg == "smoke" else config

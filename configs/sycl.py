@@ -25,14 +25,14 @@ configs/sycl.py:smoke, and without a root, take a minute or two.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 
 LISTS_OF_AN_EPOCH = 450_000
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment of SyCL; arg "smoke" runs two minutes on local data instead."""
-    base.check_arg(arg)
+    recipes.check_arg(arg)
     config = base.get_config()
     # Put commits in place of @main to pin the models. The loader reads only safetensors.
     config.model.path = "facebook/contriever@main"
@@ -67,8 +67,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> ConfigDict:
-    base.apply_smoke(config)
+    recipes.apply_smoke(config)
     config.optim.warmup_steps = 1
     config.loss.wasserstein.temperature = 0.05  # MiniLM's embeddings have unit norm
-    config.prep.graded = base.smoke_graded()
+    config.prep.graded = recipes.smoke_graded()
     return config

@@ -13,9 +13,12 @@ from data_prep.pipeline.config_file import save_config
 from data_prep.pipeline.order import GRADED_STAGES, STAGES
 from data_prep.pipeline.workspace import config_fingerprint, open_workspace
 from ldx.common.callable_module import CallableModule
+from ldx.common.configs import NO_CONFIGS
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = sorted({*(ROOT / "configs").glob("[a-z]*.py")} - {ROOT / "configs" / "base.py"})
+EXPERIMENTS = sorted(
+    path for path in (ROOT / "configs").glob("*.py") if path.name not in NO_CONFIGS
+)
 
 
 def run_python(code):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import base
+from configs import base, recipes
 
 Axes = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -112,10 +112,10 @@ def experiment(arg: str) -> ConfigDict:
         config.train.num_steps = 400
         config.train.eval_every = 40
         config.train.stop_on = None
-        return base.use_cadet(config)
-    base.use_hybrid_teacher(config)
+        return recipes.use_cadet(config)
+    recipes.use_hybrid_teacher(config)
     if arg == "smoke":
-        base.apply_smoke(config)
+        recipes.apply_smoke(config)
         config.train.stop_on = None
         return config
     config.model.query_max_length = 48

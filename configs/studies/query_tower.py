@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, recipes
 from configs.studies import common
 
 LOG = {"prep.queries": "log", "prep.log": "split:train"}
@@ -35,23 +35,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 def get_config(arg: str = "") -> ConfigDict:
     """The study with three seeds; arg "cpu" has one, "smoke" is two cells on local data."""
     common.check_arg(arg)
-    config = base.use_query_tower(base.get_config())
+    config = recipes.use_query_tower(base.get_config())
     config.model.query_max_length = 48
     config.model.passage_max_length = 256
     datasets: dict[str, dict[str, Any]] = {
         "scifact": {**common.SCIFACT, **LOG},
         "nfcorpus": {**common.NFCORPUS, **LOG},
     }
-    recipes = RECIPES
+    variants = RECIPES
     if arg == "smoke":
-        base.apply_smoke(config)
+        recipes.apply_smoke(config)
         datasets = {"api_docs": common.API_DOCS}
-        recipes = common.only(RECIPES, ("as_is", "passage_map"))
+        variants = common.only(RECIPES, ("as_is", "passage_map"))
     study = common.make_study(
         "query_tower",
         "What decides when the query tower learns alone?",
         config,
-        {"dataset": datasets, "recipe": recipes},
+        {"dataset": datasets, "recipe": variants},
         baseline={"recipe": "as_is"},
         caveat="One thing is changed at a time, and nothing is tuned for it.",
         size=common.SIZES[arg],

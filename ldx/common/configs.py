@@ -17,7 +17,7 @@ from ldx.common.sections import flatten_config
 Config: TypeAlias = ConfigDict | Mapping[str, Any] | str | Path
 """An experiment: as its file makes it, in its plain form, or the path of its file."""
 
-NO_CONFIGS = ("__init__.py", "base.py", "common.py")
+NO_CONFIGS = ("__init__.py", "base.py", "common.py", "recipes.py")
 """The files of configs/ that others import, and that are no configs themselves."""
 
 

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from configs import base
+from configs import base, recipes
 from data_prep.pipeline.settings import check_prep
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
@@ -31,14 +31,14 @@ def test_every_experiment_resolves(name, variant):
     assert "auto" not in str(settings.whole["optim"])
     assert settings.train.num_steps >= 1
     if variant == "smoke":  # whatever the teacher was, it is the hybrid now
-        temperature = base.use_hybrid_teacher(base.get_config()).loss.listwise_kl
+        temperature = recipes.use_hybrid_teacher(base.get_config()).loss.listwise_kl
         assert config["loss"]["listwise_kl"]["teacher_temperature"] == (
             temperature.teacher_temperature
         )
 
 
 def test_several_teachers_need_a_calibration():
-    section = base.use_query_tower(base.get_config()).prep.to_dict()
+    section = recipes.use_query_tower(base.get_config()).prep.to_dict()
     check_prep(section)
     section["teachers"]["other"] = {"kind": "run_file", "path": "scores.tsv"}
     with pytest.raises(UserError, match="calibration=none with the teachers hybrid, other"):
@@ -47,7 +47,7 @@ def test_several_teachers_need_a_calibration():
 
 def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="there is smoke"):
-        base.check_arg("smok")
+        recipes.check_arg("smok")
 
 
 def test_auto_follows_the_recipe():
