@@ -24,21 +24,22 @@ from tests.benchmarks.table import Case, Row, machine_description, print_table, 
 
 TOLERANCE = 1e-3  # of nDCG@10: other batches of texts round otherwise
 COMMAND = """
-import atexit, json, os, runpy, sys
+import atexit, functools, json, os, runpy, sys
 from ldx.retrieval import store
 if os.environ["KEEPS"] == "no":
     store.EmbeddingStore.__init__.__defaults__ = (0,)
-made = []
-def get_store(workdir, get=store.get_store.__wrapped__):
-    made.append(get(workdir))
-    return made[-1]
-store.get_store = __import__("functools").lru_cache(get_store)
-def tell():
-    values = [sum(getattr(s, name) for s in made) for name in ("num_embedded", "num_requested")]
-    open(os.environ["COUNTS"], "w").write(json.dumps(values))
-atexit.register(tell)
-module = sys.argv.pop(1)
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+stores = []
+@functools.lru_cache
+def get_store(workdir, get_store=store.get_store):
+    stores.append(get_store(workdir))
+    return stores[-1]
+store.get_store = get_store
+def write_counts():
+    counts = [sum(getattr(s, name) for s in stores) for name in ("num_embedded", "num_requested")]
+    with open(os.environ["COUNTS"], "w") as file:
+        json.dump(counts, file)
+atexit.register(write_counts)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 """Runs a module as a command, and writes how many texts were embedded, of how many asked for."""
 

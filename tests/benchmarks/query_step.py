@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,10 @@ from tests.benchmarks.table import (
     write_json,
 )
 from tests.benchmarks.worker import Worker, peak_memory, reset_peak
+
+if TYPE_CHECKING:  # each side is a process that imports its own library alone
+    from ldx.data.plan import BatchPlanner
+    from ldx.models.student import Student
 
 NUM_PASSAGES, DIM = 5_000, 384
 QUERY_LENGTH, PASSAGE_LENGTH = 48, 256  # tokens
@@ -71,6 +75,38 @@ def make_batch(queries: Sequence[str], list_size: int) -> Batch:
     )
 
 
+def make_planner(batch: Batch, student: "Student", texts: Sequence[str] | None) -> "BatchPlanner":
+    """The planner of ldx, its shapes chosen as `ldx.training.parts` does; as for `OurStep`."""
+    from ldx.data import batching
+    from ldx.data.lists import BatchSize
+    from ldx.data.plan import BatchPlanner
+    from ldx.data.tokens import TokensInMemory
+    from ldx.models.tokenizer import num_special
+    from ldx.step.memory import auto_microbatch_tokens
+
+    is_alone, (num, list_size) = texts is None, batch.rows.shape
+    tokenizer, longest = student.tokenizer, QUERY_LENGTH if texts is None else PASSAGE_LENGTH
+    queries = TokensInMemory(tokenizer.encode(batch.queries))
+    passages = TokensInMemory(tokenizer.encode(texts or [""] * NUM_PASSAGES))
+    embedded = queries if is_alone else passages
+    sizes = np.minimum(embedded.lengths + num_special(tokenizer), longest)
+    lengths = batching.best_lengths(sizes, longest, batching.default_num_lengths("cpu"))
+    tokens = auto_microbatch_tokens(student.embed, student.params, longest)
+    if is_alone:
+        tokens = batching.limit_to_batch(tokens, sizes.mean() * num, lengths[-1], "cpu")
+    num_passages, stored_size = min(NUM_PASSAGES, num * list_size), DIM if is_alone else 0
+    return BatchPlanner(
+        passages,
+        queries,
+        tokenizer,
+        query_max_length=QUERY_LENGTH,
+        passage_max_length=PASSAGE_LENGTH,
+        shapes=batching.Shapes.make(lengths[-1], tokens, lengths=lengths),
+        size=BatchSize(num, list_size, num_passages, stored_size=stored_size),
+        stored=batch.passages if is_alone else None,
+    )
+
+
 class OurStep:
     """ldx's step, put together as `ldx.training.parts` does it.
 
@@ -83,65 +119,20 @@ class OurStep:
         import jax
 
         jax.config.update("jax_platforms", "cpu")
-        from ldx.data.batching import (
-            Shapes,
-            best_lengths,
-            default_num_lengths,
-            limit_to_batch,
-        )
-        from ldx.data.lists import BatchSize, ListTable
-        from ldx.data.plan import BatchPlanner
-        from ldx.data.tokens import TokensInMemory
         from ldx.models.student import load_student
         from ldx.parallel.embedder import Embedder
         from ldx.parallel.mesh import make_mesh
-        from ldx.step.memory import auto_activation_bytes, auto_microbatch_tokens
+        from ldx.step.memory import auto_activation_bytes
         from ldx.step.objective import make_objective
         from ldx.step.optim import OptimConfig, make_optimizer
-        from tests.benchmarks.step_ours import TimedStep
+        from tests.benchmarks.step_ours import TimedStep, list_table
 
-        num, list_size = batch.rows.shape
         student = load_student(
             MINILM, query_max_length=QUERY_LENGTH, passage_max_length=PASSAGE_LENGTH
         )
-        encode = student.tokenizer.encode
-        queries = TokensInMemory(encode(batch.queries))
-        passages = TokensInMemory(encode(texts or [""] * NUM_PASSAGES))
-        special = len(student.tokenizer.prefix) + len(student.tokenizer.suffix)
-        is_alone = texts is None
-        longest = QUERY_LENGTH if is_alone else PASSAGE_LENGTH
-        lengths = queries.lengths if is_alone else passages.lengths
-        own = np.minimum(lengths + special, longest)
-        lengths = best_lengths(own, longest, default_num_lengths("cpu"))
-        enough = auto_microbatch_tokens(student.embed, student.params, longest)
-        tokens = enough
-        if is_alone:
-            tokens = limit_to_batch(enough, own.mean() * num, lengths[-1], "cpu")
-        stored_size = DIM if is_alone else 0
-        self._planner = BatchPlanner(
-            passages,
-            queries,
-            student.tokenizer,
-            query_max_length=QUERY_LENGTH,
-            passage_max_length=PASSAGE_LENGTH,
-            shapes=Shapes.make(lengths[-1], tokens, lengths=lengths),
-            size=BatchSize(
-                num, list_size, min(NUM_PASSAGES, num * list_size), stored_size=stored_size
-            ),
-            stored=batch.passages if is_alone else None,
-        )
-        self._table = ListTable(
-            list_ids=[str(number) for number in range(num)],
-            query=np.arange(num, dtype=np.int32),
-            rows=batch.rows,
-            sizes=np.full(num, list_size, np.int32),
-            teacher_scores=batch.teacher_scores,
-            has_scores=np.ones(num, bool),
-            labels=np.full(batch.rows.shape, -1, np.int32),
-            query_type=np.zeros(num, np.int32),
-            query_types=[""],
-            order_key=np.arange(num),
-        )
+        self._planner = make_planner(batch, student, texts)
+        numbers = np.arange(len(batch.queries), dtype=np.int32)
+        self._table = list_table(numbers, batch.rows, batch.teacher_scores)
         loss = {
             "weight": 1.0,
             "student_temperature": STUDENT_TEMPERATURE,
@@ -156,7 +147,7 @@ class OurStep:
         )
         self._state = self._step.init(student.params)
         self._step.compile(self._state, self._planner.shapes, self._planner.size)
-        self._layers = student.sizes.num_layers
+        self._num_layers = student.sizes.num_layers
 
     def step(self) -> float:
         """Do a step, its plan included; its loss. A rate of 0 leaves the weights as they are."""
@@ -169,17 +160,9 @@ class OurStep:
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the last step, by Hugging Face's names."""
-        import jax
+        from tests.benchmarks.step_ours import gradients_by_name
 
-        from ldx.models.bert import KEY_TABLE
-        from ldx.models.weights import flatten
-        from ldx.parallel.mesh import to_host
-
-        flat = flatten(jax.tree.map(lambda g: to_host(g).sum(axis=0), self._step.gradients))
-        return {
-            rule.hf_name: flat[rule.path].T if rule.transpose else flat[rule.path]
-            for rule in KEY_TABLE.expand(self._layers)
-        }
+        return gradients_by_name(self._step, self._num_layers)
 
     def seconds(self) -> float:
         """The wall time of a step."""

@@ -156,7 +156,10 @@ def plan_rows(
 
 def plan_milliseconds(lists: BenchmarkLists, num_queries: int) -> tuple[float, float]:
     """Of ldx's planner (median), and of the reference's padding (once), for the first lists."""
-    table, numbers = list_table(lists), np.arange(num_queries)
+    table, numbers = (
+        list_table(lists.query, lists.rows, lists.teacher_scores),
+        np.arange(num_queries),
+    )
     planner = BatchPlanner(
         lists.passages,  # type: ignore[arg-type]
         lists.queries,  # type: ignore[arg-type]

@@ -113,7 +113,8 @@ class OurSide:
             dtype=case.dtype,
         )
         self.planner = make_planner(self._lists, student, case.num_queries, num_devices)
-        self._table = list_table(self._lists)
+        lists = self._lists
+        self._table = list_table(lists.query, lists.rows, lists.teacher_scores)
         self._step = TimedStep(
             Embedder(student.embed, make_mesh(num_devices)),
             make_objective(OBJECTIVES[case.rival]),
@@ -150,11 +151,7 @@ class OurSide:
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the last step, by Hugging Face's names."""
-        flat = flatten(jax.tree.map(lambda g: to_host(g).sum(axis=0), self._step.gradients))
-        rules = KEY_TABLE.expand(self._sizes["num_hidden_layers"])
-        return {
-            rule.hf_name: flat[rule.path].T if rule.transpose else flat[rule.path] for rule in rules
-        }
+        return gradients_by_name(self._step, self._sizes["num_hidden_layers"])
 
     def _one_step(self, plan: BatchPlan) -> SideResult:
         resting = reset_peak()
@@ -239,21 +236,36 @@ def text_lengths(
     )
 
 
-def list_table(lists: BenchmarkLists) -> ListTable:
-    """Lists as the planner takes them; nothing is judged."""
-    num_lists = len(lists)
+def list_table(query: np.ndarray, rows: np.ndarray, teacher_scores: np.ndarray) -> ListTable:
+    """Lists as the planner takes them; nothing is judged.
+
+    Args:
+      query: int [Q], each list's query.
+      rows: int [Q, L], its entries.
+      teacher_scores: float32 [Q, L].
+    """
+    num_lists, list_size = rows.shape
     return ListTable(
         list_ids=[str(number) for number in range(num_lists)],
-        query=lists.query,
-        rows=lists.rows,
-        sizes=np.full(num_lists, lists.list_size, np.int32),
-        teacher_scores=lists.teacher_scores,
+        query=query,
+        rows=rows,
+        sizes=np.full(num_lists, list_size, np.int32),
+        teacher_scores=teacher_scores,
         has_scores=np.ones(num_lists, bool),
-        labels=np.full(lists.rows.shape, -1, np.int32),
+        labels=np.full(rows.shape, -1, np.int32),
         query_type=np.zeros(num_lists, np.int32),
         query_types=[""],
         order_key=np.arange(num_lists),
     )
+
+
+def gradients_by_name(step: "TimedStep", num_layers: int) -> dict[str, np.ndarray]:
+    """The gradients of a step, by Hugging Face's names."""
+    flat = flatten(jax.tree.map(lambda g: to_host(g).sum(axis=0), step.gradients))
+    return {
+        rule.hf_name: flat[rule.path].T if rule.transpose else flat[rule.path]
+        for rule in KEY_TABLE.expand(num_layers)
+    }
 
 
 class _SameBatch:

@@ -34,7 +34,10 @@ def test_tokens_are_those_of_planner_and_reference():
         shapes=shapes_on_accelerator(lists, 24),
         size=batch_size(lists, 24),
     )
-    plan, point = planner(list_table(lists), numbers), count(lists, 24)
+    plan, point = (
+        planner(list_table(lists.query, lists.rows, lists.teacher_scores), numbers),
+        count(lists, 24),
+    )
     assert point.our_tokens == plan.num_padded_tokens
     assert point.reference_tokens == padded_tokens(lists, numbers, SETTINGS)
     assert (point.num_slots, point.num_distinct) == (120, plan.num_distinct_passages)
