@@ -119,13 +119,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
 
 STAGE = Stage(
     name="baselines",
-    keys=(
-        "data.root",
-        "data.passage_template",
-        "data.max_chars",
-        "eval.split",
-        "prep.teachers",
-    ),
+    keys=("data.root", "data.passage_template", "data.max_chars", "eval.split", "prep.teachers"),
     inputs=_inputs,
     outputs=lambda workspace: [_path(workspace, name) for name in _baselines(workspace)],
     work=_work,

@@ -14,7 +14,7 @@ from ldx.common.errors import UserError
 LENGTH_STEP = 8
 """All padded lengths but the longest are multiples of this."""
 MICROBATCHES_PER_BATCH = 4
-"""How many micro-batches a batch of queries fills at least, about, on a CPU."""
+"""About how many micro-batches a small batch of queries is cut into on a CPU."""
 TAIL_FACTORS = (2, 8)
 """How many times fewer rows the last micro-batch of a batch may have, because it is seldom full."""
 MIN_ROWS = 4

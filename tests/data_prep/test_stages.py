@@ -1,5 +1,6 @@
 """Tests of the stages, run one after another in this process, and of what each leaves."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_prep.corpora.passages import load_passages
 from data_prep.pipeline.draws import split_of
 from data_prep.pipeline.workspace import Workspace, open_workspace
 from data_prep.queries.query import load_queries
+from data_prep.retrieval.bm25 import Bm25
 from data_prep.retrieval.candidates import Candidates, candidate_paths
 from data_prep.retrieval.neighbours import neighbour_order
 from data_prep.run import STAGES
@@ -21,7 +23,7 @@ from ldx.eval import beir, metrics
 from ldx.records.coverage import Coverage
 from ldx.records.manifest import Manifest
 from ldx.records.sets import ListSet, PassageSet
-from tests.data_prep.toy import make_collection, make_config, run_stages
+from tests.data_prep.toy import NOUNS, make_collection, make_config, run_stages
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,22 @@ def test_a_second_run_does_nothing_and_a_changed_key_does_what_follows(prepared,
     done = [name for name in STAGES if results[name] != "up to date"]
     assert done == ["calibrate", "write_tfrecords"]
     run_stages(prepared.config, prepared.workdir)
+
+
+def test_another_language_has_other_terms(prepared, tmp_path, capsys):
+    """Whatever BM25 finds is found anew, and the texts are not read again."""
+    shutil.copytree(prepared.workdir, tmp_path / "run")
+    capsys.readouterr()
+    changed = prepared.config.copy_and_resolve_references()
+    changed.prep.language = ""
+    run_stages(changed, tmp_path / "run")
+    results = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    done = {name for name in STAGES if results[name] != "up to date"}
+    assert {"generate_queries", "mine", "baselines"} <= done
+    assert "corpus" not in done
+    for workdir, num_matches in ((tmp_path / "run", 0), (prepared.workdir, 1)):
+        (index,) = (path for path in (workdir / "prep/bm25").iterdir() if path.is_dir())
+        assert len(Bm25(index).match(f"{NOUNS[0]}s").rows[:1]) == num_matches
 
 
 def test_an_output_that_was_damaged_is_made_again(prepared, capsys):
