@@ -9,7 +9,7 @@
 CORPUS is a folder in BEIR layout, and QUERIES.txt what people typed, a query a line; it needs no
 judgments. Without a log put --config.prep.max_queries=3600 in place of the flags that name it:
 queries are then cut out of passages, as in the demo. SciFact, with 5,183 passages and 648 queries,
-takes a quarter of an hour on two CPU cores, most of it for embedding the passages. On an
+takes six minutes on two CPU cores, most of it for embedding the passages. On an
 accelerator passages may be longer (model.passage_max_length).
 """
 

@@ -4,8 +4,8 @@
     python -m ldx.train --config=configs/nfcorpus.py --workdir=DIR --config.data.root=NFCORPUS
 
 NFCORPUS is the collection's folder in BEIR layout, with graded judgments. The texts of its 2,590
-training queries serve as a query log; their judgments are not read. On two CPU cores it takes a
-quarter of an hour, half of it for embedding the abstracts once, which an accelerator does faster.
+training queries serve as a query log; their judgments are not read. On two CPU cores it takes ten
+minutes, half of it for embedding the abstracts once, which an accelerator does faster.
 docs/results.md has the results; the untrained model has nDCG@10 0.316.
 """
 

@@ -4,9 +4,9 @@
     python -m ldx.train --config=configs/scifact.py --workdir=DIR --config.data.root=SCIFACT
 
 SCIFACT is the collection's folder in BEIR layout. The texts of the 809 training claims serve as a
-query log; their judgments are not read. On two CPU cores it takes a quarter of an hour, most of it
-for embedding the abstracts once, which an accelerator does faster. docs/results.md has the results;
-the untrained model has nDCG@10 0.645.
+query log; their judgments are not read. On two CPU cores it takes six minutes, or twice that where
+they are busy, most of it for embedding the abstracts once, which an accelerator does faster.
+docs/results.md has the results; the untrained model has nDCG@10 0.645.
 """
 
 from ml_collections import ConfigDict

@@ -305,11 +305,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     queries = list(dataset.queries.values())[: arguments.num_queries]
     rows: list[Row] = []
     for list_size in map(int, arguments.list_sizes.split(",")):
-        found = run_case(queries, list_size, arguments.repeats)
-        print_table(found)
-        rows += found
+        case_rows = run_case(queries, list_size, arguments.repeats)
+        print_table(case_rows)
+        rows += case_rows
     corpus = CorpusTexts(dataset.corpus, "{title} {text}")
-    rows.append(run_both(queries, [corpus[row] for row in range(NUM_PASSAGES)], found[0]["ours"]))
+    rows.append(
+        run_both(queries, [corpus[row] for row in range(NUM_PASSAGES)], case_rows[0]["ours"])
+    )
     print_table(rows)
     write_json(arguments.json, [row | {"machine": machine_description()} for row in rows])
 
