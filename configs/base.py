@@ -251,9 +251,10 @@ def _prep() -> ConfigDict:
     # nDCG@10, which chooses the step that is kept, is then measured on them instead of on the dev
     # lists. "": none.
     prep.human_dev_split = "dev"
-    # For extractive queries: sentence, keywords and title; for llm: the prompts in
-    # data_prep/prompts, or paths of .toml files of your own.
-    prep.query_types = config_dict.placeholder(tuple)  # None: all of them
+    # For extractive queries: sentence, keywords, title, and, only where it is named, conclusion
+    # (what an abstract ends up claiming); for llm: the prompts in data_prep/prompts, or paths of
+    # .toml files of your own.
+    prep.query_types = config_dict.placeholder(tuple)  # None: all of them, but for conclusion
     # The most queries over all types: drawn at random, those of a log chosen so that they reach
     # many passages.
     prep.max_queries = config_dict.placeholder(int)  # None: all

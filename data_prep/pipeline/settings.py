@@ -248,6 +248,8 @@ def check_prep(section: Mapping[str, Any]) -> PrepConfig:
 
 
 EXTRACTIVE_TYPES = ("sentence", "keywords", "title")
+EXTRACTIVE_CHOICES = (*EXTRACTIVE_TYPES, "conclusion")
+"""What can be cut out of passages; not every corpus has conclusions."""
 LLM_TYPES = (
     "question",
     "claim",

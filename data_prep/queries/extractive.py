@@ -1,4 +1,4 @@
-"""Queries that are cut out of a passage: a sentence, its keywords, or a title-like phrase.
+"""Queries cut out of a passage: a sentence, its keywords, a title-like phrase, or its conclusion.
 
 They need no language model. Which words are chosen depends on the seed, the passage and the query
 type alone.
@@ -23,7 +23,7 @@ from data_prep.engines.shards import (
     shard_key,
 )
 from data_prep.pipeline.draws import pick
-from data_prep.pipeline.settings import EXTRACTIVE_TYPES, types_of
+from data_prep.pipeline.settings import EXTRACTIVE_CHOICES, types_of
 from data_prep.pipeline.workspace import Workspace
 from data_prep.queries.query import Query
 from data_prep.retrieval.analyzer import Analyzer
@@ -56,6 +56,21 @@ _CLAUSE_END = re.compile(
     r"[,;:()]|\b(which|that|when|where|if|because|while|so|but|and then|such as|unless|since|as)\b",
     re.IGNORECASE,
 )
+# What leads up to the claim of a concluding sentence: a heading, or "our results suggest that".
+_CONCLUSION_HEADING = re.compile(
+    r"^\W*(conclusions?|interpretation|in conclusion|in summary|to conclude|taken together)\b\W*",
+    re.IGNORECASE,
+)
+_CONCLUSION_LEAD = re.compile(
+    r"^.{0,80}?\b(suggest|show|demonstrate|indicate|conclude|concluded|found|find|reveal|report"
+    r"|confirm|support the hypothesis|evidence)(s|ed|ing)?\s+(here\s+)?that\s+",
+    re.IGNORECASE,
+)
+_NO_CONCLUSION = re.compile(
+    r"\b(copyright|rights reserved|elsevier|further (research|studies)|future (research|studies)"
+    r"|more .*studies|(is|are|will be) (discussed|reviewed|described|presented))\b",
+    re.IGNORECASE,
+)
 _MORE_EMPTY_WORDS = """
     we our us it its you your this these those he she they them his her their there here who
     can could may might should would must has have had do does did been being also thus however
@@ -80,10 +95,11 @@ class Extractor:
             "sentence": self._sentence,
             "keywords": self._keywords,
             "title": self._title,
+            "conclusion": self._conclusion,
         }
 
     def make(self, query_type: str, doc_id: str, text: str) -> tuple[str, str]:
-        """One query of a type in EXTRACTIVE_TYPES for a passage, and the sentence it was cut from.
+        """A query of a type in EXTRACTIVE_CHOICES for a passage, and the sentence it was cut from.
 
         The sentence is "" for keywords, which come from the whole passage. Both are "" where the
         passage holds nothing suitable.
@@ -131,6 +147,20 @@ class Extractor:
         central = [math.fsum(weight.get(w, 0.0) for w in set(_terms(head))) for head, _ in heads]
         order = np.argsort(-np.array(central), kind="stable")[:2]
         return heads[order[pick(len(order), self._seed, *names)]]
+
+    def _conclusion(self, sentences: list[str], names: tuple[str, ...]) -> tuple[str, str]:
+        """What the passage ends up claiming, without "our results suggest that"; nothing is drawn.
+
+        That is the sentence under the heading "Conclusion", else the last one with such a lead,
+        else the last one that announces nothing.
+        """
+        del names
+        fitting = [(claim, s) for s in sentences if (claim := _claim(s))]
+        for is_meant in (_CONCLUSION_HEADING.match, _CONCLUSION_LEAD.match):
+            meant = [pair for pair in fitting if is_meant(pair[1])]
+            if meant:
+                return meant[-1]
+        return fitting[-1] if fitting else ("", "")
 
     def _information(self, sentence: str) -> float:
         terms = _terms(sentence)
@@ -216,6 +246,16 @@ def _head_phrase(sentence: str) -> str:
     return ""
 
 
+def _claim(sentence: str) -> str:
+    """What a sentence claims, without what leads up to it; "" where its length does not fit."""
+    claim = _CONCLUSION_HEADING.sub("", sentence)
+    claim = _CONCLUSION_LEAD.sub("", claim).rstrip(" .:;,")
+    low, high = SENTENCE_WORDS
+    if not low <= len(_WORD.findall(claim)) <= high or _NO_CONCLUSION.search(sentence):
+        return ""
+    return claim
+
+
 EXTRACTIVE_VERSION = 2
 """This number is raised when the same passage gives other extractive queries than before."""
 
@@ -229,9 +269,9 @@ def extractive_queries(
       UserError: a query type is unknown, or the config names none.
     """
     config, types = workspace.config, types_of(workspace.settings)
-    unknown = [name for name in types if name not in EXTRACTIVE_TYPES]
+    unknown = [name for name in types if name not in EXTRACTIVE_CHOICES]
     if unknown or not types:
-        known = ", ".join(EXTRACTIVE_TYPES)
+        known = ", ".join(EXTRACTIVE_CHOICES)
         raise UserError(f"config.prep.query_types={types}: the extractive query types are {known}")
     folder = ShardFolder(workspace.prep / "answers", ".jsonl")
     index = corpus_bm25(workspace, passages)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from data_prep.pipeline.settings import EXTRACTIVE_TYPES
+from data_prep.pipeline.settings import EXTRACTIVE_CHOICES, EXTRACTIVE_TYPES
 from data_prep.queries.extractive import Extractor, remove_sentence, split_sentences
 from data_prep.retrieval.bm25 import Bm25
 
@@ -77,9 +77,36 @@ def test_titles_have_no_empty_words_around(extractor):
     assert text == "solver of a very large banded system"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "CONCLUSION Walking lowers the risk of a second stroke. Copyright 2011 by the society.",
+            "Walking lowers the risk of a second stroke",
+        ),
+        (
+            "We asked 40 people about their sleep. Together, our data suggest that light in the "
+            "evening delays sleep by an hour. We had little time left for it.",
+            "light in the evening delays sleep by an hour",
+        ),
+        (
+            "Mice were fed for weeks on grain. Those without the gene stayed lean all the time. "
+            "The role of the gene will be discussed here.",
+            "Those without the gene stayed lean all the time",
+        ),
+        ("The methods of this field are discussed in the review.", ""),
+    ],
+)
+def test_a_conclusion_is_what_a_passage_ends_up_claiming(extractor, text, expected):
+    claim, excerpt = extractor.make("conclusion", "x", text)
+    assert claim == expected
+    assert claim in excerpt
+    assert (excerpt in split_sentences(text)) == bool(expected)
+
+
 @pytest.mark.parametrize("text", ["", ">>> x = 1\n2", "Short.", "a : int\nb : int"])
 def test_a_passage_without_prose_gives_nothing(extractor, text):
-    assert all(extractor.make(name, "x", text) == ("", "") for name in EXTRACTIVE_TYPES)
+    assert all(extractor.make(name, "x", text) == ("", "") for name in EXTRACTIVE_CHOICES)
 
 
 MANY_TITLES = """
