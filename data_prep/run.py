@@ -7,6 +7,7 @@ A stage whose config and inputs are unchanged is skipped, so the same command go
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from data_prep.preflight.checks import check_collection, check_config, check_mod
 from ldx.common import cli
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
-from ldx.common.files import folder_path
+from ldx.common.files import INHERITED, folder_path, held
 
 SECTIONS = ("seed", "model", "data", "train", "eval", "prep")
 """What the stages read of a config."""
@@ -69,8 +70,8 @@ class StageStopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-def _run_stage(python: str, name: str, arguments: Sequence[str]) -> None:
-    """Run a stage with these flags.
+def _run_stage(python: str, name: str, arguments: Sequence[str], workdir: Path, lock: int) -> None:
+    """Run a stage with these flags, in a workdir that this process holds by the lock.
 
     Raises:
       StageFailed: it ended with an error.
@@ -78,7 +79,12 @@ def _run_stage(python: str, name: str, arguments: Sequence[str]) -> None:
     """
     # A terminal sends Ctrl-C to all: the stage, which inherits this, leaves it to this command.
     with _handling(signal.SIGINT, signal.SIG_IGN):
-        process = subprocess.Popen([python, "-m", f"data_prep.{name}", *arguments])
+        process = subprocess.Popen(
+            [python, "-m", f"data_prep.{name}", *arguments],
+            # A stage goes on where this command is killed, so it must hold the workdir itself.
+            pass_fds=[lock] if lock >= 0 else [],
+            env=os.environ | {INHERITED: str(workdir.absolute())},
+        )
     try:
         code = process.wait()
     except BaseException as stop:
@@ -113,15 +119,17 @@ def _end(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def _run_stages(interpreters: Mapping[str, str], arguments: Sequence[str]) -> None:
+def _run_stages(interpreters: Mapping[str, str], arguments: Sequence[str], workdir: Path) -> None:
     """Run every stage with those of these flags that it has.
 
     Asked to end, the stage that is under way is ended as well.
     """
     others = without_engine_flags(arguments)
-    with _handling(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum)):
+    ended = _handling(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    with held(workdir, "data_prep.run") as lock, ended:
         for name, python in interpreters.items():
-            _run_stage(python, name, arguments if name in STAGES_ON_ENGINES else others)
+            given = arguments if name in STAGES_ON_ENGINES else others
+            _run_stage(python, name, given, workdir, lock)
 
 
 def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] = ()) -> Path:
@@ -151,7 +159,7 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
     check_vllm(workspace)
     config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
     arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
-    _run_stages(interpreters, arguments)
+    _run_stages(interpreters, arguments, workspace.workdir)
     return workspace.records
 
 
@@ -171,7 +179,7 @@ def main(argv: list[str]) -> None:
     check_models(workspace)
     check_vllm(workspace)
     try:
-        _run_stages(interpreters, sys.argv[1:])
+        _run_stages(interpreters, sys.argv[1:], workspace.workdir)
     except StageStopped as stop:
         # A stage that ended in order said "stopped" itself.
         message = "" if stop.exit_code > 128 else "stopped\n"

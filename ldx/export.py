@@ -27,7 +27,7 @@ from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.training.alpha import read_alphas
-from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint, read_progress
+from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint
 from ldx.training.model import best_towers, declared_template
 from ldx.training.settings import CONFIG_NAME, Criterion
 from ldx.training.verdict import Status, Verdict, judge
@@ -93,9 +93,7 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
     student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
-    towers, step = best_towers(workdir, config, student)
-    progress = read_progress(workdir)
-    assert progress is not None  # best_towers has seen it
+    towers, progress = best_towers(workdir, config, student)
     verdict = judge(workdir, progress, config["train"]["select_by"])
     _check_verdict(verdict, workdir, progress, force)
     records = [Path(s.records) for s in source_configs(config["data"], workdir).values()]
@@ -104,7 +102,7 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
     facts = {
         **_data_facts(manifests),
         **_run_facts(workdir, config, verdict, manifests),
-        "step": step,
+        "step": progress.best_step,
         "alpha": progress.alpha,
         "passage_template": template,
         "output": str(output),

@@ -98,18 +98,8 @@ def train(config: Config, workdir: str | Path) -> RunResult:
     """
     workdir = folder_path("workdir", workdir)
     inputs = _read(plain_config(config, SECTIONS), workdir)
-    progress = _check(inputs, workdir)
-    stop = StopRequest()
-    is_finished = progress is not None and progress.finished
-    loop = None if is_finished else _open(inputs, workdir, progress, stop)
-    if processes.is_primary():
-        save_run(workdir, inputs.settings.whole, inputs.fingerprints)
-    if loop is not None:
-        with stop:
-            loop.train()
-        del loop  # the report needs the room of its state
-    if processes.is_primary():
-        _report(inputs, workdir, stop)
+    with processes.hold_together(workdir, "ldx.train"):
+        _run(inputs, workdir)
     return RunResult(workdir)
 
 
@@ -138,6 +128,22 @@ class _Inputs:
     manifests: Mapping[str, Manifest]
     judged: Mapping[str, final.JudgedCollection]
     fingerprints: dict[str, str]
+
+
+def _run(inputs: _Inputs, workdir: Path) -> None:
+    """Train and report, from where the run in `workdir` stands."""
+    progress = _check(inputs, workdir)
+    stop = StopRequest()
+    is_finished = progress is not None and progress.finished
+    loop = None if is_finished else _open(inputs, workdir, progress, stop)
+    if processes.is_primary():
+        save_run(workdir, inputs.settings.whole, inputs.fingerprints)
+    if loop is not None:
+        with stop:
+            loop.train()
+        del loop  # the report needs the room of its state
+    if processes.is_primary():
+        _report(inputs, workdir, stop)
 
 
 def _read(config: dict[str, Any], workdir: Path) -> _Inputs:

@@ -115,6 +115,23 @@ def start_and_kill(config: Path, workdir: Path, signum: int, num_lines: int) -> 
     return log.read_text()
 
 
+def test_a_second_start_leaves_a_run_in_peace(config, finished, tmp_path):
+    """As a job that a scheduler starts again while the first lives on."""
+    workdir = tmp_path / "twice"
+    with open(tmp_path / "first.log", "w") as log:
+        first = subprocess.Popen(command(config, workdir), stderr=log, stdout=log)
+    while not (workdir / "checkpoints").exists():
+        assert first.poll() is None, (tmp_path / "first.log").read_text()
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = train(config, workdir)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"is in use by ldx.train, process {first.pid} on " in second.stderr
+    assert first.wait(timeout=120) == 0
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
 def test_killed_runs_end_as_if_they_had_not_been(config, finished, tmp_path):
     """SIGKILL, SIGTERM and ctrl-C at several places; parameters, optimiser, metrics to the bit."""
     workdir = tmp_path / "killed"

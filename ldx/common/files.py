@@ -1,10 +1,14 @@
 """Files that are either whole or absent, and fingerprints of their content."""
 
 import contextlib
+import datetime
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -50,6 +54,82 @@ def locked(path: str | Path, holder: str) -> Iterator[None]:
         yield
 
 
+LOCK_NAME = ".lock"
+INHERITED = "LDX_HELD_FOLDER"
+"""The variable by which a command tells those that it starts which folder it holds for them."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def held(folder: str | Path, command: str, *, wait: bool = False) -> Iterator[int]:
+    """Hold a run's folder, in which no two commands may work at once, as long as the block lasts.
+
+    The system gives it free when this process, and all that got the file descriptor, have ended,
+    however they end. Where the file system has no locks, a warning says so.
+
+    Args:
+      folder: the folder; it is made where it is missing.
+      command: who holds it, for the message that others get, such as "ldx.train".
+      wait: whether to wait for another holder instead of being refused.
+
+    Yields:
+      The file descriptor of the lock, for processes that work on this one's behalf; -1 where the
+      process that started this one holds the folder for it.
+
+    Raises:
+      UserError: another process holds it; the message says which.
+    """
+    folder = Path(folder).absolute()
+    if os.environ.get(INHERITED) == str(folder):
+        yield -1
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock_file(folder, is_new) as file:
+        _lock(file, folder, wait)
+        file.seek(0)
+        file.truncate()
+        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        file.write(f"{command}, process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        yield file.fileno()
+
+
+@contextlib.contextmanager
+def _lock_file(folder: Path, is_new: bool) -> Iterator[IO[str]]:
+    """The open lock file; where a command fails at once, it leaves no new folder behind."""
+    path = folder / LOCK_NAME
+    try:
+        with open(path, "a+", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        if is_new and list(folder.iterdir()) == [path]:
+            path.unlink()
+            folder.rmdir()
+        raise
+
+
+def _lock(file: IO[str], folder: Path, wait: bool) -> None:
+    """Take the lock of an open file; it raises UserError where another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        if not wait:
+            raise UserError(
+                f"{folder} is in use by {holder}, or by what it left running; two commands would "
+                "spoil each other's work there. Wait until it ends, or stop it; the same command "
+                "then goes on"
+            ) from None
+        logging.info("waiting for %s, or what it left running, in %s", holder, folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logging.warning("%s: this file system has no locks (%s)", folder, error.strerror)
+
+
 def folder_path(name: str, path: str | Path) -> Path:
     """The path of a folder that the user names; there may be nothing at it yet.
 
@@ -58,8 +138,14 @@ def folder_path(name: str, path: str | Path) -> Path:
       path: the path that the user gave for it.
 
     Raises:
-      UserError: there is a file at the path, or at the path of a folder above.
+      UserError: the path is an address such as gs://BUCKET, or there is a file at it or at the
+        path of a folder above.
     """
+    if is_address(path):
+        raise UserError(
+            f"{name}={path}: an address; wanted a folder of this machine's file system. Mount the "
+            "bucket (for gs:// with gcsfuse), or copy the folder when the work is done"
+        )
     path = Path(path)
     for place in (path, *path.parents):
         if place.is_dir():
@@ -68,6 +154,12 @@ def folder_path(name: str, path: str | Path) -> Path:
             where = "" if place == path else f": {place}"
             raise UserError(f"{name}={path}{where} is a file; wanted a folder")
     return path
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path is an address, such as gs://BUCKET/FOLDER, which no folder here can be."""
+    # A Path has made one slash of two.
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
 def read_json(path: str | Path) -> Any:

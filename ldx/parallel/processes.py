@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -26,6 +27,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from ldx.common.errors import UserError
+from ldx.common.files import held
 from ldx.common.interrupt import Interrupted
 from ldx.common.quiet import quiet_orbax
 from ldx.parallel.mesh import put_local_rows
@@ -147,6 +149,25 @@ def from_primary(values: Mapping[str, float]) -> dict[str, float]:
     numbers = np.array(list(values.values()), np.float64)
     received = multihost_utils.broadcast_one_to_all(numbers.view(np.uint32))
     return dict(zip(values, np.asarray(received).view(np.float64).tolist(), strict=True))
+
+
+@contextlib.contextmanager
+def hold_together(folder: Path, command: str) -> Iterator[None]:
+    """Hold a run's folder for all processes of this run, as `ldx.common.files.held` does.
+
+    Raises:
+      UserError: another run holds it; every process raises it.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal: UserError | None = None
+        if is_primary():
+            try:
+                stack.enter_context(held(folder, command))
+            except UserError as error:
+                refusal = error
+        if from_primary({"is refused": refusal is not None})["is refused"]:
+            raise refusal or UserError(f"{folder} is in use; process 0 says by whom")
+        yield
 
 
 def least(number: int) -> int:

@@ -9,19 +9,17 @@ DIR/cells/VALUE--...--seedN--KEY/  a training run; log.txt has its output
 DIR/study.{json,csv,txt}, index.html
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, fingerprint, folder_path, write_json
+from ldx.common.files import atomic_write, fingerprint, folder_path, held, write_json
 from ldx.common.interrupt import StopRequest
 from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
@@ -107,7 +105,7 @@ def run_study(
     roots = {root: find_root(root, study.roots) for root in _roots_of(cells)}
     workdir = folder_path("workdir", workdir).absolute()
     stop = StopRequest()
-    with _locked(workdir) as lock, stop:
+    with held(workdir, "ldx.study", wait=True) as lock, stop:
         planned = _plan(study, cells, roots, workdir, stop)
         write_json(workdir / "config.json", config)
         _log_left_over(workdir, planned)
@@ -127,19 +125,6 @@ def run_study(
             "The same command tries them again, and does nothing else again"
         )
     return summary
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[int]:
-    """Hold the lock of a study's folder; its file descriptor, which the processes keep open."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.info("waiting: a study, or processes that one left, are at work in %s", workdir)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def _roots_of(cells: Sequence[Cell]) -> list[str]:

@@ -196,8 +196,8 @@ def no_checkpoint(workdir: Path) -> UserError:
     )
 
 
-def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
-    """The best parameters of a run, and their step.
+def best_params(workdir: str | Path, params: Params) -> tuple[Params, Progress]:
+    """The best parameters of a run, which may be under way, and the progress that names them.
 
     Args:
       workdir: the run's folder.
@@ -208,10 +208,17 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, int]:
     """
     workdir = Path(workdir)
     progress = read_progress(workdir)
-    if progress is None or progress.evaluated_step < 0:
-        raise no_checkpoint(workdir)
-    trained = Checkpoints(workdir, read_only=True).restore_best(params, progress)
-    return interpolate(params, trained, progress.alpha), progress.best_step
+    while True:
+        if progress is None or progress.evaluated_step < 0:
+            raise no_checkpoint(workdir)
+        try:
+            trained = Checkpoints(workdir, read_only=True).restore_best(params, progress)
+            return interpolate(params, trained, progress.alpha), progress
+        except UserError:
+            # A run that goes on deletes a checkpoint when a better one is in place.
+            seen, progress = progress, read_progress(workdir)
+            if progress is None or progress.best_step == seen.best_step:
+                raise
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:

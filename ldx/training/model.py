@@ -23,7 +23,13 @@ from ldx.records.schema import check_template
 from ldx.retrieval.model import Model
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.retrieval.store import get_store
-from ldx.training.checkpoint import CHECKPOINTS_NAME, best_params, is_workdir, no_checkpoint
+from ldx.training.checkpoint import (
+    CHECKPOINTS_NAME,
+    Progress,
+    best_params,
+    is_workdir,
+    no_checkpoint,
+)
 from ldx.training.settings import CONFIG_NAME, TrainedTowers
 
 
@@ -56,8 +62,8 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{workdir / CONFIG_NAME} has no section model; it is no config of ldx")
     student = load_student(**(config["model"] | overrides))
-    towers, step = best_towers(workdir, config, student)
-    logging.info("%s: the parameters of step %d, the best", workdir, step)
+    towers, progress = best_towers(workdir, config, student)
+    logging.info("%s: the parameters of step %d, the best", workdir, progress.best_step)
     template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
     return Model(student, towers, str(path), template, get_store(workdir))
 
@@ -72,8 +78,8 @@ def _load_folder(folder: Path, name: str, overrides: dict[str, Any]) -> tuple[St
 
 def best_towers(
     workdir: str | Path, config: Mapping[str, Any], student: Student
-) -> tuple[Towers, int]:
-    """The best parameters of a run, and their step.
+) -> tuple[Towers, Progress]:
+    """The best parameters of a run, and the progress that names them.
 
     Args:
       workdir: the run's folder.
@@ -85,15 +91,15 @@ def best_towers(
     """
     section = config.get("train", {})
     if section.get("towers", TrainedTowers.BOTH) == TrainedTowers.BOTH:
-        params, step = best_params(workdir, student.params)
-        return Towers.of(params), step
+        params, progress = best_params(workdir, student.params)
+        return Towers.of(params), progress
     has_map = bool(section.get(PASSAGE_MAP))
     like = with_passage_map(student.params) if has_map else student.params
-    params, step = best_params(workdir, like)
-    if step == 0:
-        return Towers.of(student.params), step
+    params, progress = best_params(workdir, like)
+    if progress.best_step == 0:
+        return Towers.of(student.params), progress
     query, passage_map = split_passage_map(params)
-    return Towers(query, student.params, passage_map), step
+    return Towers(query, student.params, passage_map), progress
 
 
 def declared_template(path: str | Path | None) -> str | None:

@@ -55,8 +55,8 @@ def test_restore_gives_the_state_back(tmp_path):
     state = Checkpoints(tmp_path).restore(state_at(0), progress)
     assert state.step == 3
     np.testing.assert_array_equal(state.params["w"], 3.0)
-    params, step = best_params(tmp_path, state_at(0).params)
-    assert step == 1
+    params, progress = best_params(tmp_path, state_at(0).params)
+    assert progress.best_step == 1
     np.testing.assert_array_equal(params["w"], 1.0)
 
 

@@ -72,8 +72,8 @@ def test_the_loss_falls_and_the_steps_are_of_queries_alone(finished):
 def test_dev_and_report_search_the_stored_passages(finished, tiny_bert):
     """nDCG@10 of the trained model is that of its queries among passages of the base model."""
     student = load_student(tiny_bert, query_max_length=16, passage_max_length=32)
-    params, step = best_params(finished, student.params)
-    assert step > 0
+    params, progress = best_params(finished, student.params)
+    assert progress.best_step > 0
     texts = toy.make_texts(np.random.default_rng(0), 40, 12)
     encoder = Encoder(student)
     passages = encoder.encode(student.params, texts, kind="passage")
@@ -179,11 +179,11 @@ def test_alpha_is_chosen_on_dev_or_taken_as_given(config, finished, tiny_bert, t
     workdir = tmp_path / "half"
     shutil.copytree(finished, workdir)
     base = load_student(tiny_bert).params
-    whole, step = best_params(workdir, base)
+    whole, kept = best_params(workdir, base)
     progress = json.loads((workdir / "progress.json").read_text())
     (workdir / "progress.json").write_text(json.dumps(progress | {"chosen_alpha": 0.5}))
     half, _ = best_params(workdir, base)
-    assert step > 0
+    assert kept.best_step > 0
     for ours, trained, before in zip(*map(jax.tree.leaves, (half, whole, base)), strict=True):
         np.testing.assert_allclose(ours, (np.asarray(trained) + before) / 2, atol=1e-6)
 

@@ -1,0 +1,62 @@
+"""Files that are whole or absent, folders that one command works in, and paths that users name."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ldx.common.errors import UserError
+from ldx.common.files import INHERITED, folder_path, held
+
+HOLDER = """
+import subprocess, sys, time
+from ldx.common.files import held
+with held(sys.argv[1], "ldx.train") as lock:
+    left = subprocess.Popen(["sleep", "600"], pass_fds=[lock] if sys.argv[2] == "leave" else [])
+    print(left.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["end", "leave"])
+def test_a_folder_is_held_until_all_that_work_in_it_are_dead(tmp_path, how):
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(run), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        left = int(process.stdout.readline())
+        with pytest.raises(UserError, match=rf"use by ldx\.train, process {process.pid} on "):
+            held(run, "data_prep.run").__enter__()
+        process.kill()
+    if how == "leave":
+        with pytest.raises(UserError, match="or by what it left running"):
+            held(run, "data_prep.run").__enter__()
+    os.kill(left, signal.SIGKILL)
+    with held(run, "data_prep.run", wait=True):  # until the system has noticed
+        assert (run / ".lock").read_text().startswith("data_prep.run, process")
+
+
+def test_what_a_holder_starts_may_work_in_the_folder(tmp_path, monkeypatch):
+    with held(tmp_path / "a", "data_prep.run") as lock:
+        assert lock >= 0
+        monkeypatch.setenv(INHERITED, str(tmp_path / "a"))
+        with held(tmp_path / "a", "data_prep.mine") as inherited:
+            assert inherited == -1
+        with held(tmp_path / "b", "ldx.train") as other:
+            assert other >= 0
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/run", "s3://bucket", "hdfs://host:8020/run", "file:///tmp/run"]
+)
+def test_an_address_is_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"an address; wanted a folder"):
+        folder_path("--workdir", address)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a:b", "run:1/x", "C:", "2026-11-29T12:00"])
+def test_a_colon_is_a_letter_like_others(name, tmp_path):
+    assert folder_path("--workdir", tmp_path / name) == tmp_path / name
