@@ -155,7 +155,8 @@ def get_config() -> ConfigDict:
     optim.schedule = "linear"  # after warm-up: linear to final_factor, or constant
     optim.final_factor = 0.1  # the floor of the schedule, as a factor of learning_rate
     optim.weight_decay = 0.01  # on all parameters but those of train.passage_map
-    optim.clip_norm = 1.0  # global norm; that of train.passage_map is clipped by itself
+    # Global norm; that of train.passage_map is clipped by itself. None: no clipping.
+    optim.clip_norm = nullable(1.0)
     optim.b1 = 0.9
     optim.b2 = 0.999
     optim.eps = 1e-8

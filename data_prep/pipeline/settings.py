@@ -8,8 +8,8 @@ from typing import Any
 
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
+from ldx.common.rules import check_values
 from ldx.common.sections import build
-from ldx.common.types import IndexKind
 
 AUTO = "auto"
 LEAST_DEPTH = 100  # of candidates, where the config leaves the depth open
@@ -118,43 +118,18 @@ class PrepConfig:
     python: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        leasts = {
-            "num_held_out": 0,
-            "range_min": 0,
-            "max_attempts": 1,
-            "shard_size": 1,
-        }
-        for key, least in leasts.items():
-            if getattr(self, key) < least:
-                raise UserError(f"config.prep.{key}={getattr(self, key)}: wanted at least {least}")
-        if not 0 < self.dev_fraction < 1:
-            raise UserError(
-                f"config.prep.dev_fraction={self.dev_fraction}: wanted over 0 and under 1"
-            )
-        if not 0 <= self.max_rejects < 1:
-            raise UserError(f"config.prep.max_rejects={self.max_rejects}: wanted from 0 to under 1")
-        percentile = self.min_top_score_percentile
-        if percentile is not None and not 0 <= percentile < 100:
-            raise UserError(
-                f"config.prep.min_top_score_percentile={percentile}: wanted from 0 to under 100"
-            )
         self._check_language()
         self._check_sizes()
         self._choose("sampling_strategy", CandidateChoice)
         self._choose("calibration", CalibrationMethod)
         self._choose("list_sampling", ListSampling)
         self._choose("list_source", LabelOrigin)
-        self._choose("index", IndexKind)
         if self.calibration == CalibrationMethod.NONE and len(self.teachers) > 1:
             raise UserError(
                 f"config.prep.calibration=none with the teachers {', '.join(self.teachers)}: of "
                 "scores on different scales the widest would decide; take one teacher, or "
                 f"{', '.join(m for m in CalibrationMethod if m != CalibrationMethod.NONE)}"
             )
-        for key in ("num_candidates", "max_source_passages", "max_queries"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise UserError(f"config.prep.{key}={value}: wanted at least 1, or None")
         for key in ("retrievers", "teachers"):
             self._check_named(key)
         if self.graded or self.list_source == LabelOrigin.GRADED:
@@ -195,11 +170,7 @@ class PrepConfig:
 
     def _check_sizes(self) -> None:
         """Check the numbers of candidates and of entries of a list, which depend on each other."""
-        size, depth = self.list_size, self.candidate_depth
-        if size is not None and size < 2:
-            raise UserError(f"config.prep.list_size={size}: wanted at least 2, or None")
-        if depth != AUTO and (not isinstance(depth, int) or depth < 2):
-            raise UserError(f"config.prep.candidate_depth={depth!r}: wanted at least 2, or {AUTO}")
+        size = self.list_size
         num_candidates = [n for n in (self.depth, self.num_candidates) if n is not None]
         least = 2 if size is None else size
         if num_candidates and min(num_candidates) < least:
@@ -215,10 +186,7 @@ class PrepConfig:
 
     def _choose(self, key: str, choices: type[StrEnum]) -> None:
         """Turn the value of a key, which is a word in a config, into one of its choices."""
-        value = getattr(self, key)
-        if value not in list(choices):
-            raise UserError(f"config.prep.{key}={value!r}: wanted {' or '.join(choices)}")
-        object.__setattr__(self, key, choices(value))
+        object.__setattr__(self, key, choices(getattr(self, key)))
 
     def _check_named(self, key: str) -> None:
         sections = getattr(self, key)
@@ -243,6 +211,7 @@ def check_prep(section: Mapping[str, Any]) -> PrepConfig:
     Raises:
       UserError: a key is unknown or missing, or a value is not allowed.
     """
+    check_values({"prep": section})
     llm = build(LlmConfig, section["llm"], "prep.llm") if "llm" in section else None
     return build(PrepConfig, {**section, **({"llm": llm} if llm else {})}, "prep")
 

@@ -13,7 +13,7 @@ from data_prep.engines.shards import Engine
 from data_prep.pipeline.settings import PrepConfig, check_prep, has_documents
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint, read_json
-from ldx.common.sections import check_seed
+from ldx.common.rules import check_values
 from ldx.models.section import check_model_section
 from ldx.records.schema import check_template
 
@@ -82,10 +82,10 @@ def open_workspace(config: ConfigDict, workdir: Path, engine: Engine | None = No
     Raises:
       UserError: a key is unknown or missing, or a value is not allowed.
     """
-    settings = check_prep(config.prep.to_dict())
     check_model_section(config.model)
+    check_values(config.to_dict())
+    settings = check_prep(config.prep.to_dict())
     check_template(config.data.passage_template)
-    check_seed(config.seed)
     return Workspace(config, settings, workdir, engine or LocalEngine())
 
 

@@ -34,12 +34,6 @@ def check_keys(section: Mapping[str, Any], known: list[str], name: str) -> None:
             raise UserError(f"{where}: there is no such key; did you mean {' or '.join(near)}?")
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse a seed that random generators do not take."""
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"config.seed={seed!r}: wanted a whole number of at least 0")
-
-
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A config as one dict, whose keys are the nested keys joined by dots."""
     flat: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num
 
+from ldx.common.rules import number, whole
 from ldx.losses.common import (
     Array,
     ReduceFn,
@@ -250,12 +251,10 @@ INFO_NCE = Loss(
     info_nce,
     {
         "temperature": Setting.temperature(0.01),
-        "false_negative_ratio": Setting(0.6),
-        "block_size": Setting(
-            16_384, lambda value: value is None or value >= 1, "wanted at least 1, or None"
-        ),
-        "relevance_level": Setting(1, lambda value: value >= 1, "wanted at least 1"),
-        "guide_margin": Setting(0.0),
+        "false_negative_ratio": Setting.of(0.6, number(None, over=0)),
+        "block_size": Setting.of(16_384, whole(1, None)),
+        "relevance_level": Setting.of(1, whole(1)),
+        "guide_margin": Setting.of(0.0, number()),
         "guide_margin_strategy": Setting.choice("absolute", "relative"),
     },
     of_batch=_of_batch,

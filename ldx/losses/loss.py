@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ldx.common.rules import Rule, number, one_of
 from ldx.losses.common import Array, list_scores
 
 LossSettings = Mapping[str, Any]
@@ -56,12 +57,17 @@ class Setting:
     @classmethod
     def temperature(cls, default: float) -> "Setting":
         """A temperature, which is over 0."""
-        return cls(default, lambda value: value > 0, "a temperature is over 0")
+        return cls(default, number(over=0).accepts, "a temperature is a number over 0")
+
+    @classmethod
+    def of(cls, default: Any, rule: Rule) -> "Setting":
+        """A value by a rule of config keys."""
+        return cls(default, rule.allows, f"wanted {rule.wanted}")
 
     @classmethod
     def choice(cls, *names: str) -> "Setting":
         """One of several names; the first is the default."""
-        return cls(names[0], lambda value: value in names, f"wanted {' or '.join(names)}")
+        return cls.of(names[0], one_of(*names))
 
     @classmethod
     def targets(cls) -> "Setting":

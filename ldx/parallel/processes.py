@@ -97,29 +97,60 @@ def _is_on_tpu() -> bool:
     )
 
 
+NO_CLUSTER = "should be defined"
+"""In JAX's message where it finds no other processes: "coordinator_address should be defined"."""
+
+HOSTS = (
+    "on every host, with the same --coordinator_address and --num_processes, and --process_id "
+    "from 0"
+)
+POD = (
+    "on every host of the pod. A host is on its own with --coordinator_address=localhost:1 "
+    "--num_processes=1 --process_id=0"
+)
+
+
 def _join_pod() -> None:
-    """Join the other hosts of a TPU pod, as JAX finds them; a single TPU VM has none."""
+    """Join the other hosts of a TPU pod, as JAX finds them; where it finds none, go on alone.
+
+    Raises:
+      UserError: there are other hosts, but they did not join. Each going on alone would be another
+        run, and all would write to one folder.
+    """
     try:
-        _join({})
-    except UserError as error:
-        logging.warning("%s\nThis host trains alone.", error)
+        _start_jax({})
+    except ValueError as error:
+        if NO_CLUSTER not in str(error):
+            raise _not_found(error, POD) from None
+        logging.info("JAX finds no other hosts of a TPU pod: this host trains alone")
+    except (RuntimeError, OSError) as error:
+        raise _not_found(error, POD) from None
 
 
 def _join(arguments: Mapping[str, Any]) -> None:
     try:
-        jax.distributed.initialize(
-            **arguments,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            initialization_timeout=START_SECONDS,
-            shutdown_timeout_seconds=END_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the processes of this run did not find each other ({str(error).splitlines()[0]}); "
-            "start the same command on every host, with the same --coordinator_address and "
-            "--num_processes, and --process_id from 0"
-        ) from None
+        _start_jax(arguments)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _not_found(error, HOSTS) from None
+
+
+def _start_jax(arguments: Mapping[str, Any]) -> None:
+    jax.distributed.initialize(
+        **arguments,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        initialization_timeout=START_SECONDS,
+        shutdown_timeout_seconds=END_SECONDS,
+    )
     logging.info("process %d of %d", jax.process_index(), jax.process_count())
+
+
+def _not_found(error: Exception, where: str) -> UserError:
+    """The message where processes did not find each other, and where to start the command."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"the processes of this run did not find each other ({reason}); start the same command "
+        f"{where}"
+    )
 
 
 def is_primary() -> bool:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ldx.common.errors import UserError
+from ldx.common.rules import check_values, number
 from ldx.data.lists import Lists
 from ldx.losses import LOSSES, Batch, Loss, slot_counts
 from ldx.losses.loss import LossSettings
@@ -41,17 +42,11 @@ class Matryoshka:
                     f"config.loss.matryoshka.weights={self.weights} without matryoshka.dims"
                 )
             return
-        if any(not isinstance(d, int) or d < 1 for d in self.dims):
-            raise UserError(
-                f"config.loss.matryoshka.dims={self.dims}: wanted whole numbers of at least 1"
-            )
         if self.weights and len(self.weights) != len(self.dims):
             raise UserError(
                 f"config.loss.matryoshka.weights={self.weights}: wanted one for each of "
                 f"dims={self.dims}, or None"
             )
-        if self.weights and any(not weight > 0 for weight in self.weights):
-            raise UserError(f"config.loss.matryoshka.weights={self.weights}: a weight is over 0")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,6 +204,9 @@ def make_objective(config: Mapping[str, Mapping[str, Any]]) -> Objective:
     return Objective(tuple(terms), _matryoshka(config.get("matryoshka") or {}))
 
 
+WEIGHT = number(least=0)
+
+
 def _term(name: str, section: Mapping[str, Any]) -> Term:
     if name not in LOSSES:
         raise UserError(f"config.loss.{name}: no such loss; there are {', '.join(LOSSES)}")
@@ -222,8 +220,8 @@ def _term(name: str, section: Mapping[str, Any]) -> Term:
         )
     if "weight" not in section:
         raise UserError(f"config.loss.{name}.weight is missing")
-    if not section["weight"] >= 0:
-        raise UserError(f"config.loss.{name}.weight={section['weight']}: wanted at least 0")
+    if not WEIGHT.allows(section["weight"]):
+        raise UserError(f"config.loss.{name}.weight={section['weight']!r}: wanted {WEIGHT.wanted}")
     for key, value in settings.items():
         if not loss.settings[key].accepts(value):
             raise UserError(f"config.loss.{name}.{key}={value}: {loss.settings[key].requirement}")
@@ -237,4 +235,5 @@ def _matryoshka(section: Mapping[str, Any]) -> Matryoshka:
             raise UserError(
                 f"config.loss.matryoshka.{key}: no such setting; it has {', '.join(fields)}"
             )
+    check_values({"loss": {"matryoshka": section}})
     return Matryoshka(**{key: tuple(value) if value else None for key, value in section.items()})

@@ -35,7 +35,8 @@ class Progress:
     step: int = 0
     evaluated_step: int = -1
     best_step: int = 0
-    best_ndcg: float = -1.0
+    best_ndcg: float = -1.0  # of the best step
+    highest_ndcg: float = -1.0  # of any step; another one where the best has the lowest loss
     lowest_losses: dict[str, float] = dataclasses.field(default_factory=dict)
     num_bad_evaluations: int = 0
     stop_reason: str = ""
@@ -68,9 +69,11 @@ def read_progress(workdir: Path) -> Progress | None:
     if not path.exists():
         return None
     try:
-        # Runs that are older than alpha kept the best step as it was.
-        return Progress(**{"chosen_alpha": 1.0, **read_json(path)})
-    except TypeError as error:
+        stored = read_json(path)
+        # Older runs kept the best step as it was, and compared with its nDCG@10.
+        older = {"chosen_alpha": 1.0, "highest_ndcg": stored.get("best_ndcg", -1.0)}
+        return Progress(**{**older, **stored})
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: not written by this version of ldx ({error})") from None
 
 

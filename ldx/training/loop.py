@@ -232,8 +232,9 @@ class TrainingLoop:
         losses = {name: means[name] for name in ("dev/listwise_kl", "dev/total") if name in means}
         lowest = {name: progress.lowest_losses.get(name, math.inf) for name in losses}
         has_better_loss = any(losses[name] < lowest[name] for name in losses)
-        has_better_ndcg = ndcg > progress.best_ndcg
+        has_better_ndcg = ndcg > progress.highest_ndcg
         has_lower_total = losses["dev/total"] < lowest["dev/total"]
+        progress.highest_ndcg = max(ndcg, progress.highest_ndcg)
         progress.lowest_losses = {name: min(losses[name], lowest[name]) for name in losses}
         if {Criterion.NDCG: has_better_ndcg, Criterion.LOSS: has_lower_total}[train.select_by]:
             progress.best_step, progress.best_ndcg = progress.step, ndcg

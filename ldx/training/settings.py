@@ -10,8 +10,8 @@ from typing import Any
 from ldx.common.configs import base_settings
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
-from ldx.common.sections import build, check_keys, check_seed, flatten_config
-from ldx.common.types import IndexKind
+from ldx.common.rules import check_values
+from ldx.common.sections import build, check_keys, flatten_config
 from ldx.data.pipeline import num_batches
 from ldx.records.schema import check_template
 from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
@@ -66,10 +66,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_template(self.passage_template)
-        if not isinstance(self.block_size, int) or self.block_size < 1:
-            raise UserError(f"config.data.block_size={self.block_size!r}: wanted at least 1")
-        if self.list_size is not None and self.list_size < 1:
-            raise UserError(f"config.data.list_size={self.list_size}: wanted at least 1, or None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,31 +88,10 @@ class TrainConfig:
     passage_map: str = ""
 
     def __post_init__(self) -> None:
-        for key, least in (("microbatch_tokens", 1), ("activation_bytes", 0), ("fsdp", 1)):
-            value = getattr(self, key)
-            if value != "auto" and (not isinstance(value, int) or value < least):
-                raise UserError(
-                    f"config.train.{key}={value!r}: wanted a whole number of at least {least}"
-                )
-        criteria = " or ".join(Criterion)
-        if self.stop_on not in (*Criterion, None):
-            raise UserError(f"config.train.stop_on={self.stop_on!r}: wanted {criteria} or None")
-        if self.select_by not in list(Criterion):
-            raise UserError(f"config.train.select_by={self.select_by!r}: wanted {criteria}")
-        if self.towers not in list(TrainedTowers):
-            choices = " or ".join(TrainedTowers)
-            raise UserError(f"config.train.towers={self.towers!r}: wanted {choices}")
-        if self.passage_map not in ("", "linear"):
-            raise UserError(f'config.train.passage_map={self.passage_map!r}: wanted "" or linear')
         if self.passage_map and self.towers != TrainedTowers.QUERY:
             raise UserError(
                 f"config.train.passage_map={self.passage_map!r} maps stored passages, which only "
                 f"config.train.towers=query has; it is {self.towers}"
-            )
-        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if self.alpha != "auto" and not (is_number and 0 < float(self.alpha) <= 2):
-            raise UserError(
-                f"config.train.alpha={self.alpha!r}: wanted auto, or a number over 0, at most 2"
             )
 
     @property
@@ -135,12 +110,6 @@ class EvalConfig:
     split: str
     index: str
     relevance_level: int
-
-    def __post_init__(self) -> None:
-        if self.index not in list(IndexKind):
-            raise UserError(f"config.eval.index={self.index!r}: wanted {' or '.join(IndexKind)}")
-        if self.relevance_level < 1:
-            raise UserError(f"config.eval.relevance_level={self.relevance_level}: wanted 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +157,12 @@ class Settings:
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Refuse a config that does not have the sections of an experiment."""
+    """Refuse a config without the sections of an experiment, and values that no key may have."""
     check_keys(config, [*SECTIONS, "prep"], "")
     missing = [name for name in SECTIONS if name not in config]
     if missing:
         raise UserError(f"config.{missing[0]} is missing; configs/base.py explains it")
+    check_values(config)
 
 
 def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
@@ -207,21 +177,19 @@ def resolve(config: Mapping[str, Any], *num_lists: int) -> Settings:
     """
     whole: dict[str, Any] = json.loads(json.dumps(dict(config)))
     check_sections(whole)
-    check_seed(whole["seed"])
     data, optim, train = whole["data"], whole["optim"], whole["train"]
     _replace_auto(data, "batch_size", lambda: auto_batch_size(sum(num_lists)))
-    batch_size = _positive(data, "batch_size", "data")
+    batch_size = data["batch_size"]
     steps_per_epoch = sum(num_batches(number, batch_size) for number in num_lists)
     if train.get("num_steps") is None:
-        train["num_steps"] = steps_per_epoch * _positive(train, "max_epochs", "train")
+        train["num_steps"] = steps_per_epoch * train["max_epochs"]
     if train.get("eval_every") is None:
         train["eval_every"] = steps_per_epoch
-    for key in ("num_steps", "eval_every", "patience", "dev_pool"):
-        _positive(train, key, "train")
     _replace_auto(optim, "learning_rate", lambda: auto_learning_rate(batch_size))
     _replace_auto(
         optim, "warmup_steps", lambda: auto_warmup_steps(steps_per_epoch, train["num_steps"])
     )
+    _check_warmup(optim, train["num_steps"])
     return Settings(
         seed=whole["seed"],
         data=build(DataConfig, data, "data"),
@@ -239,11 +207,13 @@ def _replace_auto(section: dict[str, Any], key: str, value: Callable[[], float])
         section[key] = value()
 
 
-def _positive(section: Mapping[str, Any], key: str, name: str) -> int:
-    value = section.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"config.{name}.{key}={value!r}: wanted a whole number of at least 1")
-    return value
+def _check_warmup(optim: Mapping[str, Any], num_steps: int) -> None:
+    """Refuse a warm-up that never ends, so that the rate never is what the config says."""
+    if optim["warmup_steps"] > num_steps:
+        raise UserError(
+            f"config.optim.warmup_steps={optim['warmup_steps']}: the run has {num_steps} steps; "
+            "wanted at most as many, or auto"
+        )
 
 
 def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ def collection(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("config.prep.list_sise = 8", "did you mean list_size"),
+        ("config.prep.list_sise = 8", "did you mean prep.list_size"),
         ("config.model.poolin = 'cls'", "did you mean pooling"),
         ("config.prep.list_size = 0", "config.prep.list_size=0"),
         ("config.prep.dev_fraction = 1.0", "config.prep.dev_fraction=1.0"),

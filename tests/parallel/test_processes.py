@@ -252,3 +252,26 @@ def test_incomplete_flags_are_refused(config, tmp_path, flags, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"),
+        ValueError("invalid literal for int() with base 10: 'x'"),
+        ConnectionError("metadata.google.internal"),
+    ],
+)
+def test_a_host_of_a_pod_that_does_not_find_the_others_does_not_go_on(monkeypatch, error):
+    def initialize(**_):
+        raise error
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(UserError, match=r"did not find each other .* every host of the pod"):
+        processes._join_pod()
+
+
+def test_a_tpu_without_other_hosts_trains_alone(monkeypatch):
+    """What JAX says where there is no cluster: it is asked, not imitated."""
+    monkeypatch.setattr("jax._src.clusters.ClusterEnv._cluster_types", [])
+    processes._join_pod()

@@ -225,16 +225,26 @@ def test_without_rax_its_losses_are_refused(monkeypatch):
         ({"info_nce": {"temperature": 1}}, "config.loss.info_nce.weight is missing"),
         ({"info_nce": {"weight": 0.0}}, "no loss has a weight"),
         ({"info_nce": {"weight": 1.0, "temperature": 0}}, "temperature=0"),
-        ({"info_nce": {"weight": -1.0}}, "config.loss.info_nce.weight=-1.0: wanted at least 0"),
+        (
+            {"info_nce": {"weight": -1.0}},
+            "config.loss.info_nce.weight=-1.0: wanted a number of at least 0",
+        ),
         ({"info_nce": {"weight": 1.0, "relevance_level": 0}}, "info_nce.relevance_level=0"),
         ({"info_nce": {"weight": 1.0, "targets": "labels"}}, "config.loss.info_nce.targets"),
         ({"rank_net": {"weight": 0.0, "targets": "grades"}}, "rank_net.targets=grades: wanted t"),
         ({"wasserstein": {"weight": 1.0, "form": "lists"}}, "wasserstein.form=lists: wanted list"),
         (KL | {"matryoshka": {"dim": (4,)}}, "config.loss.matryoshka.dim: no such setting"),
         (KL | {"matryoshka": {"dims": (4, 0)}}, "config.loss.matryoshka.dims=(4, 0)"),
+        (KL | {"matryoshka": {"dims": 4}}, "dims=4: wanted whole numbers in brackets or None"),
+        ({"info_nce": {"weight": "1"}}, "config.loss.info_nce.weight='1': wanted a number"),
+        ({"info_nce": {"weight": 1.0, "temperature": "low"}}, "a temperature is a number over 0"),
+        ({"info_nce": {"weight": 1.0, "block_size": 0.5}}, "wanted a whole number of at least 1"),
         (KL | {"matryoshka": {"weights": (1.0,)}}, "without matryoshka.dims"),
         (KL | {"matryoshka": {"dims": (4, 2), "weights": (1.0,)}}, "wanted one for each of dims"),
-        (KL | {"matryoshka": {"dims": (4,), "weights": (0.0,)}}, "a weight is over 0"),
+        (
+            KL | {"matryoshka": {"dims": (4,), "weights": (0.0,)}},
+            "wanted numbers over 0 in brackets",
+        ),
     ],
 )
 def test_mistakes_are_named(config, message):

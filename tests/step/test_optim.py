@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ldx.common.errors import UserError
 from ldx.step.optim import (
     OptimConfig,
     auto_batch_size,
@@ -72,6 +71,13 @@ def test_adamw_equals_torch():
     np.testing.assert_allclose(params["w"], theirs.detach().numpy(), atol=1e-6)
 
 
-def test_unknown_schedule_is_named():
-    with pytest.raises(UserError, match="cosine"):
-        OptimConfig(learning_rate=1.0, warmup_steps=1, schedule="cosine")
+def test_without_a_norm_nothing_is_clipped():
+    gradient = {"w": np.array([30.0, 40.0], np.float32)}
+    first = {}
+    for clip_norm in (None, 1e6, 1.0):
+        config = OptimConfig(1.0, 0, weight_decay=0.0, eps=1.0, clip_norm=clip_norm)
+        optimizer = make_optimizer(config, 10)
+        updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+        first[clip_norm] = np.asarray(updates["w"])
+    np.testing.assert_array_equal(first[None], first[1e6])
+    assert np.abs(first[None]).min() > 2 * np.abs(first[1.0]).min()

@@ -133,3 +133,17 @@ def test_a_saturated_dev_is_told_before_training(caplog):
 def test_the_time_of_a_line_is_its_steps(run):
     seconds = [event[2] for event in run(is_cpu=True) if event[0] == "line"]
     assert seconds == pytest.approx([SECONDS_OF_A_STEP] * 4)  # and not the evaluation's 1000
+
+
+def test_patience_compares_with_the_highest_ndcg_whatever_is_kept():
+    """The kept step has the lowest loss; nDCG@10 that only beats that step's is no improvement."""
+    config = base.get_config().to_dict()
+    config["train"] |= {"select_by": "loss", "stop_on": "ndcg", "patience": 2, "eval_every": 1}
+    training = loop.TrainingLoop.__new__(loop.TrainingLoop)
+    training.settings, training.progress = resolve(config, 4800), Progress()
+    for step, (total, ndcg) in enumerate([(3.0, 0.5), (2.0, 0.2), (2.5, 0.3)]):
+        training.progress.step = step
+        training._note_evaluation({"dev/total": total, "dev/nDCG@10": ndcg}, is_last=False)
+    assert (training.progress.best_step, training.progress.best_ndcg) == (1, 0.2)
+    assert training.progress.highest_ndcg == 0.5
+    assert "nDCG@10 did not improve in 2" in training.progress.stop_reason

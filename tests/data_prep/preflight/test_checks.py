@@ -21,15 +21,15 @@ MISTAKES = {
     "llm.engine_args": ({"trust_remote_code": True}, "no code of a model is ever run"),
     "query_types": (("question", "poem"), "no prompt is called 'poem'"),
     "candidate_depth": (10, "a query has only 10 candidates"),
-    "list_size": (1, "list_size=1: wanted at least 2, or None"),
+    "list_size": (1, "list_size=1: wanted a whole number of at least 2 or None"),
     "queries": ("log", "config.prep.log is empty; set it to the file"),
     "num_candidates": (5, "a query has only 5 candidates"),
-    "min_top_score_percentile": (150.0, "from 0 to under 100"),
+    "min_top_score_percentile": (150.0, "wanted a number of at least 0 and under 100 or None"),
     "max_queries": (-1, "max_queries=-1"),
     "dev_fraction": (0.0, "over 0 and under 1"),
     "sampling_strategy": ("random", "wanted top or spread"),
     "list_sampling": ("random", "wanted top or stratified"),
-    "calibration": ("softmax", "wanted percentile or z_score or rank or none"),
+    "calibration": ("softmax", "wanted percentile, z_score, rank or none"),
 }
 
 
