@@ -5,6 +5,7 @@ also RECORDS/passages, in which the passages of the corpus come first.
 """
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,7 @@ def _manifest(
         order_key=ORDER_KEY if "mine" in stages else "",
         prompts=prompts,
         yields=yields,
+        settings=json.loads(config.prep.to_json()),
         versions=installed_versions(VERSIONED),
     )
 

@@ -105,7 +105,8 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
         "step": progress.best_step,
         "alpha": progress.alpha,
         "passage_template": template,
-        "output": str(output),
+        # The card is for other people, whom this machine's folders do not concern.
+        "output": output.name if output.is_absolute() else str(output),
         "has_two_towers": not towers.are_one,
         "has_passage_map": towers.passage_map is not None,
     }

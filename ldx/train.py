@@ -6,6 +6,7 @@ judgments. Killed at any moment, the same command goes on; a finished run prints
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from ldx.common.configs import Config, changes_from_base, plain_config
 from ldx.common.errors import UserError
 from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted, StopRequest
-from ldx.common.sections import build
+from ldx.common.rules import names_a_place
+from ldx.common.sections import build, flatten_config
 from ldx.common.tensorboard import import_without_torch
 from ldx.data.sources import Source, SourceConfig, lists_of_epoch, source_configs
 from ldx.models.section import check_model_section
@@ -154,6 +156,7 @@ def _read(config: dict[str, Any], workdir: Path) -> _Inputs:
     sources = source_configs(config["data"], workdir)
     manifests = {name: Manifest.read(source.records) for name, source in sources.items()}
     _check_texts(config["data"], manifests)
+    config = _with_settings_of_records(config, manifests)
     weights = config["data"]["query_type_weights"]
     settings = resolve(config, *lists_of_epoch(sources, manifests, weights))
     judged = final.judged_datasets(workdir, settings.whole, sources, manifests)
@@ -237,6 +240,27 @@ def _check_texts(data: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> 
                 f"config.data.{key}={data[key]!r}, but the records were made with "
                 f"{getattr(manifest, key)!r}; set it so, or run data_prep again"
             )
+
+
+def _with_settings_of_records(
+    config: dict[str, Any], manifests: Mapping[str, Manifest]
+) -> dict[str, Any]:
+    """The config with the section `prep` that its records were made by, whatever it has itself.
+
+    Of several sources each has its own, which are in the manifests.
+    """
+    settings = manifests[""].settings if "" in manifests else {}
+    if not settings:
+        return config
+    own = flatten_config(json.loads(json.dumps(config.get("prep", {}))))
+    others = [
+        f"{key}={value!r}"
+        for key, value in flatten_config(settings).items()
+        if own.get(key) != value and not names_a_place(key)
+    ]
+    if others:
+        logging.info("config.prep is that of the records: %s", ", ".join(others))
+    return {**config, "prep": settings}
 
 
 def _record_fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:

@@ -201,7 +201,9 @@ def code_of(card: str) -> str:
     return code
 
 
-def test_two_towers_are_exported_and_read_back(query_workdir: Path, tmp_path: Path) -> None:
+def test_two_towers_are_exported_and_read_back(
+    query_workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "out"
     result = export(query_workdir, output)
     assert result.returncode == 0, result.stderr
@@ -224,10 +226,11 @@ def test_two_towers_are_exported_and_read_back(query_workdir: Path, tmp_path: Pa
         f"`{run.passage_fingerprint}`",
         "embedded by st with the prompt `a `, cut at 32 tokens, as `{text}`",
         "An index that st made like this stays as it is",
-        f"vllm serve {output}/query_encoder",
+        f"vllm serve {output.name}/query_encoder",
     ):
         assert part in card
     names: dict[str, Any] = {}
+    monkeypatch.chdir(output.parent)  # a card names its folder, not where that is
     exec(code_of(card), names)
     np.testing.assert_allclose(names["queries"], run.encode_queries(["a query"]), atol=1e-5)
     passages = run.encode_passages(["a passage", "another"])

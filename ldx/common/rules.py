@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ldx.common.errors import UserError
@@ -203,6 +204,25 @@ ELSEWHERE = (
     *("prep.retrievers", "prep.teachers", "prep.graded", "prep.llm", "prep.python"),
 )
 """Sections whose keys are checked where they are described, and those with names of the user's."""
+
+
+_PATHS = ("path", "root", "records", "log")
+
+
+def names_a_place(key: str) -> bool:
+    """Whether the values of a dotted key are paths, which say where something is and not what."""
+    return key.rpartition(".")[2] in _PATHS
+
+
+def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose paths to what is there, files or folders, are absolute."""
+    plain = dict(config)
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            plain[key] = with_absolute_paths(value)
+        elif names_a_place(key) and isinstance(value, str) and value and Path(value).exists():
+            plain[key] = str(Path(value).absolute())
+    return plain
 
 
 def check_values(config: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldx.common.rules import names_a_place
 from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER
 from ldx.models.student import Student
 from ldx.models.towers import MAP_NAME
@@ -45,7 +46,7 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         else "",
         _usage(facts),
         _folded("How the training lists were made", facts.get("provenance")),
-        _folded("The whole experiment", facts.get("config")),
+        _folded("The whole experiment", _experiment(facts)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -237,9 +238,34 @@ text by itself, and the prompt with the text:
     vllm serve {output}/{PASSAGE_TOWER} --runner pooling"""
 
 
+def _experiment(facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The config without its section prep, where the records tell how they were made."""
+    config = facts.get("config")
+    lists = (facts.get("provenance") or {}).values()
+    if not config or not lists or not all(each.get("settings") for each in lists):
+        return config
+    return {key: section for key, section in config.items() if key != "prep"}
+
+
+_PLACE = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.-]*://|[/~]|\.\.?/|[A-Za-z]:\\)")
+_HIDDEN = ("base_url", "api_key_env", "python", "wandb_project")
+
+
+def _public(value: Any, key: str = "") -> Any:
+    """A value as other people may see it: no server, and of a path the last name alone."""
+    if isinstance(value, Mapping):
+        return {k: _public(v, str(k)) for k, v in value.items() if k not in _HIDDEN}
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    if isinstance(value, str) and (names_a_place(key) or _PLACE.match(value)):
+        is_public = value.startswith(("package:", "split:")) or "@" in value or not value
+        return value if is_public and not _PLACE.match(value) else re.split(r"[/\\]", value)[-1]
+    return value
+
+
 def _folded(summary: str, values: Mapping[str, Any] | None) -> str:
     """JSON that is hidden under a line until a reader opens it."""
     if not values:
         return ""
-    text = json.dumps(values, indent=2, ensure_ascii=False)
+    text = json.dumps(_public(values), indent=2, ensure_ascii=False).replace("`", "\\u0060")
     return f"<details><summary>{summary}</summary>\n\n```json\n{text}\n```\n\n</details>"

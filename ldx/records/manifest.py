@@ -48,6 +48,7 @@ class Manifest:
       prompts: the prompts of teachers and generators, by stage.
       yields: how many items each stage received and let through.
       versions: the versions of ldx and of the libraries that made the records.
+      settings: the section `config.prep` that the records were made by; {} if they do not say.
       format_version: the version of the format of the records.
     """
 
@@ -66,6 +67,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     num_synthetic_passages: int = 0
     judges: dict[str, list[str]] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def write(self, records_dir: str | Path) -> None:
@@ -76,7 +78,8 @@ class Manifest:
 
     def provenance(self) -> dict[str, Any]:
         """How the lists were made, for a model card."""
-        keys = ("judges", "teachers", "calibration", "prompts", "yields", "seed", "versions")
+        keys = ["judges", "teachers", "calibration", "prompts", "yields"]
+        keys += ["seed", "settings", "versions"]
         return {key: value for key in keys if (value := getattr(self, key)) not in ({}, [], None)}
 
     def judges_of(self, query_type: str) -> list[str]:
@@ -157,9 +160,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "num_synthetic_passages": int,
     "judges": (dict, type(None)),
+    "settings": dict,
     "format_version": int,
 }
-_MAY_LACK = {"order_key", "num_synthetic_passages", "judges"}
+_MAY_LACK = {"order_key", "num_synthetic_passages", "judges", "settings"}
 
 
 def _problems(values: Any) -> list[str]:

@@ -7,10 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from ldx.common.configs import base_settings
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
-from ldx.common.rules import check_values
+from ldx.common.rules import check_values, names_a_place, with_absolute_paths
 from ldx.common.sections import build, check_keys, flatten_config
 from ldx.data.pipeline import num_batches
 from ldx.records.schema import check_template
@@ -219,31 +221,42 @@ def _check_warmup(optim: Mapping[str, Any], num_steps: int) -> None:
 def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
     """Refuse to go on with another config, model or data than the run began with.
 
-    A key that the run does not have is newer than the run. It must have its default of
-    configs/base.py, by which ldx does what it did before there was the key.
+    Paths may differ: what they lead to must be the same. A key that the run does not have is newer
+    than the run. It must have its default of configs/base.py, by which ldx does what it did before
+    there was the key.
 
     Raises:
       UserError: something differs; the message names every difference outside `MAY_DIFFER`.
     """
-    before, now = flatten_config(read_json(workdir / CONFIG_NAME)), flatten_config(whole)
+    before, now = map(
+        flatten_config, map(with_absolute_paths, (read_json(workdir / CONFIG_NAME), whole))
+    )
     before = {key: value for key, value in base_settings().items() if key in now} | before
-    problems = [
-        f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
-    ]
-    has_other_model = any(problem.startswith("config.model.") for problem in problems)
+    others = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    others = [key for key in others if not key.startswith(MAY_DIFFER)]
+    changes = {
+        key: f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
+        for key in others
+    }
+    problems = [change for key, change in changes.items() if not names_a_place(key)]
     for name, value in read_json(workdir / FINGERPRINTS_NAME).items():
-        if fingerprints.get(name) != value and not (name == "model" and has_other_model):
-            problems.append(f"the {name}: changed since the run began")
+        is_told = any(problem.startswith(f"config.{name}.") for problem in problems)
+        if fingerprints.get(name) != value and not is_told:
+            change = changes.get(f"{name}.path", f"the {name}: changed since the run began")
+            problems.append(change)
     if problems:
         raise UserError(
             f"{workdir} holds a run of other settings:\n{listing(problems)}\n"
             "Undo these changes, or give a new --workdir."
         )
+    for change in changes.values():
+        logging.info("%s; the run goes on", change)
 
 
 def save_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:
-    """Save the config and the fingerprints of model and data, for `check_same_run`."""
+    """Save the config and the fingerprints of model and data, for `check_same_run`.
+
+    Paths are saved as absolute ones, for commands that are given in another folder.
+    """
     write_json(workdir / FINGERPRINTS_NAME, fingerprints)
-    write_json(workdir / CONFIG_NAME, whole)
+    write_json(workdir / CONFIG_NAME, with_absolute_paths(whole))

@@ -249,6 +249,43 @@ def test_card(student: Student, minilm: Path) -> None:
     assert base_name("org/name@abc") == "org/name@abc"
 
 
+def test_a_card_tells_nothing_of_the_machine(student):
+    secret = "/home/somebody/secret"
+    config = {
+        "model": {"path": f"{secret}/minilm"},
+        "data": {"root": f"{secret}/docs", "records": "", "sources": {"a": {"root": "own/docs"}}},
+        "prep": {
+            "log": f"{secret}/queries.txt",
+            "collection": "s3://bucket/corpus",
+            "llm": {"base_url": "http://10.0.0.7:8000/v1", "model": "org/writer@abc"},
+            "python": {"score": f"{secret}/bin/python"},
+            "query_types": [f"{secret}/mine.toml", "title"],
+            "teachers": {"run": {"kind": "run_file", "path": f"{secret}/scores.tsv"}},
+        },
+        "eval": {"split": "``` <b>test</b>"},
+    }
+    card = model_card(student, {"config": config})
+    shown = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
+    assert "somebody" not in card
+    assert "10.0.0.7" not in card
+    assert "bucket" not in card
+    assert shown["model"]["path"] == "minilm"
+    assert shown["data"] == {"root": "docs", "records": "", "sources": {"a": {"root": "docs"}}}
+    assert shown["prep"]["query_types"] == ["mine.toml", "title"]
+    assert shown["prep"]["llm"] == {"model": "org/writer@abc"}
+    assert shown["prep"]["teachers"]["run"]["path"] == "scores.tsv"
+    assert shown["eval"]["split"] == "``` <b>test</b>"
+    assert card.count("```") == 4  # of two blocks: the usage and the experiment
+
+
+def test_a_card_speaks_of_the_settings_that_the_records_were_made_by(student):
+    config = {"prep": {"queries": "extractive"}, "seed": 7}
+    provenance = {"docs": {"settings": {"queries": "log"}}}
+    card = model_card(student, {"config": config, "provenance": provenance})
+    assert '"queries": "log"' in card
+    assert "extractive" not in card
+
+
 def two_towers(student: Student, *, has_map: bool = False) -> Towers:
     """Other parameters for queries; passages have the student's, and a map if `has_map`."""
     noise = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)

@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
+import json
 
 import pytest
 
 from configs import base, recipes
 from data_prep.pipeline.settings import check_prep
 from ldx.common.errors import UserError
-from ldx.common.files import write_json
+from ldx.common.files import read_json, write_json
 from ldx.models.section import MODEL_KEYS, check_model_section
 from ldx.models.student import load_student
 from ldx.training.settings import check_same_run, resolve, save_run
@@ -97,6 +98,30 @@ def test_only_logging_and_checkpoint_may_differ(tmp_path):
     write_json(tmp_path / "config.json", whole | {"seed": 1})
     with pytest.raises(UserError, match=r"config\.seed"):
         check_same_run(tmp_path, whole, {"model": "a", "lists": "b"})
+
+
+def test_a_run_goes_on_with_other_paths_to_the_same(tmp_path, monkeypatch):
+    """Of a model, of records and of judgments; the fingerprints say that they are the same."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "moved"):
+        (tmp_path / name).mkdir()
+    config = base.get_config().to_dict()
+    config["model"]["path"] = "here"
+    config["data"] |= {"root": "here", "sources": {"a": {"records": "here", "root": "here"}}}
+    config["prep"] |= {"log": "here", "teachers": {"t": {"kind": "run_file", "path": "here"}}}
+    found = {"model": "m", "lists of a": "l"}
+    save_run(tmp_path, resolve(config, 100).whole, found)
+    saved = read_json(tmp_path / "config.json")
+    for section in (saved["model"], saved["prep"]["teachers"]["t"]):
+        assert section["path"] == str(tmp_path / "here")
+    assert saved["data"]["sources"]["a"]["records"] == str(tmp_path / "here")
+    check_same_run(tmp_path, resolve(config, 100).whole, found)
+    moved = json.loads(json.dumps(config).replace('"here"', '"moved"'))
+    check_same_run(tmp_path, resolve(moved, 100).whole, found)
+    with pytest.raises(UserError, match=r"config\.model\.path: the run has '.*here', now '.*moved"):
+        check_same_run(tmp_path, resolve(moved, 100).whole, found | {"model": "other"})
+    with pytest.raises(UserError, match="the lists of a: changed since the run began"):
+        check_same_run(tmp_path, resolve(moved, 100).whole, found | {"lists of a": "other"})
 
 
 def test_a_run_that_is_older_than_a_key_goes_on_where_the_key_has_its_default(tmp_path):
