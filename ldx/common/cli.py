@@ -28,6 +28,11 @@ from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted
 
 HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
+PATH_ERRORS = (
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EIO),
+)
+"""What a path may be to blame for: of another kind, out of bounds, on a broken file system."""
 NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
@@ -257,9 +262,9 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        return _fail(f"{error.filename}: {error.strerror}")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename:
+            return _fail(f"{error.filename}: {error.strerror}")
         text = str(error)
         if isinstance(error, OSError) and error.errno == errno.EDQUOT:
             text = NO_SPACE

@@ -230,6 +230,34 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, module, flag, others, path):
 
 
 @pytest.mark.parametrize(
+    ("module", "flag", "others"),
+    [
+        ("data_prep.run", "workdir", ["--config=configs/demo.py"]),
+        ("ldx.train", "workdir", ["--config=configs/demo.py"]),
+        ("ldx.train", "config.data.root", ["--config=configs/scifact.py", "--workdir=WORK"]),
+        ("ldx.evaluate", "model", ["--dataset=absent", "--output=out"]),
+        ("ldx.search", "corpus", ["--model=absent", "query"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["too long a name", "a loop of links", "an address"])
+def test_paths_that_cannot_be(tmp_path, module, flag, others, kind):
+    """One message that names the path, whatever the path is for."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = {
+        "too long a name": tmp_path / ("x" * 300),
+        "a loop of links": tmp_path / "loop" / "x",
+        "an address": "gs://bucket/x",
+    }[kind]
+    others = [other.replace("WORK", str(tmp_path / "work")) for other in others]
+    command = [sys.executable, "-m", module, *others, f"--{flag}={path}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 2, result.stderr
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (Path(__file__).parents[2] / "gs:").exists()
+
+
+@pytest.mark.parametrize(
     ("module", "listed"),
     [
         ("ldx.train", ("--config:", "--workdir:", "--num_processes:")),
