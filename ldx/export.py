@@ -20,7 +20,6 @@ from ldx.eval.report import read_results
 from ldx.models.card import base_name, model_card
 from ldx.models.save import check_student_folder, save_towers
 from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER, read_towers
-from ldx.models.student import load_student
 from ldx.models.towers import passage_fingerprint
 from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
@@ -28,7 +27,7 @@ from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
 from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint
-from ldx.training.model import best_towers, declared_template
+from ldx.training.model import best_towers, declared_template, run_student
 from ldx.training.settings import CONFIG_NAME, Criterion
 from ldx.training.verdict import Status, Verdict, judge
 
@@ -92,7 +91,10 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
     check_student_folder(output)
     config = _read_config(workdir)
     # The folder is read back in float32, so that is what it is compared with.
-    student = load_student(**config["model"] | {"dtype": "float32", "attention": "auto"})
+    overrides = {"dtype": "float32", "attention": "auto"}
+    student, prompts = run_student(workdir, config, overrides)
+    if prompts:
+        logging.warning("the sources have different prompts; %s", _how_to_prompt(prompts))
     towers, progress = best_towers(workdir, config, student)
     verdict = judge(workdir, progress, config["train"]["select_by"])
     _check_verdict(verdict, workdir, progress, force)
@@ -107,6 +109,7 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
         "passage_template": template,
         # The card is for other people, whom this machine's folders do not concern.
         "output": output.name if output.is_absolute() else str(output),
+        "prompts": _how_to_prompt(prompts) if prompts else "",
         "has_two_towers": not towers.are_one,
         "has_passage_map": towers.passage_map is not None,
     }
@@ -123,8 +126,24 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
         texts=_check_texts(records[0]),
         passage_template=template,
         facts=declared,
+        prompts=_named_prompts(prompts),
     )
     return progress
+
+
+def _named_prompts(prompts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """The prompts of sources under the names by which sentence-transformers takes them."""
+    return {
+        f"{source}_{kind}": prompt
+        for source, pair in prompts.items()
+        for kind, prompt in zip(("query", "passage"), pair, strict=True)
+    }
+
+
+def _how_to_prompt(prompts: Mapping[str, tuple[str, str]]) -> str:
+    """How to embed with the prompts of a source."""
+    names = ", ".join(_named_prompts(prompts))
+    return f"encode(..., prompt_name=NAME) takes those of a source: {names}"
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:

@@ -164,6 +164,43 @@ def test_a_step_that_the_same_queries_chose(
     assert facts["verdict"].endswith(CHOSEN) == told
 
 
+@pytest.mark.parametrize("others", [("the ", "a "), ("find ", None)])
+def test_prompts_of_sources_are_exported(
+    workdir: Path,
+    tmp_path: Path,
+    others: tuple[str, str | None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What all sources share is the model's; what differs can be asked for by name."""
+    run = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"] |= {"passage_prompt": "a "}
+    records = str(run / "records")
+    prompts = [("the ", "a "), others]
+    config["data"]["sources"] = {
+        name: {"records": records, "query_prompt": query, "passage_prompt": passage}
+        for name, (query, passage) in zip(("one", "two"), prompts, strict=True)
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    result = export(run, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    declared = json.loads((tmp_path / "out/config_sentence_transformers.json").read_text())
+    exported, of_run = load_model(tmp_path / "out"), load_model(run, dtype="float32")
+    np.testing.assert_allclose(
+        exported.encode_queries(["wing"]), of_run.encode_queries(["wing"]), atol=1e-5
+    )
+    if others == ("the ", "a "):
+        assert declared["prompts"] == {"query": "the ", "passage": "a ", "document": "a "}
+        assert exported.student.config.query_prompt == "the "
+        return
+    assert declared["prompts"]["two_query"] == "find "
+    assert declared["prompts"]["one_query"] == "the "
+    assert declared["prompts"]["two_passage"] == declared["prompts"]["passage"] == "a "
+    assert declared["prompts"]["query"] == ""
+    assert "the sources have different prompts" in caplog.text
+    assert "one_query, one_passage, two_query" in (tmp_path / "out/README.md").read_text()
+
+
 def test_output_that_is_something_else(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     result = export(workdir, tmp_path)

@@ -229,6 +229,25 @@ def source_configs(data: Mapping[str, object], workdir: Path) -> dict[str, Sourc
     }
 
 
+def prompts_of_sources(
+    configs: Mapping[str, SourceConfig], query_prompt: str, passage_prompt: str
+) -> dict[str, tuple[str, str]]:
+    """The prompts of queries and passages by source; a source without its own has the model's.
+
+    Args:
+      configs: the sources by name.
+      query_prompt: the model's prompt for queries.
+      passage_prompt: the model's prompt for passages.
+    """
+    return {
+        name: (
+            query_prompt if config.query_prompt is None else config.query_prompt,
+            passage_prompt if config.passage_prompt is None else config.passage_prompt,
+        )
+        for name, config in configs.items()
+    }
+
+
 def lists_of_epoch(
     configs: Mapping[str, SourceConfig],
     manifests: Mapping[str, Manifest],

@@ -1,5 +1,6 @@
 """The model card of an exported student, as hubs and sentence-transformers read it."""
 
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,15 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
         `config`: the whole experiment; `provenance`: how the lists of each collection were made, by
         the manifest of its records; `results`: metrics by system, base and trained among them;
         `passage_template`: how title and text became passages; `verdict`: the verdict by dev
-        queries; `output`: the folder, as the examples name it; `has_two_towers`: whether only
+        queries; `output`: the folder, as the examples name it; `prompts`: how to
+        take the prompts of a source, where sources differ; `has_two_towers`: whether only
         queries are embedded by trained parameters, and `has_passage_map`: whether the embeddings of
         passages are mapped; `passage_model` and `passage_fingerprint`: what embeds passages, and
         the digest of all that makes an index.
     """
     base = base_name(str(facts.get("base", student.folder)))
-    collection = facts.get("collection", "one corpus")
+    facts = {**facts, "collection": _plain(facts.get("collection", "one corpus"))}
+    collection = facts["collection"]
     parts = [
         _front_matter(student, base),
         _title(base, collection, facts.get("step")),
@@ -126,14 +129,27 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
         "Steps": facts.get("step"),
         "Parameters": _alpha(facts.get("alpha", 1.0)),
         "Embeddings": f"{student.embedding_size} dimensions, {config.pooling} pooling, {norm}",
-        "Query prompt": f"`{config.query_prompt}`" if config.query_prompt else "none",
-        "Passage prompt": f"`{config.passage_prompt}`" if config.passage_prompt else "none",
-        "Passages are": f"`{template}`" if template else None,
+        "Query prompt": _code(config.query_prompt) if config.query_prompt else "none",
+        "Passage prompt": _code(config.passage_prompt) if config.passage_prompt else "none",
+        "Passages are": _code(template) if template else None,
         "Maximum length": f"queries {config.query_max_length}, "
         f"passages {config.passage_max_length} tokens",
+        "Prompts of sources": _code(facts["prompts"]) if facts.get("prompts") else None,
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     return "\n".join(["## The model", "", "| | |", "|---|---|", *lines])
+
+
+def _plain(text: str) -> str:
+    """A text of the user's, without what would be markup."""
+    return " ".join(html.escape(text, quote=False).replace("|", "&#124;").split())
+
+
+def _code(text: str) -> str:
+    """A text of the user's as code, whatever is in it."""
+    if re.search(r"[`|<\n]", text):
+        return f"<code>{html.escape(text).replace('|', '&#124;')}</code>".replace("\n", "&#10;")
+    return f"`{text}`"
 
 
 def _teachers(provenance: Mapping[str, Any]) -> str:

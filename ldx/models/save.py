@@ -37,6 +37,7 @@ from ldx.models.towers import Towers, save_passage_map
 from ldx.models.weights import WEIGHTS_NAME, load_unused, save_weights
 
 TOKENIZER_FILES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json")
+ST_CONFIG_NAME = "config_sentence_transformers.json"
 TASKS = {"query": ("query",), "passage": ("passage", "document")}
 """The names of a prompt in sentence-transformers."""
 
@@ -70,6 +71,7 @@ def save_towers(
     texts: Sequence[str],
     passage_template: str | None,
     facts: Mapping[str, Any] = types.MappingProxyType({}),
+    prompts: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
     """Write a folder that SentenceTransformer(DIR) opens.
 
@@ -87,6 +89,7 @@ def save_towers(
       passage_template: how title and text became passages; ldx joins them like this by default
         where this model is used. None: it is not recorded.
       facts: what ldx's own file in the folder says besides.
+      prompts: further prompts by name, beside those of the student.
 
     Raises:
       UserError: the folder is something else, or the check fails; nothing is left behind.
@@ -106,6 +109,7 @@ def save_towers(
         if passage_template is not None:
             declared["passage_template"] = passage_template
         write_json(temporary / EXPORT_NAME, declared | dict(facts))
+        _add_prompts(temporary, prompts)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         check_export(student, towers, temporary, texts)
 
@@ -216,13 +220,21 @@ def _write_prompts(student: Student, folder: Path, default: str | None = None) -
     prompts = dict.fromkeys(TASKS["query"], config.query_prompt)
     prompts |= dict.fromkeys(TASKS["passage"], config.passage_prompt)
     write_json(
-        folder / "config_sentence_transformers.json",
+        folder / ST_CONFIG_NAME,
         {
             "prompts": prompts,
             "default_prompt_name": default,
             "similarity_fn_name": "cosine" if config.normalize else "dot",
         },
     )
+
+
+def _add_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+    """Declare further prompts, by the names that `encode(..., prompt_name=NAME)` takes."""
+    path = folder / ST_CONFIG_NAME
+    config = read_json(path)
+    config["prompts"] = {**prompts, **config["prompts"]}
+    write_json(path, config)
 
 
 @contextlib.contextmanager

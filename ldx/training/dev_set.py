@@ -48,6 +48,9 @@ class DevSet:
       pool_size: the most passages in the pool.
       seed: the seed of the random samples.
 
+    Attributes:
+      num_lists: how many lists each loss is the mean of; known after the first evaluation.
+
     Raises:
       UserError: there is no dev list.
     """
@@ -72,6 +75,7 @@ class DevSet:
             )
         self._table = table
         self._judged = judged if len(judged) else table
+        self.num_lists: dict[str, int] = {}
         self.searched, self.pool = _choose(self._judged, num_passages, pool_size, seed)
         self._planner = planner
         self._encoder = encoder
@@ -136,8 +140,13 @@ class DevSet:
             for name, count in self._num_lists_of(lists).items():
                 sums[name] = sums.get(name, 0.0) + float(losses[name]) * int(count)
                 counts[name] = counts.get(name, 0) + int(count)
+        self.num_lists = counts
         values = {name: value / max(counts[name], 1) for name, value in sums.items()}
-        return values | {"total": self._objective.total(values)}
+        return values | {"total": self.total(values)}
+
+    def total(self, losses: Mapping[str, float]) -> float:
+        """The weighted sum of the losses, given each by name."""
+        return float(self._objective.total(losses))
 
     def _ndcg(self, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
         """nDCG@10 of each searched query."""
@@ -150,20 +159,20 @@ def evaluate_sources(
 ) -> DevValues:
     """Evaluate every source: means over each, dev/SOURCE/NAME, and over all, dev/NAME.
 
-    In the means over all, sources are weighted by their numbers of dev lists (for losses) or of
-    searched queries (for nDCG@10). Where there is one source, its means are those over all.
+    In the means over all, sources are weighted by their numbers of dev lists that have the loss, or
+    of searched queries (for nDCG@10). Where there is one source, its means are those over all.
     """
     values = {name: dev.evaluate(params, check) for name, dev in sources.items()}
     if len(values) == 1:
         return next(iter(values.values()))
-    means: dict[str, float] = {}
-    for key in dict.fromkeys(key for source in values.values() for key in source.means):
-        is_metric = key == f"dev/{METRIC}"
-        sizes = {
-            name: len(dev.searched) if is_metric else len(dev) for name, dev in sources.items()
-        }
-        whole = sum(sizes.values())
-        means[key] = sum(values[name].means[key] * size / whole for name, size in sizes.items())
+    some = next(iter(sources.values()))
+    means = {}
+    for loss in some.num_lists:
+        num_lists = {name: dev.num_lists[loss] for name, dev in sources.items()}
+        means[f"dev/{loss}"] = _mean(values, f"dev/{loss}", num_lists)
+    total = some.total({loss: means[f"dev/{loss}"] for loss in some.num_lists})
+    searched = {name: len(dev.searched) for name, dev in sources.items()}
+    means |= {"dev/total": total, f"dev/{METRIC}": _mean(values, f"dev/{METRIC}", searched)}
     own = {
         f"dev/{name}/{key.removeprefix('dev/')}": value
         for name, of_source in values.items()
@@ -176,6 +185,12 @@ def evaluate_sources(
     }
     judges = sum((dev.judges for dev in sources.values()), Counter[tuple[str, ...]]())
     return DevValues(means | own, per_query, _in_words(judges))
+
+
+def _mean(values: Mapping[str, DevValues], key: str, sizes: Mapping[str, int]) -> float:
+    """The mean over sources, weighted by their sizes; 0 where there is nothing in any."""
+    whole = max(sum(sizes.values()), 1)
+    return math.fsum(values[name].means[key] * size / whole for name, size in sizes.items())
 
 
 def _in_words(judges: Mapping[tuple[str, ...], int]) -> str:

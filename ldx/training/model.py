@@ -8,6 +8,7 @@ from absl import logging
 
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
+from ldx.data.sources import prompts_of_sources, source_configs
 from ldx.models.locate import resolve_model_path
 from ldx.models.st_folder import EXPORT_NAME, read_towers
 from ldx.models.student import Student, load_student
@@ -61,11 +62,43 @@ def load_model(path: str | Path, *, passage_template: str | None = None, **overr
     config = read_json(workdir / CONFIG_NAME)
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{workdir / CONFIG_NAME} has no section model; it is no config of ldx")
-    student = load_student(**(config["model"] | overrides))
+    student, prompts = run_student(workdir, config, overrides)
     towers, progress = best_towers(workdir, config, student)
     logging.info("%s: the parameters of step %d, the best", workdir, progress.best_step)
+    if prompts:
+        logging.warning(
+            "%s: its sources have different prompts, %s; here it embeds with %r and %r",
+            *(workdir, prompts, student.config.query_prompt, student.config.passage_prompt),
+        )
     template = passage_template or declared_template(path) or DEFAULT_TEMPLATE
     return Model(student, towers, str(path), template, get_store(workdir))
+
+
+def run_student(
+    workdir: Path, config: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[Student, dict[str, tuple[str, str]]]:
+    """The base model of a run, with the prompts that it was trained with.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's whole config.
+      overrides: arguments of `load_student` instead of the config's.
+
+    Returns:
+      The student, and nothing; or, where the run's sources have different prompts, the student with
+      the model's own, and the prompts of queries and passages by source.
+    """
+    student = load_student(**{**config["model"], **overrides})
+    own = (student.config.query_prompt, student.config.passage_prompt)
+    sources = source_configs(config["data"], workdir)
+    prompts = prompts_of_sources(sources, *own)
+    if len(set(prompts.values())) > 1:
+        return student, prompts
+    ((query_prompt, passage_prompt),) = set(prompts.values())
+    return student.with_prompts(
+        None if "query_prompt" in overrides else query_prompt,
+        None if "passage_prompt" in overrides else passage_prompt,
+    ), {}
 
 
 def _load_folder(folder: Path, name: str, overrides: dict[str, Any]) -> tuple[Student, Towers]:

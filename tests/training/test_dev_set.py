@@ -161,6 +161,27 @@ def test_several_sources_are_weighted_by_their_dev_lists(parts):
     assert alone == own["large"]
 
 
+def test_a_loss_is_weighted_by_the_lists_that_have_it(parts):
+    """InfoNCE has none of a list whose first entry was judged not to be relevant."""
+    student, _, lists, _, _ = parts
+    bad = np.array([0, -1, -1, -1], np.int32)
+    lists = [
+        dataclasses.replace(x, labels=bad, query_type="human") if i < 3 else x
+        for i, x in enumerate(lists)
+    ]
+    sets = {"one": make_dev(parts, lists[:4]), "two": make_dev(parts, lists[4:])}
+    together = make_dev(parts, lists).evaluate(student.params).means
+    values = evaluate_sources(sets, student.params).means
+    own = {name: dev.evaluate(student.params).means for name, dev in sets.items()}
+    assert [sets[name].num_lists["info_nce"] for name in sets] == [1, 2]
+    info_nce = (own["one"]["dev/info_nce"] + 2 * own["two"]["dev/info_nce"]) / 3
+    assert values["dev/info_nce"] == pytest.approx(info_nce)
+    # Each list's KL is its own, so the mean over sources is that of one source of all lists.
+    assert values["dev/listwise_kl"] == pytest.approx(together["dev/listwise_kl"])
+    total = values["dev/listwise_kl"] + 0.1 * values["dev/info_nce"]
+    assert values["dev/total"] == pytest.approx(total)
+
+
 def test_peoples_dev_queries_are_searched_and_have_no_loss(parts):
     student, texts, lists, _, encoder = parts
     record = lists[5]
