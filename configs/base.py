@@ -200,7 +200,9 @@ def get_config() -> ConfigDict:
     # ---- The final report, on human judgments.
     config.eval = evaluation = ConfigDict()
     evaluation.split = "test"  # the split of the collection's qrels; "": no report
-    evaluation.index = "auto"  # exact, scann, or auto: exact for small corpora
+    # How the report searches: exact; scann, whose recall is then in results.json; or auto, which is
+    # exact, because an index finds more of one model's best passages than of another's.
+    evaluation.index = "auto"
     evaluation.relevance_level = 1  # the least grade that is relevant to binary measures
 
     # ---- What is kept and shown. These sections may differ when a run goes on.

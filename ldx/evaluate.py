@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "Folder in BEIR layout")
     flags.DEFINE_string("split", "test", "Split of its qrels")
     flags.DEFINE_string("output", None, "Folder for metrics.json, per_query.tsv and run.trec")
-    flags.DEFINE_enum("index", "auto", list(IndexKind), "How to search")
+    flags.DEFINE_enum("index", "auto", list(IndexKind), "How to search; auto is exact here")
     flags.DEFINE_string("baseline", None, "TREC run file to compare with")
     flags.DEFINE_integer(
         "relevance_level", 1, "Least grade that is relevant to R, RR and AP", lower_bound=1
@@ -115,7 +115,8 @@ def evaluate(
       output: a folder for metrics.json, per_query.tsv and run.trec; None writes nothing. Embeddings
         are kept there until the run is written, and a stopped call goes on from them.
       baseline: a TREC run file to compare with, query by query.
-      index: how to search: auto, exact or scann.
+      index: how to search: exact, scann, whose recall is then in the report, or auto, which is
+        exact.
       relevance_level: the least grade that is relevant to R, RR and AP.
       k: results a query.
       exclude_self: remove passages that have their query's own id.

@@ -72,6 +72,9 @@ def test_what_a_run_leaves(finished):
     whole = json.loads((finished / "config.json").read_text())
     assert whole["optim"]["warmup_steps"] == 1
     results = json.loads((finished / "results.json").read_text())
+    searched = {system for system, facts in results.items() if "index" in facts}
+    assert searched == {"base", "trained"}
+    assert (results["base"]["index"], results["base"]["recall_of_index"]) == ("exact", 1.0)
     assert set(results) == {"base", "trained"}
     report = (finished / "report.txt").read_text()
     assert (finished / "stdout").read_text() == report

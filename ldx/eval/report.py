@@ -5,6 +5,7 @@ which `MetricResult.facts` gives them; docs/report.md lists the names.
 """
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class Outcome:
       runs: the runs by system, base first.
       scores: the metrics of every query, by system.
       results: the metrics of every system, compared with the base.
+      searched: how the passages of a system were searched, where this is known.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Outcome:
     runs: Mapping[str, Run]
     scores: Mapping[str, Scores]
     results: Mapping[str, Results]
+    searched: Mapping[str, Facts] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -125,7 +128,12 @@ class Outcome:
 
 
 def score_runs(
-    name: str, dataset: Dataset, runs: Mapping[str, Run], relevance_level: int, collection: str = ""
+    name: str,
+    dataset: Dataset,
+    runs: Mapping[str, Run],
+    relevance_level: int,
+    collection: str = "",
+    searched: Mapping[str, Facts] = types.MappingProxyType({}),
 ) -> Outcome:
     """Score the runs of all systems, among them the base model, on the collection of a source.
 
@@ -135,6 +143,7 @@ def score_runs(
       runs: the runs by system.
       relevance_level: the least grade that is relevant.
       collection: the collection's name for a source without one; "": that of its folder.
+      searched: how the passages of a system were searched, as `evaluate_embeddings` says.
     """
     scores = {
         system: score_run(dataset.qrels, run, relevance_level=relevance_level)
@@ -144,13 +153,17 @@ def score_runs(
         system: summarize(system_scores, None if system == BASE else scores[BASE])
         for system, system_scores in scores.items()
     }
-    return Outcome(name, name or collection or dataset.root.name, dataset, runs, scores, results)
+    title = name or collection or dataset.root.name
+    return Outcome(name, title, dataset, runs, scores, results, searched)
 
 
 def facts_by_system(outcomes: Sequence[Outcome]) -> dict[str, Facts]:
     """The content of results.json: facts by system, or by SOURCE/system for several sources."""
     return {
-        f"{outcome.name}/{system}" if outcome.name else system: flat(results)
+        f"{outcome.name}/{system}" if outcome.name else system: {
+            **flat(results),
+            **outcome.searched.get(system, {}),
+        }
         for outcome in outcomes
         for system, results in outcome.results.items()
     }

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, write_json
+from ldx.common.files import atomic_write, read_json, write_json
 from ldx.data.sources import SourceConfig, source_configs
 from ldx.eval.beir import Dataset, load_dataset, qrels_files
 from ldx.eval.metrics import METRIC, Run, read_run, write_run
@@ -24,6 +24,7 @@ from ldx.eval.report import (
     BASE,
     RESULTS_NAME,
     TRAINED,
+    Facts,
     Outcome,
     facts_by_system,
     format_table,
@@ -141,7 +142,14 @@ class _Work:
         """The results of every system on the judgments of every source."""
         level = self.config["eval"]["relevance_level"]
         return [
-            score_runs(name, source.dataset, _runs(self, name, source), level, source.collection)
+            score_runs(
+                name,
+                source.dataset,
+                _runs(self, name, source),
+                level,
+                source.collection,
+                _searched(self.workdir / REPORT_FOLDER / name),
+            )
             for name, source in self.judged.items()
         ]
 
@@ -214,6 +222,12 @@ def _tables(outcome: Outcome) -> str:
 
 def _dev_lines(workdir: Path) -> list[dict[str, float]]:
     return [line for line in read_metrics(workdir) if f"dev/{METRIC}" in line]
+
+
+def _searched(folder: Path) -> dict[str, Facts]:
+    """How the passages of each model were searched, as its run's facts have it."""
+    paths = {system: folder / f"{system}.json" for system in (BASE, TRAINED)}
+    return {system: read_json(path) for system, path in paths.items() if path.is_file()}
 
 
 def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from ldx.common.types import IndexKind
 from ldx.eval.beir import CorpusTexts, Dataset
 from ldx.eval.metrics import DEPTH, Run
 from ldx.eval.report import Facts
@@ -76,13 +77,15 @@ def evaluate_embeddings(
       dataset: its queries and passages, in their order, are what was embedded.
       query_embeddings: float32 [Q, D].
       passage_embeddings: float32 [N, D].
-      index: of `search`.
+      index: of `search`, but "auto" is exact: an index finds more of one model's best passages
+        than of another's, and what is measured are models.
       k: results a query.
       exclude_self: whether to remove the passage that has the id of the query.
 
     Returns:
       The run, and the facts index and recall_of_index.
     """
+    index = IndexKind.EXACT if index == IndexKind.AUTO else index
     result = search(query_embeddings, passage_embeddings, k + exclude_self, index)
     doc_ids = dataset.corpus.doc_ids
     run: Run = {}
@@ -157,7 +160,7 @@ def retrieve(
       dataset: what to search.
       student: the model.
       towers: its parameters.
-      index: of `search`.
+      index: of `evaluate_embeddings`.
       k: results a query.
       exclude_self: whether to remove the passage that has the id of the query; where
         `queries_are_passages` it is removed in any case.

@@ -58,6 +58,15 @@ def test_a_cache_changes_nothing_but_what_a_second_run_embeds(tiny_bert, tmp_pat
     assert sizes[5:] == [4, 2]
 
 
+def test_models_are_measured_by_exact_search_whatever_the_size(monkeypatch) -> None:
+    """ScaNN finds more of one model's best passages than of another's."""
+    monkeypatch.setattr("ldx.retrieval.search.MIN_SCANN_PASSAGES", 1)
+    dataset = make_dataset({"a": "lift of a wing"})
+    vectors = np.eye(4, dtype=np.float32)
+    _, facts = evaluate_embeddings(dataset, vectors[:1], vectors, k=2, index="auto")
+    assert facts == {"index": "exact", "recall_of_index": 1.0}
+
+
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_the_own_passage_goes_only_on_request(exclude_self: bool) -> None:
     dataset = make_dataset({"a": "lift of a wing", "q": "other"})
