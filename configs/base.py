@@ -184,6 +184,10 @@ def get_config() -> ConfigDict:
     # towers "query" the best on dev of those among .25, .5, .75, 1.25 and 1.5 that beat 1 by a
     # paired test (p < .05); else 1. A number is taken as it is.
     train.alpha = nullable("auto", object)
+    # Workdirs of other finished runs of the same model, such as those of other seeds: after
+    # training, the mean of their parameters and this run's is tried by the same rule. With towers
+    # "query" the mean of the run's own last checkpoints always is.
+    train.average_with = ()
     train.patience = 2  # evaluations in a row without improvement before the run stops
     train.dev_pool = 10_000  # the most passages in which dev queries are searched
     # The next keys say how the work is cut; the result is the same. They may differ when a run goes

@@ -25,10 +25,10 @@ from ldx.records.manifest import Manifest
 from ldx.records.schema import HUMAN_DEV
 from ldx.records.sets import PassageSet, PassageTexts
 from ldx.retrieval.retrieve import DEFAULT_TEMPLATE
-from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress, is_workdir, no_checkpoint
 from ldx.training.model import best_towers, declared_template, run_student
 from ldx.training.settings import CONFIG_NAME, Criterion
+from ldx.training.variants import formula, read_tried
 from ldx.training.verdict import Status, Verdict, judge
 
 NUM_CHECK_TEXTS = 100
@@ -105,7 +105,7 @@ def _export(workdir: Path, output: Path, force: bool) -> Progress:
         **_data_facts(manifests),
         **_run_facts(workdir, config, verdict, manifests),
         "step": progress.best_step,
-        "alpha": progress.alpha,
+        "parameters": formula(progress.kept),
         "passage_template": template,
         # The card is for other people, whom this machine's folders do not concern.
         "output": output.name if output.is_absolute() else str(output),
@@ -185,7 +185,7 @@ def _run_facts(
     # People's dev queries have no loss, so where each source has some no loss was of these queries.
     has_others = all(m.num_lists.get("dev", {}).get(HUMAN_DEV) for m in manifests)
     flattered = config["train"]["select_by"] == Criterion.NDCG or not has_others
-    flattered |= config["train"].get("alpha") == "auto" and bool(read_alphas(workdir)[0])
+    flattered |= config["train"].get("alpha") == "auto" and bool(read_tried(workdir).alphas)
     return {
         "base": config["model"]["path"],
         "losses": config["loss"],

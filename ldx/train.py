@@ -33,7 +33,7 @@ from ldx.report.result import RunResult
 from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective, make_objective
 from ldx.training.advice import report_advice
-from ldx.training.checkpoint import Checkpoints, Progress, read_progress
+from ldx.training.checkpoint import Checkpoints, Progress, check_others, read_progress
 from ldx.training.guide import add_guide, load_guide
 from ldx.training.leakage import report_leakage
 from ldx.training.loop import TrainingLoop
@@ -165,6 +165,7 @@ def _read(config: dict[str, Any], workdir: Path) -> _Inputs:
         unit_norm=student.config.normalize, embedding_size=student.embedding_size
     )
     guide = load_guide(config["guide"], objective)
+    check_others(settings, student.fingerprint)
     fingerprints = {"model": student.fingerprint} | _record_fingerprints(manifests)
     if guide:
         fingerprints["guide"] = guide.fingerprint

@@ -149,6 +149,10 @@ RULES: Mapping[str, Rule] = {
     "train.stop_on": one_of("loss", "ndcg", None),
     "train.select_by": one_of("ndcg", "loss"),
     "train.alpha": number("auto", over=0, most=2),
+    "train.average_with": Rule(
+        lambda value: isinstance(value, list | tuple) and all(map(TEXT.accepts, value)),
+        "folders in brackets",
+    ),
     "train.patience": whole(1),
     "train.dev_pool": whole(1),
     "train.microbatch_tokens": whole(1, "auto"),
@@ -206,7 +210,7 @@ ELSEWHERE = (
 """Sections whose keys are checked where they are described, and those with names of the user's."""
 
 
-_PATHS = ("path", "root", "records", "log")
+_PATHS = ("path", "root", "records", "log", "average_with")
 
 
 def names_a_place(key: str) -> bool:
@@ -220,9 +224,16 @@ def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             plain[key] = with_absolute_paths(value)
-        elif names_a_place(key) and isinstance(value, str) and value and Path(value).exists():
-            plain[key] = str(Path(value).absolute())
+        elif names_a_place(key) and isinstance(value, list | tuple):
+            plain[key] = [_absolute(each) for each in value]
+        elif names_a_place(key):
+            plain[key] = _absolute(value)
     return plain
+
+
+def _absolute(path: Any) -> Any:
+    is_there = isinstance(path, str) and path and Path(path).exists()
+    return str(Path(path).absolute()) if is_there else path
 
 
 def check_values(config: Mapping[str, Any]) -> None:

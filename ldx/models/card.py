@@ -24,7 +24,8 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
       student: the model.
       facts: what the card says, all optional. `base`: the path of the base model; `collection`:
         what it was trained for; `num_lists`: the number of training lists; `losses`: settings by
-        loss; `step`: the step of the parameters; `alpha`: they are base + alpha (step - base);
+        loss; `step`: the step of the parameters; `parameters`: what
+        they are, where not those of the step;
         `config`: the whole experiment; `provenance`: how the lists of each collection were made, by
         the manifest of its records; `results`: metrics by system, base and trained among them;
         `passage_template`: how title and text became passages; `verdict`: the verdict by dev
@@ -127,7 +128,7 @@ def _facts(student: Student, base: str, facts: Mapping[str, Any]) -> str:
         "Teachers": _teachers(facts.get("provenance") or {}),
         "Losses": _losses(facts.get("losses") or {}),
         "Steps": facts.get("step"),
-        "Parameters": _alpha(facts.get("alpha", 1.0)),
+        "Parameters": facts.get("parameters"),
         "Embeddings": f"{student.embedding_size} dimensions, {config.pooling} pooling, {norm}",
         "Query prompt": _code(config.query_prompt) if config.query_prompt else "none",
         "Passage prompt": _code(config.passage_prompt) if config.passage_prompt else "none",
@@ -158,11 +159,6 @@ def _teachers(provenance: Mapping[str, Any]) -> str:
         f"{t['name']} ({base_name(t['model'])})" if t.get("model") else t["name"] for t in teachers
     ]
     return ", ".join(dict.fromkeys(names))
-
-
-def _alpha(alpha: float) -> str | None:
-    """How far the parameters went from the base model's; None: as far as training took them."""
-    return None if alpha == 1 else f"base + {alpha:g} (trained - base)"
 
 
 def _losses(losses: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from ldx.report.common import NoData
 from ldx.report.html import Html, details, figure, join, note, table
 from ldx.report.plots import Point
 from ldx.training.checkpoint import Progress
+from ldx.training.variants import Tried
 
 MAX_POINTS = 240
 LENGTH_BYTES = 12  # of a TFRecord's head: the record's length and the checksum of that length
@@ -69,24 +70,23 @@ def curves_section(lines: Sequence[Line], progress: Progress, metric: str) -> Ht
     return join([figure(image, caption), details("Every evaluation on the dev lists", evaluations)])
 
 
-def alpha_section(tried: Mapping[float, float], chosen: float, base: float, metric: str) -> Html:
-    """What base + alpha (trained - base) has on dev; nothing where no alpha was tried.
+def alpha_section(tried: Tried, base: float, metric: str) -> Html:
+    """What base + alpha (best - base), and means, have on dev; nothing where nothing was tried.
 
     Args:
-      tried: the dev metric by alpha.
-      chosen: the alpha that is kept.
+      tried: what was tried, and what is kept.
       base: the dev metric of the base model, which is alpha 0.
       metric: the dev metric, such as nDCG@10.
     """
-    if not tried:
+    if len(tried.alphas) < 2 and not tried.means:
         return join([])
-    values = dict(sorted({**tried, 0.0: base}.items()))
+    values = dict(sorted({**tried.alphas, 0.0: base}.items()))
     caption = (
-        f"Parameters base + alpha (trained - base): alpha 0 is the base model and 1 the best step. "
-        f"Alpha {chosen:g} is kept. Where train.alpha is auto, another one than 1 is kept only if "
-        "a paired test says that it is better (p under .05)."
+        "Parameters base + alpha (best step - base): alpha 0 is the base model, 1 the best step. "
+        f"{tried.text[:1].upper()}{tried.text[1:]}. Where train.alpha is auto, another than the "
+        "best step is kept only if a paired test says that it is better (p under .05)."
     )
-    image = plots.to_svg(lambda: plots.alphas(values, chosen, metric), "alpha", caption)
+    image = plots.to_svg(lambda: plots.alphas(values, tried, metric), "alpha", caption)
     return figure(image, caption)
 
 

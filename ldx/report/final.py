@@ -39,10 +39,10 @@ from ldx.report.human_judgments import NO_JUDGMENTS
 from ldx.report.page import FinishedRun, make_page
 from ldx.retrieval.retrieve import CACHE_NAME, drop_self, excludes_self, retrieve
 from ldx.retrieval.store import get_store
-from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress, read_progress
 from ldx.training.metrics_writer import read_metrics
 from ldx.training.model import best_towers
+from ldx.training.variants import read_tried
 from ldx.training.verdict import Verdict
 
 REPORT_NAME = "report.txt"
@@ -205,9 +205,9 @@ def _training_text(workdir: Path, progress: Progress) -> str:
         lines.append(f"the base model is what is kept: dev {METRIC} {before:.4f}")
     else:
         lines.append(f"best step {progress.best_step}: dev {METRIC} {before:.4f} -> {best:.4f}")
-    tried, alpha = read_alphas(workdir)
-    if alpha != 1:
-        lines.append(f"alpha {alpha:g} is kept, with dev {METRIC} {tried[alpha]:.4f}")
+    tried = read_tried(workdir)
+    if tried.kept:
+        lines.append(f"dev {METRIC}: {tried.text}")
     return "\n".join(lines) + "\n"
 
 

@@ -37,11 +37,11 @@ from ldx.report.dev_scores import SYSTEMS, make_dev_scores
 from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
 from ldx.retrieval.store import get_store
-from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import read_dev_values
 from ldx.training.leakage import read_leakage
 from ldx.training.metrics_writer import read_metrics
+from ldx.training.variants import read_tried
 from ldx.training.verdict import Verdict
 
 
@@ -121,7 +121,7 @@ def _training(run: FinishedRun, lines: Sequence[Mapping[str, Any]]) -> Html:
     except UserError:
         return body
     mean = sum(base.values()) / len(base)
-    alphas = curves.alpha_section(*read_alphas(run.workdir), mean, METRIC)
+    alphas = curves.alpha_section(read_tried(run.workdir), mean, METRIC)
     return join([body, alphas, note(f"Dev {METRIC} is of {judged_by}.")])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ldx.common.files import atomic_write
 from ldx.report.html import Html, escape
+from ldx.training.variants import Tried, alpha_of, in_words
 
 Figure = Any  # matplotlib is imported where it is used
 
@@ -148,18 +149,22 @@ def curves(
     return figure
 
 
-def alphas(values: Mapping[float, float], chosen: float, metric: str) -> Figure:
-    """The dev metric of base + alpha (trained - base) by alpha, with a mark for what is kept.
+def alphas(values: Mapping[float, float], tried: Tried, metric: str) -> Figure:
+    """The dev metric of base + alpha (best step - base) by alpha, and of means of models.
 
     Args:
       values: the metric by alpha, in ascending order; 0 is the base model.
-      chosen: the alpha that is kept.
+      tried: what else was tried, and what is kept, which is marked.
       metric: the dev metric, such as nDCG@10.
     """
     figure, (axes,) = _subplots(height=2.8)
     axes.plot(list(values), list(values.values()), "o-", color=COLOURS["trained"])
-    kept = f"kept: alpha {chosen:g}"
-    axes.plot(chosen, values[chosen], "*", color=COLOURS["best"], markersize=15, label=kept)
+    for name, mean in tried.means.items():
+        axes.axhline(mean, color=COLOURS["trained"], linestyle="--", label=in_words(name))
+    kept = f"kept: {in_words(tried.kept)}"
+    alpha = alpha_of(tried.kept)
+    height = tried.means.get(tried.kept, values.get(alpha, 0.0))
+    axes.plot(alpha, height, "*", color=COLOURS["best"], markersize=15, label=kept)
     axes.axhline(values[0.0], color=COLOURS["base"], linestyle=":", label="base model")
     axes.set(xlabel="alpha", ylabel=metric, title=f"Dev {metric} between the models and beyond")
     axes.margins(y=0.15)

@@ -19,10 +19,19 @@ from ldx.common.files import read_json, write_json
 from ldx.common.quiet import quiet_orbax
 from ldx.common.types import Params
 from ldx.step.state import TrainState
-from ldx.training.alpha import interpolate
+from ldx.training.settings import CONFIG_NAME, FINGERPRINTS_NAME, Settings
+from ldx.training.variants import (
+    BEST_STEP,
+    CHECKPOINTS,
+    RUNS,
+    alpha_name,
+    alpha_of,
+    interpolate,
+)
 
 PROGRESS_NAME = "progress.json"
 CHECKPOINTS_NAME = "checkpoints"
+MEAN_NAME = "mean"  # beside the checkpoints, where a mean of models is kept
 UNFINISHED_SUFFIX = ".orbax-checkpoint-tmp"
 PREP_NAME = "prep"  # what the stages of data_prep pass on
 NUM_LAST = 2
@@ -41,7 +50,8 @@ class Progress:
     num_bad_evaluations: int = 0
     stop_reason: str = ""
     metrics_bytes: int = 0
-    chosen_alpha: float | None = None  # chosen after the last step; None: not yet
+    # Chosen after the last step: what is kept of it (`ldx.training.variants`). None: not yet.
+    variant: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -50,13 +60,13 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether training has ended, and alpha is chosen."""
-        return self.ended and self.chosen_alpha is not None
+        """Whether training has ended, and what is kept is chosen."""
+        return self.ended and self.variant is not None
 
     @property
-    def alpha(self) -> float:
-        """What is kept is base + alpha (best step - base)."""
-        return 1.0 if self.chosen_alpha is None else self.chosen_alpha
+    def kept(self) -> str:
+        """The variant of the best step that is kept; the step as it is until one is chosen."""
+        return self.variant or BEST_STEP
 
 
 def read_progress(workdir: Path) -> Progress | None:
@@ -70,8 +80,11 @@ def read_progress(workdir: Path) -> Progress | None:
         return None
     try:
         stored = read_json(path)
-        # Older runs kept the best step as it was, and compared with its nDCG@10.
-        older = {"chosen_alpha": 1.0, "highest_ndcg": stored.get("best_ndcg", -1.0)}
+        # The oldest runs kept the best step as it was, later ones an alpha; all of them compared
+        # with the best step's nDCG@10.
+        alpha = stored.pop("chosen_alpha", 1.0)
+        variant = None if alpha is None else alpha_name(alpha)
+        older = {"variant": variant, "highest_ndcg": stored.get("best_ndcg", -1.0)}
         return Progress(**{**older, **stored})
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: not written by this version of ldx ({error})") from None
@@ -94,6 +107,7 @@ class Checkpoints:
         )
         together = ocp.options.MultiprocessingOptions()
         self._workdir = workdir
+        self._processes = alone if read_only else together
         if not read_only and here == 0:
             _remove_unfinished(workdir / CHECKPOINTS_NAME)
         self._manager = ocp.CheckpointManager(
@@ -102,7 +116,7 @@ class Checkpoints:
                 enable_async_checkpointing=False,
                 create=not read_only,
                 read_only=read_only,
-                multiprocessing_options=alone if read_only else together,
+                multiprocessing_options=self._processes,
             ),
             item_names=("params", "opt_state"),
         )
@@ -173,10 +187,36 @@ class Checkpoints:
         step = jax.device_put(jax.numpy.full_like(state.step, progress.step), state.step.sharding)
         return TrainState(step, params, opt_state)
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are on disk, ascending."""
+        return sorted(self._manager.all_steps())
+
     @quiet_orbax()
-    def restore_best(self, params: Params, progress: Progress) -> Params:
-        """The best parameters, with the shapes and shardings of `params`."""
-        return _restore(self._manager, progress.best_step, "params", params, self._workdir)
+    def restore_step(self, params: Params, step: int) -> Params:
+        """The parameters of a step, with the shapes and shardings of `params`."""
+        return _restore(self._manager, step, "params", params, self._workdir)
+
+    @quiet_orbax()
+    def save_mean(self, params: Params) -> None:
+        """Save parameters that are no step's, in place of those that were saved before."""
+        with self._checkpointer() as checkpointer:
+            checkpointer.save((self._workdir / MEAN_NAME).absolute(), params, force=True)
+
+    @quiet_orbax()
+    def restore_mean(self, params: Params) -> Params:
+        """What `save_mean` saved, with the shapes and shardings of `params`."""
+        target = _shapes_of(params)
+        try:
+            with self._checkpointer() as checkpointer:
+                return checkpointer.restore((self._workdir / MEAN_NAME).absolute(), target)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(f"{self._workdir}/{MEAN_NAME}: missing or damaged\n{error}") from None
+
+    def _checkpointer(self) -> ocp.Checkpointer:
+        """Orbax's reader and writer of parameters that are no step's."""
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=self._processes)
+        return ocp.Checkpointer(handler, multiprocessing_options=self._processes)
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -215,13 +255,42 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, Progress]:
         if progress is None or progress.evaluated_step < 0:
             raise no_checkpoint(workdir)
         try:
-            trained = Checkpoints(workdir, read_only=True).restore_best(params, progress)
-            return interpolate(params, trained, progress.alpha), progress
+            checkpoints = Checkpoints(workdir, read_only=True)
+            if progress.kept in (CHECKPOINTS, RUNS):
+                return checkpoints.restore_mean(params), progress
+            trained = checkpoints.restore_step(params, progress.best_step)
+            return interpolate(params, trained, alpha_of(progress.kept)), progress
         except UserError:
             # A run that goes on deletes a checkpoint when a better one is in place.
             seen, progress = progress, read_progress(workdir)
             if progress is None or progress.best_step == seen.best_step:
                 raise
+
+
+def check_others(settings: Settings, model: str) -> None:
+    """Refuse runs in `train.average_with` that this one cannot be averaged with.
+
+    Args:
+      settings: those of this run.
+      model: the fingerprint of its base model.
+
+    Raises:
+      UserError: there is no finished run, or it is of another model, or trains something else.
+    """
+    for folder in map(Path, settings.train.average_with):
+        where = f"config.train.average_with: {folder}"
+        progress = read_progress(folder)
+        if progress is None or not progress.finished or not progress.best_step:
+            raise UserError(f"{where}: wanted a finished run that is better than its base model")
+        if read_json(folder / FINGERPRINTS_NAME).get("model") != model:
+            raise UserError(f"{where}: a run of another base model, prompt or maximum length")
+        train = read_json(folder / CONFIG_NAME)["train"]
+        for key in ("towers", "passage_map"):
+            if train[key] != getattr(settings.train, key):
+                raise UserError(
+                    f"{where}: its train.{key} is {train[key]!r}, that of this run is "
+                    f"{getattr(settings.train, key)!r}"
+                )
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:
@@ -230,9 +299,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, wo
             f"{workdir / PROGRESS_NAME} names step {step}, but checkpoints/{step} is missing; "
             "restore that folder, or train again in a new --workdir"
         )
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-    )
+    target = _shapes_of(like)
     logging.debug("restoring %s of step %d", item, step)
     try:
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
@@ -245,3 +312,10 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, wo
     shapes = jax.tree.map(lambda x: x.shape, restored)
     assert shapes == jax.tree.map(lambda x: x.shape, like), "Orbax restored other shapes"
     return restored
+
+
+def _shapes_of(params: Any) -> Any:
+    """The shapes, types and shardings of arrays, in which Orbax restores."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+    )

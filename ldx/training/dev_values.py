@@ -24,28 +24,28 @@ class DevValues:
     judged_by: str
 
 
-def write_dev_values(workdir: Path, step: int, values: DevValues, alpha: float = 1.0) -> None:
+def write_dev_values(workdir: Path, step: int, values: DevValues, variant: str = "") -> None:
     """Keep nDCG@10 of every query at an evaluated step, for tests that pair queries.
 
     Args:
       workdir: the run's folder.
       step: the step.
       values: what was measured.
-      alpha: of what: base + alpha (step - base).
+      variant: of what: the step as it is, or what `ldx.training.variants` made of it.
     """
     write_json(
-        _values_path(workdir, step, alpha),
+        _values_path(workdir, step, variant),
         {"metric": METRIC, "judged_by": values.judged_by, "per_query": values.per_query},
     )
 
 
-def read_dev_values(workdir: Path, step: int, alpha: float = 1.0) -> tuple[dict[str, float], str]:
+def read_dev_values(workdir: Path, step: int, variant: str = "") -> tuple[dict[str, float], str]:
     """nDCG@10 by query at a step, and whose queries and judgments these are.
 
     Raises:
       UserError: the step was not evaluated.
     """
-    path = _values_path(workdir, step, alpha)
+    path = _values_path(workdir, step, variant)
     if not path.is_file():
         raise UserError(f"{path} is missing: was step {step} evaluated by this version of ldx?")
     stored = read_json(path)
@@ -54,9 +54,9 @@ def read_dev_values(workdir: Path, step: int, alpha: float = 1.0) -> tuple[dict[
     return stored["per_query"], judged_by if "queries" in judged_by else f"{judged_by} queries"
 
 
-def _values_path(workdir: Path, step: int, alpha: float) -> Path:
+def _values_path(workdir: Path, step: int, variant: str) -> Path:
     folder = workdir / "dev"
-    return folder / f"{step:06d}.json" if alpha == 1 else folder / "alpha" / f"{alpha:g}.json"
+    return folder / "alpha" / f"{variant}.json" if variant else folder / f"{step:06d}.json"
 
 
 def evaluated_steps(workdir: Path) -> list[int]:

@@ -19,14 +19,23 @@ from ldx.models.towers import split_passage_map
 from ldx.parallel import processes
 from ldx.parallel.mesh import put, replicated
 from ldx.step.result import StepResult
-from ldx.training.alpha import choose_alpha, interpolate, mean, write_alphas
-from ldx.training.checkpoint import Checkpoints, Progress
+from ldx.training.checkpoint import Checkpoints, Progress, best_params
 from ldx.training.dev_set import evaluate_sources
 from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
 from ldx.training.parts import Parts
 from ldx.training.settings import Criterion, Settings
 from ldx.training.step_log import StepLog
+from ldx.training.variants import (
+    BEST_STEP,
+    CHECKPOINTS,
+    RUNS,
+    alpha_name,
+    average,
+    choose,
+    interpolate,
+    write_tried,
+)
 from ldx.training.verdict import advice_on
 
 
@@ -118,8 +127,8 @@ class TrainingLoop:
             if self.agreement.save_is_due:
                 self._settle()
                 self._save()
-        if progress.chosen_alpha is None:
-            self._choose_alpha()
+        if progress.variant is None:
+            self._choose_variant()
             self._save()
 
     def _between_microbatches(self) -> None:
@@ -165,37 +174,55 @@ class TrainingLoop:
         if self.progress.ended:
             logging.info("training ended at step %d: %s", step, self.progress.stop_reason)
 
-    def _choose_alpha(self) -> None:
-        """Try parameters before and beyond the best step, and note what is best on dev."""
+    def _choose_variant(self) -> None:
+        """Try parameters beside those of the best step, and note what is best on dev."""
         progress, train = self.progress, self.settings.train
-        if not progress.best_step or not train.alphas:
-            if train.alphas and train.alpha != "auto":
+        tried, keys, means = {}, {}, {}
+        for variant, params in self._variants() if progress.best_step else ():
+            tried[variant] = evaluate_sources(self.parts.dev, params, self.check)
+            keys[variant] = self._key(params)
+            if variant in (CHECKPOINTS, RUNS):
+                means[variant] = params
+        if not tried:
+            if not progress.best_step and train.alpha not in ("auto", 1):
                 logging.info("the base model is kept, so train.alpha=%s has no use", train.alpha)
-            progress.chosen_alpha = 1.0
+            progress.variant = BEST_STEP
             return
-        base = put(jax.tree.map(np.asarray, self.parts.base), replicated(self.parts.mesh))
-        trained = self.parts.step.whole_params(self.state)
-        if progress.best_step != progress.step:
-            trained = self.checkpoints.restore_best(trained, progress)
-        evaluated, keys = {}, {}
-        for alpha in train.alphas:
-            params = interpolate(base, trained, alpha)
-            evaluated[alpha] = evaluate_sources(self.parts.dev, params, self.check)
-            keys[alpha] = self._key(params)
         if processes.is_primary():
-            for alpha, values in evaluated.items():
-                write_dev_values(self.workdir, progress.best_step, values, alpha)
-        per_query = {alpha: each.per_query for alpha, each in evaluated.items()}
-        per_query[1.0], _ = read_dev_values(self.workdir, progress.best_step)
-        chosen = choose_alpha(per_query) if train.alpha == "auto" else float(train.alpha)
-        progress.chosen_alpha = processes.from_primary({"alpha": chosen})["alpha"]
-        for alpha, key in keys.items():  # the report asks for those of what is kept
-            if alpha != progress.chosen_alpha:
+            for variant, values in tried.items():
+                write_dev_values(self.workdir, progress.best_step, values, variant)
+        per_query = {variant: each.per_query for variant, each in tried.items()}
+        per_query[BEST_STEP], _ = read_dev_values(self.workdir, progress.best_step)
+        variants = list(per_query)
+        kept = choose(per_query) if train.alpha == "auto" else alpha_name(float(train.alpha))
+        number = processes.from_primary({"kept": variants.index(kept)})["kept"]
+        progress.variant = variants[int(number)]
+        for variant, key in keys.items():  # the report asks for those of what is kept
+            if variant != progress.kept:
                 self._drop(key)
+        if progress.kept in means:
+            self.checkpoints.save_mean(means[progress.kept])
         if processes.is_primary():
-            write_alphas(self.workdir, per_query, progress.alpha)
-        numbers = "  ".join(f"{alpha:g} {mean(x):.4f}" for alpha, x in sorted(per_query.items()))
-        logging.info("dev %s by alpha: %s; alpha %g is kept", METRIC, numbers, progress.alpha)
+            tried_in_all = write_tried(self.workdir, per_query, progress.kept)
+            logging.info("dev %s: %s", METRIC, tried_in_all.text)
+
+    def _variants(self) -> Iterator[tuple[str, Params]]:
+        """What is tried beside the best step: alphas, and means of models."""
+        progress, train = self.progress, self.settings.train
+        base = put(jax.tree.map(np.asarray, self.parts.base), replicated(self.parts.mesh))
+        like = self.parts.step.whole_params(self.state)
+        trained = like
+        if progress.best_step != progress.step:
+            trained = self.checkpoints.restore_step(like, progress.best_step)
+        for alpha in train.alphas:
+            yield alpha_name(alpha), interpolate(base, trained, alpha)
+        steps = [step for step in self.checkpoints.steps if step > 0]
+        if train.tries_checkpoints and len(steps) > 1:
+            yield CHECKPOINTS, average([self.checkpoints.restore_step(like, n) for n in steps])
+        if train.average_with:
+            others = [best_params(folder, self.parts.base)[0] for folder in train.average_with]
+            others = [put(jax.tree.map(np.asarray, x), replicated(self.parts.mesh)) for x in others]
+            yield RUNS, average([trained, *others])
 
     def _drop_embeddings(self, params: Params) -> None:
         """Drop the embeddings by all steps but the best; the report asks for those of the best."""

@@ -87,6 +87,7 @@ class TrainConfig:
     select_by: Criterion = Criterion.NDCG
     towers: TrainedTowers = TrainedTowers.BOTH
     alpha: float | str = "auto"
+    average_with: tuple[str, ...] = ()
     passage_map: str = ""
 
     def __post_init__(self) -> None:
@@ -96,6 +97,12 @@ class TrainConfig:
                 f"config.train.towers=query has; it is {self.towers}"
             )
 
+        if self.average_with and self.alpha != "auto":
+            raise UserError(
+                f"config.train.alpha={self.alpha} says what is kept, so nothing could become of "
+                "config.train.average_with; leave alpha at auto"
+            )
+
     @property
     def alphas(self) -> tuple[float, ...]:
         """The values beside 1 that are tried after training."""
@@ -103,6 +110,11 @@ class TrainConfig:
             # With both towers, every value would have all dev passages embedded once more.
             return ALPHAS if self.towers == TrainedTowers.QUERY else ()
         return (float(self.alpha),) if float(self.alpha) != 1 else ()
+
+    @property
+    def tries_checkpoints(self) -> bool:
+        """Whether the mean of the last checkpoints is tried after training; see `alphas`."""
+        return self.alpha == "auto" and self.towers == TrainedTowers.QUERY
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from ldx.eval.metrics import METRIC, SIGNIFICANT, Comparison, compare
 from ldx.records.schema import Judge
 from ldx.training.advice import read_advice
-from ldx.training.alpha import mean
 from ldx.training.checkpoint import Progress
 from ldx.training.dev_values import evaluated_steps, read_dev_values
 from ldx.training.settings import Criterion
+from ldx.training.variants import in_words, mean
 
 CEILING = 0.95
 """The dev nDCG@10 of a base model from which on there is hardly room for a better one."""
@@ -99,7 +99,7 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
     step = progress.best_step
     before, judged_by = read_dev_values(workdir, 0)
     advice = [advice_on(before, judged_by, select_by), *read_advice(workdir)]
-    after, _ = read_dev_values(workdir, step, progress.alpha)
+    after, _ = read_dev_values(workdir, step, progress.kept)
     comparison = compare(after, before)
     base, trained = mean(before), mean(after)
     queries = f"{len(before)} {judged_by}"
@@ -141,8 +141,8 @@ def judge(workdir: Path, progress: Progress, select_by: str = Criterion.NDCG) ->
 
 def _kept(progress: Progress) -> str:
     """What is kept, in words."""
-    alpha = f", alpha {progress.alpha:g}" if progress.alpha != 1 else ""
-    return f"step {progress.best_step}{alpha}"
+    variant = f", {in_words(progress.kept)}" if progress.kept else ""
+    return f"step {progress.best_step}{variant}"
 
 
 def _status(comparison: Comparison) -> Status:

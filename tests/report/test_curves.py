@@ -4,6 +4,7 @@ import numpy as np
 
 from ldx.report.curves import MAX_POINTS, alpha_section, step_seconds, thin
 from ldx.training.metrics_writer import MetricsWriter
+from ldx.training.variants import Tried
 
 
 def write_times(workdir, steps, seconds):
@@ -37,7 +38,9 @@ def test_thinning_keeps_the_mean_and_the_last_step():
 
 
 def test_alphas_are_plotted_with_the_base_model_at_zero():
-    html = str(alpha_section({1.0: 0.5, 1.5: 0.6, 0.5: 0.45}, 1.5, 0.4, "nDCG@10"))
+    tried = Tried({1.0: 0.5, 1.5: 0.6, 0.5: 0.45}, {"runs": 0.55}, "1.5")
+    html = str(alpha_section(tried, 0.4, "nDCG@10"))
     assert "kept: alpha 1.5" in html
+    assert "the mean of this and other runs 0.5500" in html
     assert html.count("<svg") == 1
-    assert str(alpha_section({}, 1.0, 0.4, "nDCG@10")) == ""
+    assert str(alpha_section(Tried(), 0.4, "nDCG@10")) == ""

@@ -14,13 +14,14 @@ import ldx.evaluate
 import ldx.export
 import ldx.train
 from ldx.common.configs import load_config
+from ldx.common.errors import UserError
 from ldx.common.interrupt import Interrupted
 from ldx.models.student import load_student
 from ldx.retrieval.encoder import Encoder
 from ldx.training import loop
-from ldx.training.alpha import read_alphas
 from ldx.training.checkpoint import best_params, read_progress
 from ldx.training.model import load_model
+from ldx.training.variants import CHECKPOINTS, average, read_tried
 from tests import toy
 from tests.test_train import last_state, metrics, start_and_kill, train, train_here
 
@@ -112,40 +113,90 @@ def test_a_stop_while_alphas_are_tried_costs_nothing(config, tmp_path, monkeypat
     with pytest.raises(Interrupted):
         ldx.train.train(load_config(config), workdir)
     progress, lines = read_progress(workdir), (workdir / "metrics.jsonl").read_bytes()
-    assert (progress.ended, progress.finished, progress.alpha) == (True, False, 1.0)
+    assert (progress.ended, progress.finished, progress.kept) == (True, False, "")
     monkeypatch.undo()
     ldx.train.train(load_config(config), workdir)
-    tried, chosen = read_alphas(workdir)
-    assert sorted(tried) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
-    assert read_progress(workdir) == dataclasses.replace(progress, chosen_alpha=chosen)
+    tried = read_tried(workdir)
+    assert list(tried.alphas) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert read_progress(workdir) == dataclasses.replace(progress, variant=tried.kept)
     assert (workdir / "metrics.jsonl").read_bytes() == lines
     assert (workdir / "report.txt").is_file()
 
 
-def test_an_automatic_alpha_is_what_everything_speaks_of(config, finished, tmp_path, monkeypatch):
-    """Here 1.5 wins: the verdict, the report's text, the model and the export are of it."""
+@pytest.fixture(scope="module")
+def other_seed(config, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("other")
+    whole = load_config(config)
+    whole.seed = 1
+    ldx.train.train(whole, workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("variant", "told", "card"),
+    [
+        ("1.5", "alpha 1.5", "base + 1.5 (trained - base)"),
+        ("checkpoints", "the mean of the last checkpoints", "the mean of the last checkpoints"),
+        ("runs", "the mean of this and other runs", "the mean of this and other runs"),
+    ],
+)
+def test_what_is_kept_is_what_everything_speaks_of(
+    config, finished, other_seed, tmp_path, monkeypatch, variant, told, card
+):
+    """Where it wins: the verdict, the report's text, the model and the export are of it."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     progress = json.loads((workdir / "progress.json").read_text())
-    (workdir / "progress.json").write_text(json.dumps(progress | {"chosen_alpha": None}))
+    (workdir / "progress.json").write_text(json.dumps(progress | {"variant": None}))
     for name in ("report.txt", "results.json", "alpha.json"):
         (workdir / name).unlink()
     shutil.rmtree(workdir / "report")
-    monkeypatch.setattr(loop, "choose_alpha", lambda per_query: 1.5)
-    result = ldx.train.train(load_config(config), workdir)
-    assert read_progress(workdir).alpha == 1.5
-    tried, chosen = read_alphas(workdir)
-    assert chosen == 1.5
-    assert f"alpha 1.5 is kept, with dev nDCG@10 {tried[1.5]:.4f}" in result.text
-    assert result.verdict.trained == pytest.approx(tried[1.5])
-    assert "kept: alpha 1.5" in result.page.read_text()
-    before, after = (load_model(folder).towers.query for folder in (finished, workdir))
+    monkeypatch.setattr(loop, "choose", lambda per_query: variant)
+    whole = load_config(config)
+    whole.train.average_with = (str(other_seed),)
+    result = ldx.train.train(whole, workdir)
+    assert read_progress(workdir).kept == variant
+    tried = read_tried(workdir)
+    assert tried.kept == variant
+    assert set(tried.means) == {"checkpoints", "runs"}
+    value = {1.5: tried.alphas[1.5], **tried.means}[1.5 if variant == "1.5" else variant]
+    assert f"{told} {value:.4f}" in result.text
+    assert f"{told} is kept" in result.text
+    assert result.verdict.trained == pytest.approx(value)
+    assert f"step {read_progress(workdir).best_step}, {told})" in result.verdict.text
+    assert f"kept: {told}" in result.page.read_text()
+    before, other, after = (
+        load_model(folder).towers.query for folder in (finished, other_seed, workdir)
+    )
+    if variant == "runs":
+        expected = average([before, other])
+        for ours, theirs in zip(*map(jax.tree.leaves, (after, expected)), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
     )
     ldx.export.export(workdir, tmp_path / "export", force=True)
-    assert "base + 1.5 (trained - base)" in (tmp_path / "export" / "README.md").read_text()
+    assert card in (tmp_path / "export" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"average_with": ("/nowhere",)}, "wanted a finished run"),
+        ({"average_with": ("OTHER",), "passage_map": "linear"}, "its train.passage_map is ''"),
+        ({"average_with": ("OTHER",), "alpha": 0.5}, "alpha=0.5 says what is kept"),
+        ({"average_with": "OTHER"}, "wanted folders in brackets"),
+    ],
+)
+def test_runs_that_cannot_be_averaged(config, other_seed, tmp_path, change, message):
+    whole = load_config(config)
+    plain = json.loads(json.dumps(change).replace("OTHER", str(other_seed)))
+    for key, value in plain.items():
+        with whole.train.ignore_type():
+            whole.train[key] = tuple(value) if isinstance(value, list) else value
+    with pytest.raises(UserError, match=message):
+        ldx.train.train(whole, tmp_path / "run")
 
 
 def test_an_unknown_tower_is_refused(config, tmp_path):
@@ -172,16 +223,16 @@ def test_several_sources_have_their_own_passages(config, tmp_path):
 
 def test_alpha_is_chosen_on_dev_or_taken_as_given(config, finished, tiny_bert, tmp_path):
     """The model of the run is base + alpha (best step - base), for whoever loads it."""
-    tried, chosen = read_alphas(finished)
-    assert sorted(tried) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
-    assert chosen in tried
-    assert read_progress(finished).alpha == chosen
+    tried = read_tried(finished)
+    assert list(tried.alphas) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert set(tried.means) == {CHECKPOINTS}
+    assert read_progress(finished).kept == tried.kept
     workdir = tmp_path / "half"
     shutil.copytree(finished, workdir)
     base = load_student(tiny_bert).params
     whole, kept = best_params(workdir, base)
     progress = json.loads((workdir / "progress.json").read_text())
-    (workdir / "progress.json").write_text(json.dumps(progress | {"chosen_alpha": 0.5}))
+    (workdir / "progress.json").write_text(json.dumps(progress | {"variant": "0.5"}))
     half, _ = best_params(workdir, base)
     assert kept.best_step > 0
     for ours, trained, before in zip(*map(jax.tree.leaves, (half, whole, base)), strict=True):
@@ -203,7 +254,7 @@ def test_a_passage_map_is_trained_beside_the_query_tower(config, tiny_bert, tmp_
     flags = ("--config.train.passage_map=linear", "--config.optim.passage_map_learning_rate=0.001")
     result = train(config, workdir, *flags, "--config.train.alpha=1.5")
     assert result.returncode == 0, result.stderr
-    assert read_progress(workdir).alpha == 1.5
+    assert read_progress(workdir).kept == "1.5"
     assert "alpha 1.5" in result.stdout.splitlines()[-1]
     model = load_model(workdir)
     assert read_progress(workdir).best_step > 0
