@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.corpora import api_docs
 from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs
+from data_prep.corpora.cut import find_cuts
 from data_prep.corpora.health import RejectCounts, health_report, plot_lengths, render
 from data_prep.corpora.hub_judgments import fetch_judgments
 from data_prep.corpora.near_duplicates import NearDuplicates, find_near_duplicates
@@ -23,6 +24,7 @@ from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace
 from ldx.common.files import atomic_write, write_json
 from ldx.common.progress import progress_bar
+from ldx.data.tokens import Texts
 from ldx.eval import beir
 from ldx.eval.passages import hub_name, read_passages
 from ldx.eval.rows import BadRow, find_json_lines
@@ -159,15 +161,23 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         seed=config.seed,
     )
     test_qrels = qrels.get(config.eval.split, {})
+    test_queries = [text for query_id, text in queries.items() if query_id in test_qrels]
+    of_people = [t for q, t in queries.items() if q in qrels.get(prep.human_split, {})]
+    of_kinds: dict[str, Texts] = {
+        "passages": texts,
+        "test queries": test_queries,
+        "people's queries": of_people,
+    }
     report = health_report(
         (passage_set[row] for row in range(num_passages)),
         template=config.data.passage_template,
         max_chars=config.data.max_chars,
         rejects=rejects.counts,
         near_duplicates=duplicates,
-        test_queries=[text for query_id, text in queries.items() if query_id in test_qrels],
-        train_queries=[t for q, t in queries.items() if q in qrels.get(prep.human_split, {})],
+        test_queries=test_queries,
+        train_queries=of_people,
         qrels=qrels,
+        cuts=find_cuts(config.model, {what: each for what, each in of_kinds.items() if len(each)}),
     )
     write_json(workspace.prep / "health.json", report)
     with atomic_write(workspace.prep / "health.txt") as file:

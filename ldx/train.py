@@ -34,6 +34,7 @@ from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective, make_objective
 from ldx.training.advice import report_advice
 from ldx.training.checkpoint import Checkpoints, Progress, check_others, read_progress
+from ldx.training.cut import report_cut
 from ldx.training.guide import add_guide, load_guide
 from ldx.training.leakage import report_leakage
 from ldx.training.loop import TrainingLoop
@@ -201,6 +202,7 @@ def _open(
     if processes.is_primary():
         datasets = {name: each.dataset for name, each in inputs.judged.items()}
         report_leakage(workdir, sources, datasets, settings.eval.relevance_level)
+        report_cut(workdir, sources, datasets, student)
         report_advice(workdir, inputs.manifests)
     if inputs.guide:
         sources = add_guide(sources, inputs.guide, workdir)

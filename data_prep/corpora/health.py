@@ -4,6 +4,7 @@ The report takes one pass over the passages, and needs 8 bytes of memory a passa
 """
 
 import array
+import dataclasses
 import re
 import unicodedata
 from collections import Counter
@@ -18,6 +19,7 @@ from data_prep.corpora.near_duplicates import NearDuplicates, Reason
 from ldx.common.files import atomic_write
 from ldx.common.progress import progress_bar
 from ldx.common.texts import only_words
+from ldx.data.cut import Cut
 from ldx.eval.beir import Qrels
 from ldx.eval.rows import BadRow
 from ldx.records.schema import Passage, passage_text
@@ -64,6 +66,7 @@ def health_report(
     test_queries: Sequence[str] = (),
     train_queries: Iterable[str] = (),
     qrels: Mapping[str, Qrels] | None = None,
+    cuts: Sequence[Cut] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """A report of what a user should know about a corpus before spending days on it.
@@ -77,6 +80,7 @@ def health_report(
       test_queries: the texts of the queries of the test split.
       train_queries: the texts of the queries that people wrote for training.
       qrels: the judgments by split.
+      cuts: what the student's maximum lengths cut off.
       progress: whether to show a progress bar.
 
     Returns:
@@ -101,6 +105,7 @@ def health_report(
         "passages": num_passages,
         "with_title": num_titles,
         "rejected": (rejects or RejectCounts()).report(),
+        "cut_by_model": [dataclasses.asdict(cut) for cut in cuts],
         **{name: part.report() for name, part in parts.items()},
     }
 
@@ -284,6 +289,8 @@ def render(report: Mapping[str, Any]) -> str:
         lines.append((name, ", ".join(values)))
     if lengths["max_chars"] is not None:
         lines.append((f"cut at {lengths['max_chars']:,}", _share(lengths["cut"], num)))
+    for number, cut in enumerate(Cut(**each) for each in report["cut_by_model"]):
+        lines.append(("" if number else "cut by the model", cut.text))
     lines += _duplicate_lines(report["near_duplicates"], num)
     rejected = report["rejected"]
     by_reason = [f"{count:,} {reason}" for reason, count in rejected["by_reason"].items()]

@@ -156,17 +156,7 @@ def load_tower(
         declares.
     """
     _check_choices(given.get("pooling"), attention, dtype)
-    declared = read_st_folder(folder)
-    hf_config = declared.transformer / "config.json"
-    bert_config = BertConfig.from_hf(hf_config)
-    tokenizer = Tokenizer(declared.transformer, lower_case=declared.lower_case)
-    if tokenizer.vocab_size > bert_config.vocab_size:
-        raise UserError(
-            f"{declared.transformer}: tokenizer.json has {tokenizer.vocab_size} tokens, the model "
-            f"has {bert_config.vocab_size}; they are not of one model"
-        )
-    config = _student_config(declared, bert_config.max_length, given)
-    _check_lengths(config, bert_config, tokenizer, hf_config)
+    declared, bert_config, tokenizer, config = _read_declared(folder, given)
     implementation = choose_attention(attention, JAX_DTYPES[dtype])
     graphdef, params = _load_bert(
         declared,
@@ -196,6 +186,38 @@ def load_tower(
         student_fingerprint,
         architecture,
     )
+
+
+def read_tokenizer(path: str | Path, **given: Any) -> tuple[Tokenizer, StudentConfig]:
+    """What puts texts to a model, without its weights.
+
+    Args:
+      path: a model, as of `load_student`.
+      **given: pooling, normalize, prompts and lengths; what is None or left out is as the folder
+        declares.
+
+    Raises:
+      UserError: as `load_student`.
+    """
+    _, _, tokenizer, config = _read_declared(resolve_model_path(path), given)
+    return tokenizer, config
+
+
+def _read_declared(
+    folder: Path, given: Mapping[str, Any]
+) -> tuple[Declared, BertConfig, Tokenizer, StudentConfig]:
+    declared = read_st_folder(folder)
+    hf_config = declared.transformer / "config.json"
+    bert_config = BertConfig.from_hf(hf_config)
+    tokenizer = Tokenizer(declared.transformer, lower_case=declared.lower_case)
+    if tokenizer.vocab_size > bert_config.vocab_size:
+        raise UserError(
+            f"{declared.transformer}: tokenizer.json has {tokenizer.vocab_size} tokens, the model "
+            f"has {bert_config.vocab_size}; they are not of one model"
+        )
+    config = _student_config(declared, bert_config.max_length, given)
+    _check_lengths(config, bert_config, tokenizer, hf_config)
+    return declared, bert_config, tokenizer, config
 
 
 def load_params(student: Student, folder: Path) -> Params:

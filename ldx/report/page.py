@@ -38,6 +38,7 @@ from ldx.report.html import Html, element, join, note, page, paragraph
 from ldx.report.training_data import data_section, settings_section, versions
 from ldx.retrieval.store import get_store
 from ldx.training.checkpoint import Progress
+from ldx.training.cut import read_cut
 from ldx.training.dev_values import read_dev_values
 from ldx.training.leakage import read_leakage
 from ldx.training.metrics_writer import read_metrics
@@ -98,7 +99,9 @@ def make_page(run: FinishedRun, check: Callable[[], None] = lambda: None) -> Pat
         "Student and teacher": lambda: _of_dev(scores_section, dev, problems),
         "Entropy of the lists": lambda: _of_dev(entropy_section, dev, problems),
         "Distinct passages and time": lambda: curves.work_section(lines, run.workdir),
-        "Training data": lambda: data_section(run.manifests, read_leakage(run.workdir)),
+        "Training data": lambda: data_section(
+            run.manifests, read_leakage(run.workdir), read_cut(run.workdir)
+        ),
         "Settings and versions": lambda: settings_section(run.config, run.manifests),
     }
     sections = [
@@ -206,6 +209,7 @@ def _write_data(
         "results": facts_by_system(run.outcomes),
         "dev_lists": {lists.title: summary(lists) for lists in dev},
         "versions": versions(),
+        "cut": {name: [vars(cut) for cut in each] for name, each in read_cut(run.workdir).items()},
         "leakage": {name: vars(each) for name, each in read_leakage(run.workdir).items()},
         "records": {name or m.collection: m.provenance() for name, m in run.manifests.items()},
     }

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldx.common.versions import installed_versions
+from ldx.data.cut import Cut
 from ldx.records.coverage import Coverage
 from ldx.records.manifest import Manifest
 from ldx.report.common import NoData
@@ -27,25 +28,31 @@ SPLITS = ("train", "dev")
 Facts = Mapping[str, Any]
 
 
-def data_section(manifests: Mapping[str, Manifest], leakage: Mapping[str, Leakage]) -> Html:
+def data_section(
+    manifests: Mapping[str, Manifest],
+    leakage: Mapping[str, Leakage],
+    cuts: Mapping[str, Sequence[Cut]],
+) -> Html:
     """Counts, yields of filters, agreement and calibration, and what is shared with the test.
 
     Args:
       manifests: of the sources' records.
       leakage: what training lists and test share, by source; a source without a test has none.
+      cuts: what the model's maximum lengths cut off, by source.
     """
     if not manifests:
         raise NoData("The records' manifests could not be read.")
     parts = [
-        subsection(name, *_source_parts(manifest, leakage.get(name)))
+        subsection(name, *_source_parts(manifest, leakage.get(name), cuts.get(name, ())))
         for name, manifest in manifests.items()
     ]
     return join(parts)
 
 
-def _source_parts(manifest: Manifest, leakage: Leakage | None) -> list[Html]:
+def _source_parts(manifest: Manifest, leakage: Leakage | None, cuts: Sequence[Cut]) -> list[Html]:
     by_type, graded = (_facts(manifest, stage) for stage in ("calibrate", "grade"))
     parts = [_lists_table(manifest), *_coverage_parts(manifest), *_leakage_parts(leakage)]
+    parts += _cut_table(cuts)
     parts += _graded_tables(graded)
     parts += _filter_tables(by_type)
     parts += _agreement_table(by_type)
@@ -192,6 +199,22 @@ def _leakage_parts(leakage: Leakage | None) -> list[Html]:
         "judged passages alone are none, for the corpus is given."
     )
     return [table(["", "number"], rows, caption=caption), note(about)]
+
+
+def _cut_table(cuts: Sequence[Cut]) -> list[Html]:
+    rows = [
+        [
+            cut.what,
+            f"{cut.num_texts:,}",
+            cut.limit,
+            f"{cut.num_cut / max(cut.num_texts, 1):.1%}",
+            f"{cut.num_lost / max(cut.num_tokens, 1):.1%}",
+        ]
+        for cut in cuts
+    ]
+    caption = "What the model's maximum lengths cut off"
+    names = ["texts", "number", "tokens at most", "texts that are cut", "tokens cut off"]
+    return [table(names, rows, caption=caption)] if rows else []
 
 
 def _calibration_parts(manifest: Manifest, by_type: Facts) -> list[Html]:
