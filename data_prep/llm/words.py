@@ -2,11 +2,9 @@
 
 import re
 
-_TWO_A_WORD = (
-    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_FOUR_A_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_PIECE = re.compile(f"[{_TWO_A_WORD}{_FOUR_A_WORD}]|[^\\s{_TWO_A_WORD}{_FOUR_A_WORD}]+")
+from ldx.common.texts import FOUR_A_WORD, TWO_A_WORD
+
+_PIECE = re.compile(f"[{TWO_A_WORD}{FOUR_A_WORD}]|[^\\s{TWO_A_WORD}{FOUR_A_WORD}]+")
 
 
 def num_words(text: str) -> float:
@@ -40,9 +38,9 @@ def _bare(piece: str) -> str:
 
 
 def _weight(piece: str) -> float:
-    if re.match(f"[{_TWO_A_WORD}]", piece):
+    if re.match(f"[{TWO_A_WORD}]", piece):
         return 0.5
-    return 0.25 if re.match(f"[{_FOUR_A_WORD}]", piece) else 1.0
+    return 0.25 if re.match(f"[{FOUR_A_WORD}]", piece) else 1.0
 
 
 def copies(query: str, passage: str, max_copied_words: int) -> bool:

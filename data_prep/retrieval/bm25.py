@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from data_prep.retrieval.analyzer import Analyzer
 from ldx.common.files import atomic_write, locked, read_json, write_json
@@ -195,6 +196,18 @@ class Bm25:
             for place, word, value in zip(places.tolist(), counts, hashes, strict=True)
             if len(self._terms) and self._terms[place] == value
         ]
+
+
+def warn_of_no_matches(num_without: int, num_queries: int, what: str) -> None:
+    """Warn where BM25 finds no passage for most of some queries."""
+    if 2 * num_without > num_queries:
+        logging.log_first_n(  # queries come in shards
+            logging.WARNING,
+            "BM25 finds nothing for %d of %d %s: they share no word with any passage, so it is of "
+            "no use as a retriever or in a teacher (are queries and passages of one language?)",
+            1,
+            *(num_without, num_queries, what),
+        )
 
 
 class _WordHashes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.corpora.passages import Passages, doc_ids_where
 from data_prep.pipeline.workspace import Workspace
-from data_prep.retrieval.bm25 import Bm25, Matches
+from data_prep.retrieval.bm25 import Bm25, Matches, warn_of_no_matches
 from data_prep.retrieval.dense import DenseModel, model_fingerprint
 from data_prep.retrieval.fusion import Retrieved, top_rows
 from data_prep.retrieval.run_table import read_run_table
@@ -48,11 +48,14 @@ class Bm25Retriever:
 
     def find(self, queries: Sequence[str], query_ids: Sequence[str]) -> Iterator[Retrieved]:
         """The passages found for each query, one query at a time: one may match every passage."""
+        num_without = 0
         for matches in self._index.match_all(queries):
+            num_without += not len(matches.rows)
             searched = ~self._excluded[matches.rows]
             ranking = top_rows(matches.rows[searched], matches.scores[searched], self._depth)
             moments = matches.moments(self._index.num_passages)
             yield Retrieved(ranking, matches.scores_of, moments)
+        warn_of_no_matches(num_without, len(queries), "queries")
 
 
 class DenseRetriever:

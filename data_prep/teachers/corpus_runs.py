@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.retrieval.bm25 import Bm25
+from data_prep.retrieval.bm25 import Bm25, warn_of_no_matches
 from data_prep.retrieval.fusion import top_rows
 from data_prep.teachers.hybrid_weight import hybrid_scores
 from ldx.common.progress import progress_bar
@@ -77,6 +77,7 @@ def find_runs(
       hybrids: the hybrids whose scores, times their shares, add up to the teacher's; without any
         there is no run of the teacher.
     """
+    num_without = 0
     names = list(Baseline) if hybrids else [Baseline.BM25]
     runs: dict[Baseline, Run] = {name: {} for name in names}
     query_ids, texts = list(queries), list(queries.values())
@@ -88,6 +89,7 @@ def find_runs(
             lexical = np.zeros((len(texts[part]), len(passages)), np.float32)
             for i, matches in enumerate(bm25.match_all(texts[part])):
                 lexical[i, matches.rows] = matches.scores
+                num_without += not len(matches.rows)
             scores = {Baseline.BM25: lexical}
             if hybrids:
                 dense = {
@@ -97,9 +99,12 @@ def find_runs(
                 scores[Baseline.TEACHER] = _teacher_scores(_z_scores(lexical), dense, hybrids)
             for name, by_query in scores.items():
                 for query_id, values in zip(query_ids[part], by_query, strict=True):
-                    best = top_rows(rows, values, DEPTH).tolist()
+                    # BM25 does not rank a passage that shares no word with the query.
+                    found = np.flatnonzero(values) if name == Baseline.BM25 else rows
+                    best = top_rows(found, values[found], DEPTH).tolist()
                     runs[name][query_id] = {passages[i].doc_id: float(values[i]) for i in best}
             bar.update(len(texts[part]))
+    warn_of_no_matches(num_without, len(texts), "test queries")
     return runs
 
 

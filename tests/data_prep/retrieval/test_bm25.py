@@ -59,12 +59,26 @@ def reference_scores(corpus, queries):
         ("turkish", "İstanbul IŞIK", ["istanbul", "ışık"]),
         ("french", unicodedata.normalize("NFD", "élève"), ["élev"]),
         ("hindi", "किताबें और किताब", ["किताब", "और", "किताब"]),
+        # Scripts that do not set words apart: every two letters, and what stands between as ever.
+        ("", "线性方程组。解", ["线性", "性方", "方程", "程组", "解"]),
+        ("", "iPhone15手机壳2个", ["iphone15", "手机", "机壳", "个"]),
+        ("", "ネコは好き", ["ネコ", "コは", "は好", "好き"]),
+        ("", "น้ำ ไทย", ["น้", "้ำ", "ไท", "ทย"]),
+        ("english", "the 水 systems", ["水", "system"]),
     ],
 )
 def test_terms(language, text, terms):
     analyzer = Analyzer(language)
     assert analyzer.terms([text, ""]) == [terms, []]
     assert analyzer.terms([]) == []
+
+
+def test_chinese_is_found_by_its_words(tmp_path):
+    texts = ["线性方程组的求解方法", "矩阵的特征值", "数组排序"]
+    index = Bm25.open_or_build(tmp_path, texts, key="k", language="english")
+    assert index.match("求解方程").rows.tolist() == [0]
+    assert index.match("特征值分解").rows.tolist() == [1]
+    assert index.match("sorting").rows.tolist() == []
 
 
 def test_an_index_of_another_language_is_another_index(tmp_path):
