@@ -7,9 +7,11 @@ layout is first converted to it in WORKDIR/dataset. The collection itself is nev
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from data_prep.corpora import api_docs
 from data_prep.corpora.collection import API_DOCS, BEIR, collection_inputs
@@ -22,6 +24,7 @@ from data_prep.engines.shards import check_rejects
 from data_prep.pipeline.settings import QueryOrigin, query_origins
 from data_prep.pipeline.stage import Stage, run_as_command
 from data_prep.pipeline.workspace import Workspace
+from ldx.common.errors import UserError
 from ldx.common.files import atomic_write, write_json
 from ldx.common.progress import progress_bar
 from ldx.data.tokens import Texts
@@ -184,6 +187,7 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         file.write(render(report) + "\n")
     plot_lengths(report, workspace.prep / "health.png")
     print(render(report))
+    _check_script(workspace, report)
     roles.save(workspace.prep / ROLES_NAME)
     return {
         "passages": num_passages,
@@ -195,6 +199,27 @@ def _work(workspace: Workspace) -> dict[str, Any]:
         "get queries": int(roles.gets_queries.sum()),
         **counts,
     }
+
+
+def _check_script(workspace: Workspace, report: Mapping[str, Any]) -> None:
+    """Refuse to cut queries out of texts that the rules for it are not made for.
+
+    Raises:
+      UserError: most passages are mainly not in Latin letters, and nothing else gives queries.
+    """
+    origins = query_origins(workspace.settings.queries)
+    others = report["letters"]["passages_mainly_not_latin"]
+    if QueryOrigin.EXTRACTIVE not in origins or 2 * others <= report["passages"]:
+        return
+    message = (
+        f"config.prep.queries={workspace.settings.queries!r}: {others:,} of "
+        f"{report['passages']:,} passages are mainly not in Latin letters, and extractive queries "
+        "are cut by rules for English; take queries from a log (prep.queries=log), have a language "
+        "model write them (llm), or take people's (human)"
+    )
+    if len(origins) == 1:
+        raise UserError(message)
+    logging.warning("%s", message)
 
 
 def _outputs(workspace: Workspace) -> list[Path]:

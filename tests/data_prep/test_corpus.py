@@ -89,3 +89,18 @@ def test_the_report_allows_as_many_bad_rows_as_the_preparation(root, tiny_bert, 
     config["prep"]["max_rejects"] = 0.01
     with pytest.raises(UserError, match=r"3 bad row\(s\), more than 0.01 of all"):
         judged_datasets(tmp_path, config, sources, {"": manifest})
+
+
+@pytest.mark.parametrize(
+    ("queries", "is_refused"), [("extractive", True), ("log+extractive", False), ("human", False)]
+)
+def test_texts_that_no_query_can_be_cut_out_of(root, tiny_bert, tmp_path, queries, is_refused):
+    edit(
+        root, lambda i, line: json.dumps({**json.loads(line), "title": "", "text": f"矩阵方程{i}"})
+    )
+    prep = {"queries": queries, "log": "split:train", "drop_near_duplicates": False}
+    if is_refused:
+        with pytest.raises(UserError, match=r"60 of 60 passages are mainly not in Latin letters"):
+            run_stage(root, tiny_bert, tmp_path, **prep)
+    else:
+        run_stage(root, tiny_bert, tmp_path, **prep)
