@@ -22,6 +22,12 @@ NOT_FOUND = (404, 405)
 AWAY = (429, 502, 503, 504)
 """Statuses that, after all retries, mean a problem of the server and not of one request."""
 
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds before the first and the last time that a request with an odd answer is sent again."""
+RETRIES_OF_A_STRANGER = 2
+"""How often that is tried where the server has given no answer yet, so that it may not be one."""
+_sleep = asyncio.sleep
+
 for _name in ("openai", "httpx2", "httpcore2"):  # they log every request
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -118,6 +124,24 @@ class OpenAiLlm:
                 task.cancel()
 
     async def _ask(self, client: Any, request: Request) -> Answer:
+        """The answer to a request; one that is none is asked for again, then set aside."""
+        for retry in range(self._config.max_retries + 1):
+            if retry:
+                await _sleep(min(FIRST_WAIT * 2 ** (retry - 1), LONGEST_WAIT))
+            try:
+                return await self._ask_once(client, request)
+            except _OddAnswer as odd:
+                words = self._clean(str(odd))
+            if not self._has_answered and retry == RETRIES_OF_A_STRANGER:
+                break
+        if self._has_answered:
+            return Answer("", "", f"not an answer of OpenAI's chat completions: {words}")
+        raise UserError(  # the page of another kind of server
+            f"{self._config.base_url}: not an answer of OpenAI's chat completions: {words}. Is "
+            "config.prep.llm.base_url right?"
+        )
+
+    async def _ask_once(self, client: Any, request: Request) -> Answer:
         import openai
 
         config, sampling = self._config, request.sampling
@@ -146,18 +170,11 @@ class OpenAiLlm:
             return Answer("", "", self._words(error))
         except openai.APIConnectionError as error:
             raise UserError(self._away(self._words(error))) from None
-        return self._read(completion)
-
-    def _read(self, completion: Any) -> Answer:
-        choices = getattr(completion, "choices", None)
-        if not choices:  # the page of another kind of server, or an error with status 200
-            raise UserError(
-                f"{self._config.base_url}: not an answer of OpenAI's chat completions: "
-                f"{self._clean(str(completion))}. Is config.prep.llm.base_url right?"
-            )
+        except (openai.APIError, ValueError) as error:  # such as JSON that is cut, or none
+            raise _OddAnswer(f"{type(error).__name__}: {error}") from None
+        answer = _read(completion)
         self._has_answered = True
-        choice = choices[0]
-        return Answer(choice.message.content or "", choice.finish_reason or "")
+        return answer
 
     async def _check_server(self, client: Any) -> None:
         """Raise a UserError if the server cannot be reached, or if its address lacks the /v1."""
@@ -243,6 +260,31 @@ class OpenAiLlm:
         if self._key != NO_KEY:
             words = words.replace(self._key, "***")
         return words if len(words) <= 500 else words[:500] + "…"
+
+
+class _OddAnswer(Exception):
+    """What a server sent with status 200 is no answer."""
+
+
+def _read(completion: Any) -> Answer:
+    """The answer in a completion.
+
+    Raises:
+      _OddAnswer: there is none, or it is no text.
+    """
+    choices = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if choice is None or message is None:
+        raise _OddAnswer(str(completion))
+    content = message.content
+    if isinstance(content, list):  # parts, of which those of other types hold no answer
+        texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
+        content = "".join(text for text in texts if isinstance(text, str))
+    if content is not None and not isinstance(content, str):
+        raise _OddAnswer(str(completion))
+    reason = choice.finish_reason
+    return Answer(content or "", reason if isinstance(reason, str) else "")
 
 
 class _Started:

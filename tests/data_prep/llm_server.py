@@ -94,9 +94,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         is_text = isinstance(content, str)
         data = content.encode() if is_text else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/html" if is_text else "application/json")
+        headers = {"Content_Type": "text/html" if is_text else "application/json"} | (headers or {})
         self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)

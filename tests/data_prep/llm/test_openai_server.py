@@ -52,6 +52,7 @@ def waits(monkeypatch):
         await asyncio.sleep(0)
 
     monkeypatch.setattr("anyio.sleep", sleep)
+    monkeypatch.setattr("data_prep.llm.openai_server._sleep", sleep)
     return seconds
 
 
@@ -219,7 +220,56 @@ def test_a_server_need_not_list_its_models(server, make):
     assert make(max_retries=0).generate([request("x")]) == [Answer("echo x", "stop")]
 
 
-def test_another_kind_of_server(server, make):
+def with_message(message):
+    status, content = completion("")
+    return status, content | {"choices": [{"index": 0, "message": message}]}
+
+
+ODD = {
+    "choices null": (200, completion("")[1] | {"choices": None}),
+    "choices empty": (200, completion("")[1] | {"choices": []}),
+    "choices of another kind": (200, completion("")[1] | {"choices": "none"}),
+    "message null": with_message(None),
+    "no message": (200, completion("")[1] | {"choices": [{"index": 0}]}),
+    "content a number": completion(7),
+    "content an object": completion({"text": "x"}),
+    "a list": (200, []),
+    "cut JSON": (200, '{"id": "1", "choices": [{"mess', {"Content_Type": "application/json"}),
+    "nothing": (200, "", {"Content_Type": "application/json"}),
+    "a page": (200, "<html>busy</html>"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_answer_is_one_failed_request(server, make, waits, odd):
+    """It is asked for again, and set aside where it stays odd; the others are answered."""
+
+    def answer(body, attempt):
+        text = body["messages"][-1]["content"]
+        is_odd = text == "always" or (text == "once" and attempt == 1)
+        return ODD[odd] if is_odd else completion("fine")
+
+    server.answer = answer
+    backend = make(max_retries=2, concurrency=1)
+    answers = backend.generate([request(text) for text in ("good", "once", "always", "good")])
+    assert [a.text for a in answers] == ["fine", "fine", "", "fine"]
+    assert [bool(a.error) for a in answers] == [False, False, True, False]
+    assert "not an answer of OpenAI's chat completions" in answers[2].error
+    sent = Counter(body["messages"][-1]["content"] for body in server.bodies)
+    assert sent == {"good": 2, "once": 2, "always": 3}
+
+
+def test_parts_of_text_are_joined(server, make):
+    parts = [
+        {"type": "text", "text": "how to "},
+        {"type": "image"},
+        {"type": "text", "text": "sort"},
+    ]
+    server.answer = lambda body, attempt: completion(parts)
+    assert make().generate([request("x")]) == [Answer("how to sort", "stop")]
+
+
+def test_another_kind_of_server(server, make, waits):
     server.answer = lambda body, attempt: (200, "<html>Welcome to nginx</html>")
     with pytest.raises(UserError, match="not an answer of OpenAI's chat completions"):
         make().generate([request("x")])
