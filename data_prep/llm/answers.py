@@ -20,8 +20,15 @@ _REFUSAL = re.compile(
     r"|won|did|have)|i['’]m)"
     r"|unfortunately, (?:i|there|the|this|no|it)\b"
     r"|as an? (?:ai(?:,| (?:language )?(?:model|assistant))|large language|artificial intelligence)"
-    r"|es tut mir leid\b|leider kann ich\b|(?:je suis )?désolée?,|lo siento,|mi dispiace,|desculpe,"
-    r"|sinto muito,|很?抱歉|对不起[，,]|作为一个?(?:AI|人工智能)|申し訳|죄송합니다"
+    r"|es tut mir leid\b|leider (?:kann|ist|gibt|habe) |(?:je suis )?désolée?,|lo siento,"
+    r"|mi dispiace,|desculpe,|sinto muito,|malheureusement,? (?:je|il)"
+    r"|lamentablemente,? (?:no|el|la)"
+    r"|infelizmente,? (?:eu|n[aã]o|o|a)|purtroppo,? (?:non|il|la)|het spijt (?:me|mij)"
+    r"|helaas (?:kan|is|heb) |przepraszam,|niestety,? (?:nie|ja)|je mi líto,|omlouvám se,"
+    r"|извините,|к сожалению,? |простите,|вибачте,|на жаль,? |üzgünüm,|maalesef,? |xin lỗi,"
+    r"|آسف|عذر[اً]|متأسفم|क्षमा करें|माफ़ ?कर|maaf,|很?抱歉|很?遗憾|对不起[，,]"
+    r"|無法提供|无法(?:提供|生成)"
+    r"|作为一个?(?:AI|人工智能)|申し訳|恐れ入りますが|すみませんが|죄송|유감스럽게도|ขออภัย"
     # "i can't write to a usb stick" is a search query; a model writes a capital I, and names what
     # it does not write.
     r"|(?-i:I (?:cannot|can not|can['’]t|could not|couldn['’]t|will not|won['’]t|do not|don['’]t"
@@ -30,8 +37,25 @@ _REFUSAL = re.compile(
     r"|have enough|(?:write|answer|help|discuss) (?:an?|any|the|this|that|such|you|with))\b)",
     re.IGNORECASE,
 )
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_REASONING_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+_THINKS = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
+_OPEN, _CLOSE = r"(?:<|◁|\[)", r"(?:>|▷|\])"
+_REASONING = re.compile(
+    rf"{_OPEN}({_THINKS}){_CLOSE}.*?(?:{_OPEN}/\1{_CLOSE}|\Z)", re.DOTALL | re.IGNORECASE
+)
+_REASONING_END = re.compile(rf"{_OPEN}/{_THINKS}{_CLOSE}", re.IGNORECASE)
+# gpt-oss thinks in a channel of its own. Its tokens may be gone: "analysisThe user ...
+# assistantfinalhow to sort".
+_CHANNELS = re.compile(
+    r"<\|channel\|>(?:analysis|commentary)<\|message\|>.*?(?:<\|channel\|>final<\|message\|>|\Z)"
+    r"|\A\s*(?:analysis|commentary)(?=\S).*?assistantfinal",
+    re.DOTALL,
+)
+# What a model puts its answer into: \\boxed{...}, <answer>...</answer>, a box of GLM's.
+_BOX = re.compile(
+    r"\\boxed\{(?:\\text\{)?(?P<tex>[^{}]*)\}?\}|<answer>(?P<tag>.*?)(?:</answer>|\Z)"
+    r"|<\|begin_of_box\|>(?P<box>.*?)(?:<\|end_of_box\|>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
 _SPECIAL_TOKEN = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
     r"|\[/?INST\]|<br ?/?>"
@@ -40,8 +64,11 @@ _SPECIAL_TOKEN = re.compile(
 
 def visible(answer: str) -> str:
     """The answer without reasoning, special tokens and invisible characters."""
+    text = _CHANNELS.sub("\n", answer)
     # Some chat templates open the reasoning themselves, and the answer only closes it.
-    text = _REASONING_END.split(_REASONING.sub("\n", answer))[-1]
+    text = _REASONING_END.split(_REASONING.sub("\n", text))[-1]
+    if boxes := list(_BOX.finditer(text)):
+        text = next(inner for inner in boxes[-1].groups() if inner is not None)
     text = _SPECIAL_TOKEN.sub("\n", text)
     # Joiners belong to words in Persian, Hindi and other languages; other format characters (Cf),
     # such as direction marks, do not. Lone surrogates and U+FFFD are left where the end of the

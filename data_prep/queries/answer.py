@@ -203,6 +203,16 @@ _QUOTES = (
     "＂＂", "「」", "『』", "《》", "[]",
 )  # fmt: skip
 _DOUBLE = '"“”„'
+_LABELS = (
+    *("Answer", "Response", "Output", "Assistant", "Question", "Search query", "Final answer"),
+    *("Frage", "Suchanfrage", "Anfrage", "Antwort", "Titel", "Behauptung"),
+    *("Requête", "Réponse", "Titre", "Pregunta", "Consulta", "Respuesta", "Título"),
+    *("Pergunta", "Resposta", "Domanda", "Risposta", "Titolo", "Vraag", "Zoekopdracht", "Antwoord"),
+    *("Pytanie", "Odpowiedź", "Вопрос", "Запрос", "Ответ", "Soru", "Sorgu", "Câu hỏi"),
+    *("سؤال", "السؤال", "प्रश्न", "问题", "问句", "查询", "搜索查询", "回答", "答案", "標題", "标题"),
+    *("質問", "検索クエリ", "クエリ", "질문", "검색어", "คำถาม"),
+)
+"""Words that models put before a query or an answer, in the languages that they write."""
 _QUALIFIERS = (
     r"(?:(?:web|search|possible|potential|example|sample|generated|suggested|final|user|relevant"
     r"|specific|natural|short|concise|fact-check\w*|new|my|the) )"
@@ -232,7 +242,7 @@ def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
     It matches `Question:`, `Search query 2 -`, `[Query]:`, and a line that is only the label.
     """
-    known = [*labels, "Answer", "Response", "Output", "Assistant"]
+    known = [*labels, *_LABELS]
     names = "|".join(re.escape(label) for label in sorted(known, key=len, reverse=True))
     number = r"(?: ?\(?#?\d{1,2}\)?)?"
     return re.compile(
