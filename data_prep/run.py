@@ -25,7 +25,13 @@ from data_prep.pipeline.config_file import save_config
 from data_prep.pipeline.order import GRADED_STAGES, STAGES, STAGES_ON_ENGINES, stages_of
 from data_prep.pipeline.stage import run_as_command, workspace_from_flags
 from data_prep.pipeline.workspace import Workspace, open_workspace
-from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
+from data_prep.preflight.checks import (
+    check_collection,
+    check_config,
+    check_models,
+    check_packages,
+    check_vllm,
+)
 from ldx.common import cli
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
@@ -155,6 +161,7 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
     check_config(workspace)
     interpreters = _interpreters(workspace)
     check_collection(workspace)
+    check_packages(workspace)
     check_models(workspace)
     check_vllm(workspace)
     config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
@@ -174,10 +181,12 @@ def main(argv: list[str]) -> None:
         from data_prep.preflight.costs import costs_table
         from data_prep.preflight.dry_run import estimate
 
-        print(costs_table(estimate(workspace)))
-        return
+        print(costs_table(estimate(workspace)), flush=True)
+    check_packages(workspace)
     check_models(workspace)
     check_vllm(workspace)
+    if flags.FLAGS["dry-run"].value:
+        return
     try:
         _run_stages(interpreters, sys.argv[1:], workspace.workdir)
     except StageStopped as stop:

@@ -9,12 +9,11 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.data.cut import Cut
 from ldx.data.tokens import Texts
-from ldx.models.section import MODEL_KEYS
+from ldx.models.section import text_settings
 from ldx.models.tokenizer import num_special
 
 MOST_TEXTS = 10_000
 """The most passages, and the most queries, that are counted."""
-_NOT_OF_TEXTS = ("path", "attention", "dtype", "remat")
 
 
 def find_cuts(model: Mapping[str, Any], texts: Mapping[str, Texts]) -> list[Cut]:
@@ -26,9 +25,8 @@ def find_cuts(model: Mapping[str, Any], texts: Mapping[str, Texts]) -> list[Cut]
     """
     from ldx.models.student import read_tokenizer  # late, because JAX takes seconds to import
 
-    given = {key: model[key] for key in MODEL_KEYS if key not in _NOT_OF_TEXTS}
     try:
-        tokenizer, config = read_tokenizer(model["path"], **given)
+        tokenizer, config = read_tokenizer(model["path"], **text_settings(model))
     except UserError as error:
         logging.info("what the model's maximum lengths cut off is not known yet: %s", error)
         return []

@@ -26,11 +26,14 @@ from data_prep.queries.prompt import load_prompts
 from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
+from ldx.common.cli import how_to_install
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 from ldx.eval.beir import QUERIES_LINE, find_qrels, qrels_files
+from ldx.eval.passages import hub_name
 from ldx.eval.rows import find_json_lines
-from ldx.models.locate import check_model_path
+from ldx.models.locate import check_model_path, is_on_hub
+from ldx.models.section import text_settings
 
 WORK_OF_STAGE = {
     "generate_queries": "answers",
@@ -123,7 +126,8 @@ def check_models(workspace: Workspace) -> None:
     Stages that run in another environment (`prep.python`) are not checked.
 
     Raises:
-      UserError: a model is not there, or is on the hub and has no revision.
+      UserError: a model is not there, or is on the hub and has no revision; or the student, where
+        it is here, cannot be trained, or not with such lengths.
     """
     config, prep = workspace.config, workspace.settings
     stages = set(stages_of(prep)) - set(prep.python)
@@ -147,6 +151,42 @@ def check_models(workspace: Workspace) -> None:
             check_model_path(path)
         except UserError as error:
             raise UserError(f"config.{key}: {error}") from None
+    if "model.path" in paths and not is_on_hub(config.model.path):
+        from ldx.models.student import read_tokenizer  # late: JAX takes seconds to import
+
+        read_tokenizer(config.model.path, **text_settings(config.model))
+
+
+TEACHERS_IN_TORCH = ("cross_encoder", "rank_t5", "mono_t5", "yes_no", "layerwise")
+
+
+def check_packages(workspace: Workspace) -> None:
+    """Check that the packages of teachers, of the language model and of the corpus are installed.
+
+    Stages that run in another environment (`prep.python`), or whose work is done, are not checked;
+    vLLM has a check of its own.
+
+    Raises:
+      UserError: a package is missing; the message says how to install it.
+    """
+    prep, root = workspace.settings, workspace.dataset
+    needed: list[tuple[str, str, str]] = []
+    for name, section in prep.teachers.items():
+        if section["kind"] in TEACHERS_IN_TORCH:
+            where = f"config.prep.teachers.{name}.kind={section['kind']}"
+            needed += [("score", package, where) for package in ("transformers", "torch")]
+    if prep.llm.backend == Backend.OPENAI:
+        where = "config.prep.llm.backend='openai'"
+        needed += [(stage, "openai", where) for stage in _stages_that_ask(prep)]
+    if hub_name(prep.collection):
+        needed.append(("corpus", "datasets", f"config.prep.collection={prep.collection!r}"))
+    if prep.collection.endswith(".parquet") or (root.is_dir() and any(root.glob("*.parquet"))):
+        needed.append(("corpus", "pyarrow", f"{root}: a corpus in Parquet"))
+    for stage, package, why in needed:
+        is_here = stage in stages_of(prep) and stage not in prep.python
+        is_done = (workspace.prep / f"{stage}.json").exists()
+        if is_here and not is_done and importlib.util.find_spec(package) is None:
+            raise UserError(f"{why} needs the package {package}: {how_to_install(package)}")
 
 
 def check_vllm(workspace: Workspace) -> None:

@@ -33,6 +33,11 @@ PATH_ERRORS = (
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EIO),
 )
 """What a path may be to blame for: of another kind, out of bounds, on a broken file system."""
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "pyarrow", "datasets", "openai", "httpx2"), "prep"),
+    **{name: name for name in ("vllm", "ray", "rax", "scann", "wandb")},
+}
+"""The extra of ldx that each package that not everybody needs comes with."""
 NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
@@ -42,6 +47,11 @@ Lower one of these and run the same command again:
   --config.train.activation_bytes    kept of the first pass (0: nothing)
   --config.model.passage_max_length  tokens of a passage
   --config.data.batch_size           lists in a step"""
+
+
+def how_to_install(package: str) -> str:
+    """The command that installs a package of an extra."""
+    return f"pip install {package}, or '.[{EXTRAS[package]}]' in ldx's folder"
 
 
 class _OrNone(flags.ArgumentParser):
@@ -262,6 +272,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return 128 + signum
     except MemoryError as error:
         return _fail(OUT_OF_MEMORY.format(error=error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(f"this needs the package {package}: {how_to_install(package)}")
     except Exception as error:
         if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename:
             return _fail(f"{error.filename}: {error.strerror}")

@@ -52,8 +52,13 @@ def check_model_path(path: str) -> None:
     Raises:
       UserError: there is no such model, or it is one of the hub without a revision.
     """
-    if Path(path).expanduser().is_dir() or not _HUB.fullmatch(path):
+    if not is_on_hub(path):
         resolve_model_path(path)
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a model path is of the hub: ORG/NAME@REVISION, and no folder of that name."""
+    return not Path(path).expanduser().is_dir() and _HUB.fullmatch(path) is not None
 
 
 def _in_package(path: str) -> Path:

@@ -27,3 +27,9 @@ def check_model_section(section: Mapping[str, Any]) -> None:
       UserError: there is such a key.
     """
     check_keys(section, list(MODEL_KEYS), "model")
+
+
+def text_settings(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `config.model` that say how texts are put to the model."""
+    others = ("path", "attention", "dtype", "remat")
+    return {key: section[key] for key in MODEL_KEYS if key in section and key not in others}

@@ -180,7 +180,10 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(command):
 
 def test_a_dry_run_counts_without_the_model(command):
     start, workdir = command
-    out, _ = finish(start("--dry-run", f"--config.model.path={workdir / 'absent'}"))
+    process = start("--dry-run", f"--config.model.path={workdir / 'absent'}")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2  # as the real run would end
+    assert "absent: no such folder" in err
     assert any("pairs of hybrid" in line and "3,420" in line for line in out.splitlines())
     assert "no time for passages embedded by student" in out
 

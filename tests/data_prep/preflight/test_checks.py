@@ -1,13 +1,21 @@
 """Tests of data_prep/preflight/checks.py: mistakes are reported before the first stage."""
 
 import importlib.util
+import json
+import shutil
 
 import pytest
 
 from configs import base, sycl
 from data_prep.pipeline.settings import check_prep
 from data_prep.pipeline.workspace import open_workspace
-from data_prep.preflight.checks import check_collection, check_config, check_models, check_vllm
+from data_prep.preflight.checks import (
+    check_collection,
+    check_config,
+    check_models,
+    check_packages,
+    check_vllm,
+)
 from ldx.common.errors import UserError
 from tests.data_prep.toy import make_collection, reopened
 
@@ -143,3 +151,49 @@ def test_vllm_is_missed_before_anything_is_asked(workspace, monkeypatch, teacher
     prep.python = {}
     (workspace.prep / work).mkdir(parents=True)  # what was made elsewhere
     check_vllm(reopened(workspace))
+
+
+@pytest.mark.parametrize(
+    ("stage", "package", "values"),
+    [
+        ("score", "torch", {"teachers": {"x": {"kind": "mono_t5", "model": "a/b@c"}}}),
+        ("score", "transformers", {"teachers": {"x": {"kind": "yes_no", "model": "a/b@c"}}}),
+        ("generate_queries", "openai", {"queries": "llm", "llm.backend": "openai"}),
+        ("corpus", "datasets", {"collection": "BeIR/scifact@main"}),
+        ("corpus", "pyarrow", {"collection": "corpus.parquet"}),
+    ],
+)
+def test_packages_are_missed_at_once(workspace, monkeypatch, stage, package, values):
+    config, find = workspace.config, importlib.util.find_spec
+    for key, value in values.items():
+        config.update_from_flattened_dict({f"prep.{key}": value})
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == package else find(name)
+    )
+    with pytest.raises(UserError, match=rf"needs the package {package}: pip install {package}, or"):
+        check_packages(reopened(workspace))
+    config.prep.python = {stage: "other/python"}
+    check_packages(reopened(workspace))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"passage_max_length": 9999}, "passage_max_length is 9999; it must be"),
+        ({"query_max_length": 1}, "query_max_length is 1; it must be"),
+        ({"path": "OTHER"}, "supported is 'bert' alone"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_is_told_before_anything_is_paid(
+    workspace, tiny_bert, tmp_path, values, message
+):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bert, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    workspace.config.prep.llm.model = "org/writer@abc"
+    check_models(reopened(workspace))
+    for key, value in values.items():
+        workspace.config.model[key] = str(other) if value == "OTHER" else value
+    with pytest.raises(UserError, match=message):
+        check_models(reopened(workspace))
