@@ -23,6 +23,7 @@ QUERY_TOWER = "query_encoder"
 """The folder of the queries' tower in an export of two towers, and a model folder by itself."""
 PASSAGE_TOWER = "passage_encoder"
 """The folder of the passages' tower, likewise."""
+_HARMLESS = ("trust_remote_code", "cache_dir", "local_files_only", "revision", "token")
 MODULE_PREFIX = "sentence_transformers.models."  # the long-standing names that every server knows
 SUPPORTED = "supported: Transformer, Pooling (mean or cls) and, if wanted, Normalize, in this order"
 
@@ -72,6 +73,12 @@ def read_st_folder(folder: Path) -> Declared:
             f"{transformer}/sentence_bert_config.json: transformer_task is {task!r}; "
             "supported is 'feature-extraction'"
         )
+    for key in ("tokenizer_args", "processor_kwargs", "model_args", "config_args"):
+        if others := {k: v for k, v in (settings.get(key) or {}).items() if k not in _HARMLESS}:
+            raise UserError(
+                f"{transformer}/sentence_bert_config.json: {key} has {', '.join(others)}, which is "
+                "not supported"
+            )
     query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
     own = _read_optional(folder / EXPORT_NAME)
     return Declared(
@@ -189,16 +196,22 @@ def _poolings(path: Path) -> tuple[str, ...]:
 
 
 def _prompts(path: Path) -> tuple[str, str]:
-    """The prompts of queries and passages; that of passages may stand under several names."""
+    """The prompts of queries and passages, by the names of `encode_query` and `encode_document`.
+
+    The default prompt is for `encode` alone, which both replace. sentence-transformers 6.2 takes no
+    prompt for passages where the folder has no "document", though its own list goes on with
+    "passage" and "corpus"; ldx goes by that list.
+    """
     config = _read_optional(path)
+    if config.get("truncate_dim") is not None:
+        raise UserError(
+            f"{path}: truncate_dim is {config['truncate_dim']!r}, which is not supported; ldx "
+            "trains whole embeddings, and config.loss.matryoshka their first dimensions as well"
+        )
     prompts = config.get("prompts") or {}
-    default = prompts.get(config.get("default_prompt_name")) or ""
-
-    def pick(*names: str) -> str:
-        declared = [prompts[name] or "" for name in names if name in prompts]
-        return next(filter(None, declared), "") if declared else default
-
-    return pick("query"), pick("passage", "document", "corpus")
+    passage = (prompts.get(name) for name in ("document", "passage", "corpus"))
+    declared = (prompt for prompt in passage if prompt is not None)
+    return prompts.get("query") or "", next(declared, "")
 
 
 def _tokenizer_max_length(folder: Path) -> int | None:

@@ -1,5 +1,6 @@
 """A model's tokenizer, as token ids without special tokens, and model input made from such ids."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ import tokenizers
 
 from ldx.common.errors import UserError
 from ldx.common.files import fingerprint
+from ldx.models.tokenizer_files import as_declared
 
 
 class SpecialTokens(Protocol):
@@ -33,7 +35,7 @@ def num_special(tokens: SpecialTokens) -> int:
 
 
 class Tokenizer:
-    """The tokenizer.json of a folder; its own truncation and padding are switched off.
+    """The tokenizer of a folder, as transformers makes it; its own truncation is switched off.
 
     Texts of a batch are tokenised in threads without the GIL. (ldx leaves TOKENIZERS_PARALLELISM
     alone: while it is unset, the library runs threads and still survives a later fork.)
@@ -43,7 +45,8 @@ class Tokenizer:
       lower_case: whether to lower-case texts first, whatever tokenizer.json says.
 
     Raises:
-      UserError: tokenizer.json is missing, damaged, or adds special tokens within a text.
+      UserError: tokenizer.json is missing, damaged, or adds special tokens within a text; or a file
+        beside it asks for what ldx does not do.
     """
 
     def __init__(self, folder: str | Path, *, lower_case: bool = False):
@@ -54,8 +57,9 @@ class Tokenizer:
                 f'  python -c "from transformers import AutoTokenizer as T; '
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
+        declared = as_declared(path.parent)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(declared))
         except Exception as error:  # the library raises Exception itself
             raise UserError(f"{path}: not a tokenizer ({error})") from None
         padding = self._tokenizer.padding

@@ -94,8 +94,10 @@ def test_old_folder_with_the_transformer_in_a_subfolder(st_folder: Path) -> None
         ({"query": "query: ", "document": "doc: "}, None, ("query: ", "doc: ")),
         ({"query": "q: ", "document": None, "passage": "p: "}, None, ("q: ", "p: ")),
         ({"query": "q: "}, None, ("q: ", "")),
-        ({"task": "find: "}, "task", ("find: ", "find: ")),
-        ({"query": "q: ", "task": "find: "}, "query", ("q: ", "q: ")),
+        ({"query": "q: ", "document": "", "passage": "p: "}, None, ("q: ", "")),
+        # The default prompt is that of encode(), which says nothing of queries and passages.
+        ({"task": "find: "}, "task", ("", "")),
+        ({"query": "q: ", "task": "find: "}, "query", ("q: ", "")),
         ({"document": ""}, None, ("", "")),
         (None, None, ("", "")),
     ],

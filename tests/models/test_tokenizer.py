@@ -54,8 +54,8 @@ def test_lower_case(tmp_path: Path, tiny_bert: Path) -> None:
     import json
 
     value = json.loads((tiny_bert / "tokenizer.json").read_text())
-    value["normalizer"]["lowercase"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased, lower = Tokenizer(tmp_path), Tokenizer(tmp_path, lower_case=True)
     assert cased.fingerprint != lower.fingerprint
     np.testing.assert_array_equal(lower.encode(["Matrix"])[0], cased.encode(["matrix"])[0])
@@ -77,5 +77,8 @@ def test_missing_or_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file.*transformers(?s:.*)save_pretrained"):
         Tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(UserError, match="not valid JSON"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(UserError, match="not a tokenizer"):
         Tokenizer(tmp_path)
