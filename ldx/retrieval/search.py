@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
+from ldx.common.memory import memory_limit
 from ldx.common.types import IndexKind
 
 MIN_SCANN_PASSAGES = 20_000
@@ -134,8 +135,7 @@ class Searcher:
 
 def _copy_fits(embeddings: np.ndarray) -> bool:
     """Whether ScaNN's float32 copy takes no more than its share of the machine's memory."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 4 * embeddings.size <= SCANN_MEMORY_SHARE * machine:
+    if 4 * embeddings.size <= SCANN_MEMORY_SHARE * memory_limit():
         return True
     logging.info(
         "searching exactly: ScaNN's copy of %d embeddings would take over %d%% of the memory",

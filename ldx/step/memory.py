@@ -1,11 +1,11 @@
 """The memory of a device, and how large a micro-batch may be for it."""
 
 import math
-import os
 from typing import Any
 
 import jax
 
+from ldx.common.memory import memory_limit
 from ldx.data.batching import default_microbatch_tokens
 from ldx.parallel.processes import least
 from ldx.step.activations import kept_bytes
@@ -29,8 +29,7 @@ def device_memory() -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return least(int(stats["bytes_limit"]))
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return least(whole // jax.device_count())
+    return least(memory_limit() // jax.device_count())
 
 
 def _room(params: Any) -> int:

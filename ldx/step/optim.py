@@ -4,7 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ldx.common.types import Params
@@ -37,13 +39,15 @@ def warmup_linear(
 ) -> Callable[..., jnp.ndarray]:
     """A schedule from 0 to `learning_rate` in `warmup_steps`, then down in a line to a floor.
 
-    CADET's schedule: the factor after warm-up w is max(final_factor, 1 - (t - w) / (T - w)).
+    CADET's schedule: the factor after warm-up w is max(final_factor, 1 - (t - w) / (T - w)). Of a
+    number it is computed on the host.
     """
 
     def schedule(step):
+        numpy = jnp if isinstance(step, jax.Array) else np
         warmup = step / max(warmup_steps, 1)
         decay = 1 - (step - warmup_steps) / max(num_steps - warmup_steps, 1)
-        factor = jnp.where(step < warmup_steps, warmup, jnp.maximum(final_factor, decay))
+        factor = numpy.where(step < warmup_steps, warmup, numpy.maximum(final_factor, decay))
         return learning_rate * factor
 
     return schedule

@@ -69,7 +69,7 @@ class TrainStep:
         whole, on_all = PartitionSpec(), embedder.on_every_device
         rows, everywhere = split_rows(self._mesh), replicated(self._mesh)
         self._gather = jax.jit(lambda params: jax.reshard(params, whole), out_shardings=everywhere)
-        self._place = on_all(_place, (ROWS, ROWS, whole))
+        self._place = on_all(_place, (ROWS, ROWS, whole), donated=(0,))
         self._embed_and_keep = on_all(self._embed_and_keep_local, (whole, ROWS, ROWS))
         backprop_specs = (whole, ROWS, ROWS, ROWS, ROWS, whole)
         self._backprop = on_all(self._backprop_local, backprop_specs, donated=(1,))

@@ -22,6 +22,7 @@ from absl import logging
 from ldx.common.errors import UserError
 from ldx.common.files import write_json
 from ldx.common.interrupt import Interrupted, StopRequest
+from ldx.common.memory import memory_limit
 
 FINISHED_NAME = "finished.json"
 LOG_NAME = "log.txt"
@@ -240,4 +241,4 @@ def _available_memory() -> float:
     except OSError:
         return 0.0
     match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo)
-    return int(match[1]) / 2**20 if match else 0.0
+    return min(int(match[1]) / 2**20, memory_limit() / 2**30) if match else 0.0

@@ -1,5 +1,6 @@
 """The schedule and the numbers behind "auto", by the recipe's formulas."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,3 +82,12 @@ def test_without_a_norm_nothing_is_clipped():
         first[clip_norm] = np.asarray(updates["w"])
     np.testing.assert_array_equal(first[None], first[1e6])
     assert np.abs(first[None]).min() > 2 * np.abs(first[1.0]).min()
+
+
+def test_the_rate_of_a_number_is_that_of_the_step():
+    """Which is logged from the host, where nothing is compiled for it."""
+    schedule = make_schedule(OptimConfig(learning_rate=3e-4, warmup_steps=7), 40)
+    for step in range(45):
+        rate = schedule(step)
+        assert isinstance(rate, np.floating)
+        assert rate == pytest.approx(float(schedule(jax.numpy.int32(step))), rel=1e-6)
