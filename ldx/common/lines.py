@@ -35,7 +35,7 @@ class Lines:
                     try:
                         line = data.decode("utf-8")
                     except UnicodeDecodeError as error:
-                        self.bad(number, f"not UTF-8 ({error.reason} at byte {error.start + 1})")
+                        self.bad(number, not_utf8(data, error))
                         continue
                     if number == 1:
                         line = line.removeprefix(BYTE_ORDER_MARK)
@@ -68,3 +68,30 @@ class Lines:
                 f"{self.path} has {len(self.problems)} bad line(s):\n{listing(self.problems)}\n"
                 f"wanted: {form}"
             )
+
+
+_SIGNS = {
+    b"\x1f\x8b": "the file is gzip, so its name must end in .gz",
+    b"\xff\xfe": "the file is UTF-16; convert it by iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "the file is UTF-16; convert it by iconv -f UTF-16 -t UTF-8",
+    b"PK\x03\x04": "the file is a ZIP archive; unpack it",
+    b"PAR1": "the file is Parquet, so its name must end in .parquet",
+    b"\x28\xb5\x2f\xfd": "the file is Zstandard; unpack it by unzstd",
+}
+"""What files of other kinds begin with, and what to do about them."""
+
+
+def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
+    """What is wrong with bytes that are not UTF-8, and what to do."""
+    for sign, words in _SIGNS.items():
+        if data.startswith(sign):
+            return f"not UTF-8: {words}"
+    byte = data[error.start : error.start + 1]
+    letter = byte.decode("cp1252", "replace")
+    where = f"{error.reason} at byte {error.start + 1}"
+    if letter.isalpha() or letter in "\u2018\u2019\u201c\u201d\u2013\u2014\u20ac\u00b0\u00a0":
+        return (
+            f"not UTF-8 ({where}); in Latin-1 or Windows-1252 this byte is {letter!r}: convert the "
+            "file by iconv -f WINDOWS-1252 -t UTF-8"
+        )
+    return f"not UTF-8 ({where})"

@@ -29,6 +29,8 @@ Qrels = dict[str, dict[str, int]]
 """Grades by query id and passage id; a passage with a grade above 0 is relevant."""
 
 QUERIES_LINE = 'one JSON object a line, {"_id": "...", "text": "..."}'
+MAX_GRADE = 2**31 - 1
+"""The highest grade: records hold grades as int32."""
 QRELS_LINE = (
     "query-id, corpus-id, grade between tabs after one header line (BEIR), or "
     "query-id 0 corpus-id grade (TREC); the grade is a whole number"
@@ -189,6 +191,9 @@ def read_qrels(path: str | Path) -> Qrels:
             grade = int(fields[-1])
         except ValueError:
             lines.bad(number, f"grade {fields[-1]!r} is not a whole number")
+            continue
+        if not -MAX_GRADE - 1 <= grade <= MAX_GRADE:
+            lines.bad(number, f"grade {grade} is no number of 32 bits")
             continue
         first = first_lines.setdefault((query_id, doc_id), number)
         if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:

@@ -22,14 +22,21 @@ from ldx.eval.rows import (
     hub_rows,
     json_rows,
     parquet_rows,
+    table_rows,
     well_formed,
 )
 from ldx.eval.seen_ids import SeenIds
 from ldx.records.schema import Passage, passage_text
 
+
+def _names(field: str) -> str:
+    *names, last = PASSAGE_FIELDS[field]
+    return f"{', '.join(names)} or {last}"
+
+
 WANTED = (
-    "a JSON object a line, or a row of Parquet, with an id (_id, id or doc_id), a text (text, body "
-    "or contents), and a title if there is one"
+    "a JSON object a line, or a row of Parquet, TSV or CSV, with an id "
+    f"({_names('_id')}), a text ({_names('text')}), and a title if there is one"
 )
 """A phrase for messages: what a good row of a corpus has, which is `PASSAGE_FIELDS` in words."""
 
@@ -38,11 +45,12 @@ CHARS_AT_ONCE = 16_000_000  # at most, of those passages
 NUM_SHOWN = 10  # bad rows in a message
 
 _HUB = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_TABLES = (".tsv", ".tsv.gz", ".csv", ".csv.gz")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", *_TABLES)
 
 CORPUS_FORMS = (
-    f"a folder (BEIR, or .parquet files), a file ({', '.join(_SUFFIXES)}), or org/name@REVISION on "
-    "the Hugging Face hub"
+    "a folder (BEIR, .parquet files, or corpus.tsv or .csv), a file "
+    f"({', '.join(_SUFFIXES)}), or org/name@REVISION on the Hugging Face hub"
 )
 """A phrase for messages: the forms that `read_passages` takes."""
 
@@ -69,10 +77,10 @@ def read_passages(
     Of rows with the same id the first good one counts (`SeenIds`).
 
     Args:
-      location: a folder with corpus.jsonl or corpus.jsonl.gz (BEIR); a .jsonl, .jsonl.gz or
-        .parquet file; a folder of .parquet files, read in the order of their names; or a dataset
-        on the Hugging Face hub, "org/name" or "org/name@REVISION". `PASSAGE_FIELDS` has the names
-        of fields and columns.
+      location: a folder with corpus.jsonl (BEIR), corpus.tsv or corpus.csv; a .jsonl, .tsv, .csv or
+        .parquet file; all of these but .parquet may also end in .gz; a folder of .parquet files,
+        read in the order of their names; or a dataset on the Hugging Face hub, "org/name" or
+        "org/name@REVISION". `PASSAGE_FIELDS` has the names of fields and columns.
       reject: called for every bad row: malformed JSON, a field that is missing or of a wrong type,
         half of a surrogate pair, an id that is empty, repeated, has a blank at an end or has a
         tab, a line break or a NUL in it, and the row where a file breaks off.
@@ -89,9 +97,15 @@ def read_passages(
         if hub:
             yield from hub_rows(*hub)
         for path in files:
-            yield from (parquet_rows if path.suffix == ".parquet" else json_rows)(path, reject)
+            yield from _reader_of(path)(path, reject)
 
     return _good_passages(location, rows, reject, template)
+
+
+def _reader_of(path: Path) -> Callable[[Path, Reject], Iterator[Row]]:
+    if path.suffix == ".parquet":
+        return parquet_rows
+    return table_rows if path.name.endswith(_TABLES) else json_rows
 
 
 def location_fingerprint(location: str | Path) -> str:
@@ -126,9 +140,16 @@ def corpus_files(location: str | Path) -> list[Path]:
     if path.is_dir():
         if json_lines := find_json_lines(path, "corpus"):
             return [json_lines]
+        if tables := [
+            path / f"corpus{end}" for end in _TABLES if (path / f"corpus{end}").is_file()
+        ]:
+            return tables[:1]
         files = [p for p in sorted(path.glob("*.parquet")) if p.name[0] not in "._"]
         if not files:
-            raise UserError(f"{path} has no corpus.jsonl, no corpus.jsonl.gz and no .parquet file")
+            others = ", ".join(f"corpus{end}" for end in _TABLES)
+            raise UserError(
+                f"{path} has no corpus.jsonl, no corpus.jsonl.gz, no {others}, and no .parquet file"
+            )
         return files
     if not path.is_file():
         raise UserError(f"{location}: no such file or folder; wanted {CORPUS_FORMS}")

@@ -4,28 +4,34 @@ Everything that reads a collection uses this module, so that a good row is the s
 training, evaluation and search. A bad row is passed to `reject`, and reading goes on.
 """
 
+import csv
 import enum
+import gzip
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.lines import Lines
+from ldx.common.lines import Lines, not_utf8
 
 Fields = Mapping[str, tuple[str, ...]]
 """The names that each field may have; the first that is present is taken."""
 
 PASSAGE_FIELDS: Fields = {
-    "_id": ("_id", "id", "doc_id"),
-    "title": ("title",),
-    "text": ("text", "body", "contents"),
+    "_id": ("_id", "id", "doc_id", "docid", "doc-id", "docno", "pid", "passage_id", "corpus-id"),
+    "title": ("title", "headline"),
+    "text": ("text", "body", "contents", "content", "passage", "passage_text"),
 }
-QUERY_FIELDS: Fields = {"_id": ("_id", "id", "query_id"), "text": ("text", "query")}
+QUERY_FIELDS: Fields = {
+    "_id": ("_id", "id", "query_id", "qid", "query-id", "question_id"),
+    "text": ("text", "query", "question", "query_text"),
+}
 
 EXCERPT_CHARS = 200
 PARQUET_ROWS_AT_ONCE = 1024
@@ -106,6 +112,64 @@ def json_rows(path: Path, reject: Reject) -> Iterator[Row]:
             reject(BadRow(where, Flaw.NOT_JSON, str(error), _excerpt(None, line)))
             continue
         yield Row(where, record, line)
+
+
+def table_rows(path: Path, reject: Reject) -> Iterator[Row]:
+    """The rows of a .csv or .tsv file, gzip where its name ends in .gz, of `PASSAGE_FIELDS`.
+
+    The first line names the columns. A .tsv file of two columns may do without: these are the id
+    and the text, and quotation marks stand for themselves (MS MARCO's collection.tsv).
+
+    Raises:
+      UserError: there is no column of ids or of texts, or the file is damaged.
+    """
+    csv.field_size_limit(2**31 - 1)
+    separator = "\t" if ".tsv" in path.suffixes else ","
+    number = 0
+    try:
+        with _open_text(path) as file:
+            first = file.readline()
+            names = next(csv.reader([first], delimiter=separator), [])
+            columns = [name.strip().casefold() for name in names]
+            is_plain = separator == "\t" and len(names) == 2 and not _is_heading(columns)
+            if is_plain:
+                columns = ["_id", "text"]
+                file.seek(0)
+            else:
+                _column_names(columns, str(path))
+            if is_plain:
+                reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
+            else:
+                reader = csv.reader(file, delimiter=separator, strict=True)
+            for cells in reader:
+                number = reader.line_num + (not is_plain)
+                where = f"{path}:{number}"
+                if not cells:
+                    continue
+                if len(cells) != len(columns):
+                    detail = f"{len(cells)} column(s), wanted {len(columns)}"
+                    excerpt = separator.join(cells)[:EXCERPT_CHARS]
+                    reject(BadRow(where, Flaw.UNREADABLE, detail, excerpt))
+                    continue
+                yield Row(where, dict(zip(columns, cells, strict=True)), "")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, after line {number}: {not_utf8(error.object, error)}") from None
+    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        # What comes after is lost, so this is no bad row that could be left out.
+        raise UserError(f"{path}, after line {number}: {error}; mend the file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _is_heading(columns: Sequence[str]) -> bool:
+    """Whether the first line of a table names columns."""
+    return any(name in columns for name in (*PASSAGE_FIELDS["_id"], *PASSAGE_FIELDS["text"]))
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
 
 
 def parquet_rows(path: Path, reject: Reject) -> Iterator[Row]:

@@ -258,11 +258,13 @@ def test_a_damaged_parquet_file_does_not_end_the_reading(tmp_path: Path, damage:
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "c.parquet", {"docno": ["a"], "text": ["b"]})
+    path = write_parquet(tmp_path / "c.parquet", {"number": ["a"], "text": ["b"]})
     text = message(path)
-    assert f"{path} has no column _id or id or doc_id; its columns are: docno, text" in text
-    path = write_parquet(tmp_path / "c.parquet", {"passage": ["b"]})
-    assert "no column _id or id or doc_id, and none named text or body or contents" in message(path)
+    assert f"{path} has no column _id or id or doc_id or" in text
+    assert "; its columns are: number, text" in text
+    path = write_parquet(tmp_path / "c.parquet", {"words": ["b"]})
+    assert "no column _id or id or doc_id or" in message(path)
+    assert ", and none named text or body or contents or" in message(path)
 
 
 def test_without_pyarrow_the_message_says_so(
@@ -274,10 +276,10 @@ def test_without_pyarrow_the_message_says_so(
 
 
 def test_sources_that_cannot_be(tmp_path: Path) -> None:
-    assert "has no corpus.jsonl, no corpus.jsonl.gz and no .parquet" in message(tmp_path)
+    assert "has no corpus.jsonl, no corpus.jsonl.gz, no corpus.tsv" in message(tmp_path)
     assert "no such file or folder" in message(tmp_path / "nowhere")
     assert "no such file or folder" in message("data/corpus.jsonl")
-    path = tmp_path / "corpus.csv"
+    path = tmp_path / "corpus.xml"
     path.write_text("a,b\n")
     assert "must end in .jsonl" in message(path)
     # Before anything is read: a generator would only say so at the first passage.

@@ -64,8 +64,8 @@ def test_a_dataset_with_one_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
     assert "has no config `corpus` but a, b" in message("org/docs@v1")
     use_stub(monkeypatch, rows, {"a": ["train", "test"]})
     assert "has no split `corpus` but train, test" in message("org/docs@v1")
-    use_stub(monkeypatch, [{"docno": 1, "text": "x"}], BEIR_CONFIGS)
-    assert "its columns are: docno, text" in message("org/docs@v1")
+    use_stub(monkeypatch, [{"number": 1, "text": "x"}], BEIR_CONFIGS)
+    assert "its columns are: number, text" in message("org/docs@v1")
 
 
 def test_without_datasets_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
