@@ -199,6 +199,9 @@ def _open(
     settings, student, objective = inputs.settings, inputs.student, inputs.objective
     mesh = check_cut(settings, student)
     sources = open_sources(workdir, settings, inputs.sources, inputs.manifests, student, objective)
+    if progress is None:
+        for name, source in inputs.sources.items():
+            inputs.manifests[name].check_files(source.records)
     if processes.is_primary():
         datasets = {name: each.dataset for name, each in inputs.judged.items()}
         report_leakage(workdir, sources, datasets, settings.eval.relevance_level)

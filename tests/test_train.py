@@ -194,14 +194,23 @@ def triple_scores(records: Path) -> None:
     dataclasses.replace(manifest, fingerprints=fingerprints).write(records)
 
 
+def replace_lists(records: Path) -> None:
+    """Other lists, as many, under the old manifest."""
+    lists = {split: list(ListSet(records, split)) for split in ("train", "dev")}
+    manifest = (records / "manifest.json").read_text()
+    write_lists(records, {split: each[::-1] for split, each in lists.items()})
+    (records / "manifest.json").write_text(manifest)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda records: os.rename(records, records.with_name("gone")), "data_prep.run"),
         (damage_lists, "tfrecord"),
         (triple_scores, "teacher scores from 0"),
+        (replace_lists, "not what manifest.json was written for"),
     ],
-    ids=["missing", "corrupted", "scores outside [0, 1]"],
+    ids=["missing", "corrupted", "scores outside [0, 1]", "of another preparation"],
 )
 def test_bad_records(config, tmp_path, damage, message):
     records = toy.make_records(tmp_path / "records")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldx.common.errors import UserError, listing
-from ldx.common.files import read_json, write_json
+from ldx.common.files import fingerprint, read_json, write_json
 from ldx.records import tfds_layout
 from ldx.records.schema import (
     FORMAT_VERSION,
@@ -119,6 +119,19 @@ class Manifest:
         manifest = cls(**values)
         manifest._check_counts(path)
         return manifest
+
+    def check_files(self, records_dir: str | Path) -> None:
+        """Read the sets once and compare their content with the fingerprints.
+
+        Raises:
+          UserError: a set is not the one that the manifest was written for.
+        """
+        for name, expected in self.fingerprints.items():
+            if fingerprint(*tfds_layout.record_files(records_dir, name)) != expected:
+                raise UserError(
+                    f"{records_dir}/{name}: not what {MANIFEST_NAME} was written for: damaged, or "
+                    f"of another preparation; make the records again with\n  {PREPARE_COMMAND}"
+                )
 
     def _check_counts(self, path: Path) -> None:
         counts = {

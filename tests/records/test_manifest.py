@@ -55,6 +55,16 @@ def test_round_trip(records):
     assert manifest.num_lists["dev"] == {"title": 2, "keywords": 1}
 
 
+def test_sets_of_another_preparation_are_told(records):
+    """With the same numbers of lists and passages, so that only their content differs."""
+    manifest = Manifest.read(records)
+    manifest.check_files(records)
+    others = [make_list(number) for number in (1, 0, 2, 3, 4, 5, 6)]
+    write_lists(records, {"train": others, "dev": [make_list(n) for n in (7, 8, 9)]})
+    with pytest.raises(UserError, match=r"lists: not what manifest\.json was written for"):
+        manifest.check_files(records)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
