@@ -33,11 +33,12 @@ from ldx.report.result import RunResult
 from ldx.retrieval.store import get_store
 from ldx.step.objective import Objective, make_objective
 from ldx.training.advice import report_advice
-from ldx.training.checkpoint import Checkpoints, Progress, check_others, read_progress
+from ldx.training.checkpoint import Checkpoints, Progress, read_progress
 from ldx.training.cut import report_cut
 from ldx.training.guide import add_guide, load_guide
 from ldx.training.leakage import report_leakage
 from ldx.training.loop import TrainingLoop
+from ldx.training.other_runs import check_others
 from ldx.training.parts import Parts, check_cut, make_parts, open_sources
 from ldx.training.settings import (
     CONFIG_NAME,

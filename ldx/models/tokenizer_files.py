@@ -5,6 +5,7 @@ from tokenizer_config.json; a generic one (PreTrainedTokenizerFast) is as tokeni
 What ldx does not do is refused when a model is loaded, because embeddings would silently be others.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,32 @@ def as_declared(folder: Path) -> dict[str, Any]:
             f"{folder}: sentence-transformers would embed otherwise than ldx:\n{listing(problems)}"
         )
     model = content.get("model")
+    content = {**content, "added_tokens": _added_tokens(folder, content, config)}
     is_of_bert = config.get("tokenizer_class") in OF_BERT
     if is_of_bert and isinstance(model, dict) and model.get("type", "WordPiece") == "WordPiece":
         return {**content, **_of_bert(config, model)}
     return content
+
+
+def _added_tokens(
+    folder: Path, content: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The added tokens, and the special ones that other files name of the vocabulary."""
+    tokens = list(content.get("added_tokens") or [])
+    vocabulary = _vocabulary(content)
+    added = {token.get("content") for token in tokens if isinstance(token, dict)}
+    for _, _, name in _named_tokens(folder, config):
+        if name in vocabulary and name not in added:
+            added.add(name)
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            tokens.append({"id": vocabulary[name], "content": name, **flags, "special": True})
+    return sorted(tokens, key=lambda token: token["id"])
+
+
+def _vocabulary(content: Mapping[str, Any]) -> Mapping[str, int]:
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return vocabulary if isinstance(vocabulary, dict) else {}
 
 
 def _of_bert(config: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +99,8 @@ def _problems(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any
     """What the files ask for and ldx does not do, each with its file and key."""
     kind = config.get("tokenizer_class")
     if kind not in (*OF_BERT, *GENERIC):
-        known = ", ".join(str(name) for name in (*OF_BERT, *GENERIC) if name)
-        yield f"{CONFIG}: tokenizer_class is {kind!r}; supported: {known}"
+        kinds = ", ".join(str(name) for name in (*OF_BERT, *GENERIC) if name)
+        yield f"{CONFIG}: tokenizer_class is {kind!r}; supported: {kinds}"
     for key in ("truncation_side", "padding_side"):
         if config.get(key, "right") != "right":
             yield f"{CONFIG}: {key} is {config[key]!r}; supported: 'right'"
@@ -89,10 +112,14 @@ def _problems(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any
     if inputs is not None and "attention_mask" not in inputs:
         yield f"{CONFIG}: model_input_names is {inputs}, without attention_mask"
     tokens = content.get("added_tokens") or []
-    added = {token.get("content") for token in tokens if isinstance(token, dict)}
+    known = {token.get("content") for token in tokens if isinstance(token, dict)}
+    known |= _vocabulary(content).keys()
+    around = json.dumps(content.get("post_processor"), ensure_ascii=False)
     for file, key, name in _named_tokens(folder, config):
-        if name not in added:
-            yield f"{file}: {key} is {name!r}, which is not among added_tokens of tokenizer.json"
+        if name not in known:
+            yield f"{file}: {key} is {name!r}, which tokenizer.json does not have"
+        elif key in ("cls_token", "sep_token") and f'"{name}"' not in around:
+            yield f"{file}: {key} is {name!r}, which tokenizer.json does not put around a text"
 
 
 def _named_tokens(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

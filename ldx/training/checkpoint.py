@@ -19,7 +19,6 @@ from ldx.common.files import read_json, write_json
 from ldx.common.quiet import quiet_orbax
 from ldx.common.types import Params
 from ldx.step.state import TrainState
-from ldx.training.settings import CONFIG_NAME, FINGERPRINTS_NAME, Settings
 from ldx.training.variants import (
     BEST_STEP,
     CHECKPOINTS,
@@ -265,32 +264,6 @@ def best_params(workdir: str | Path, params: Params) -> tuple[Params, Progress]:
             seen, progress = progress, read_progress(workdir)
             if progress is None or progress.best_step == seen.best_step:
                 raise
-
-
-def check_others(settings: Settings, model: str) -> None:
-    """Refuse runs in `train.average_with` that this one cannot be averaged with.
-
-    Args:
-      settings: those of this run.
-      model: the fingerprint of its base model.
-
-    Raises:
-      UserError: there is no finished run, or it is of another model, or trains something else.
-    """
-    for folder in map(Path, settings.train.average_with):
-        where = f"config.train.average_with: {folder}"
-        progress = read_progress(folder)
-        if progress is None or not progress.finished or not progress.best_step:
-            raise UserError(f"{where}: wanted a finished run that is better than its base model")
-        if read_json(folder / FINGERPRINTS_NAME).get("model") != model:
-            raise UserError(f"{where}: a run of another base model, prompt or maximum length")
-        train = read_json(folder / CONFIG_NAME)["train"]
-        for key in ("towers", "passage_map"):
-            if train[key] != getattr(settings.train, key):
-                raise UserError(
-                    f"{where}: its train.{key} is {train[key]!r}, that of this run is "
-                    f"{getattr(settings.train, key)!r}"
-                )
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, like: Any, workdir: Path) -> Any:

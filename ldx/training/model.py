@@ -89,9 +89,10 @@ def run_student(
       the model's own, and the prompts of queries and passages by source.
     """
     student = load_student(**{**config["model"], **overrides})
+    if not config.get("data", {}).get("sources"):
+        return student, {}
     own = (student.config.query_prompt, student.config.passage_prompt)
-    sources = source_configs(config["data"], workdir)
-    prompts = prompts_of_sources(sources, *own)
+    prompts = prompts_of_sources(source_configs(config["data"], workdir), *own)
     if len(set(prompts.values())) > 1:
         return student, prompts
     ((query_prompt, passage_prompt),) = set(prompts.values())

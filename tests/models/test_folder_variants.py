@@ -79,6 +79,11 @@ SAME: dict[str, list[Change]] = {
     "document before passage": [
         edit(PROMPTS, prompts={"query": "", "passage": "b ", "document": f"{WORDS[2]} "})
     ],
+    "another mask": [edit(CONFIG, mask_token=WORDS[0])],
+    "an unknown word of another name": [edit(CONFIG, unk_token=WORDS[0])],
+    "no added tokens in tokenizer.json": [
+        edit_tokenizer(lambda content: content.update(added_tokens=[]))
+    ],
     "an epsilon": [edit("config.json", layer_norm_eps=1e-2)],
 }
 REFUSED: dict[str, tuple[list[Change], str]] = {
@@ -94,10 +99,11 @@ REFUSED: dict[str, tuple[list[Change], str]] = {
     ),
     "added_tokens.json": ([edit("added_tokens.json", newtok=5)], "added_tokens.json: a token"),
     "another cls": ([edit(CONFIG, cls_token=WORDS[0])], "cls_token is "),
-    "another mask in the map": (
-        [edit("special_tokens_map.json", mask_token={"content": WORDS[0]})],
-        "special_tokens_map.json: mask_token is ",
+    "another sep in the map": (
+        [edit("special_tokens_map.json", sep_token={"content": WORDS[0]})],
+        "special_tokens_map.json: sep_token is ",
     ),
+    "a mask that is not in the vocabulary": ([edit(CONFIG, mask_token="<mask>")], "does not have"),
     "no mask of attention": ([edit(CONFIG, model_input_names=["input_ids"])], "attention_mask"),
     "another class": ([edit(CONFIG, tokenizer_class="RobertaTokenizer")], "tokenizer_class is"),
     "truncate_dim": ([edit(PROMPTS, truncate_dim=8)], "truncate_dim is 8"),

@@ -271,7 +271,11 @@ def test_a_host_of_a_pod_that_does_not_find_the_others_does_not_go_on(monkeypatc
         processes._join_pod()
 
 
-def test_a_tpu_without_other_hosts_trains_alone(monkeypatch):
-    """What JAX says where there is no cluster: it is asked, not imitated."""
-    monkeypatch.setattr("jax._src.clusters.ClusterEnv._cluster_types", [])
-    processes._join_pod()
+def test_a_tpu_without_other_hosts_trains_alone():
+    """What JAX says where there is no cluster: it is asked, in a process of its own."""
+    program = (
+        "import jax._src.clusters as clusters; clusters.ClusterEnv._cluster_types = []\n"
+        "from ldx.parallel import processes; processes._join_pod(); print('alone')"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "alone\n", result.stderr
