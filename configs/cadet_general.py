@@ -1,4 +1,4 @@
-"""A general model from several corpora, CADET-embed's way: each batch of one, corpora in turns.
+"""A general model from several corpora, each batch of one, corpora in turns, as CADET-embed.
 
     for name in msmarco nq hotpotqa fever fiqa scifact nfcorpus; do
       python -m data_prep.run --config=configs/cadet_general.py --workdir=runs/general/$name \
@@ -9,7 +9,11 @@
 Every corpus is prepared separately, so it has its own rows, prompts and calibration; data/NAME is
 its folder in BEIR layout. A step has 4096 lists of 20, and the warm-up has 20 steps; the dev loss
 is weighted by the dev lists of each corpus, and metrics are shown for each. It is meant for
-accelerators. The smoke variant does the same with the docstrings of two packages:
+accelerators. Only the batches are CADET-embed's: its queries were written by an LLM and its lists
+scored by cross-encoders (here they are extractive, and scored by BM25 and the student), and its
+corpora were others. The report judges the model on the corpora that it was trained on, so its
+numbers are no zero-shot results. The smoke variant does the same with the docstrings of two
+packages:
 
     for name in numpy jax; do
       python -m data_prep.run --config=configs/cadet_general.py:smoke \

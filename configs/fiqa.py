@@ -8,6 +8,13 @@ FIQA is the collection's folder in BEIR layout. An LLM writes six queries a pass
 a cross-encoder scores them; --dry-run says what that costs. Training takes up to 4096 lists of 20 a
 step and minimises KL plus a tenth of InfoNCE. All of it is meant for accelerators;
 configs/fiqa.py:smoke, without a root, takes two minutes a command, on 200 API docs.
+
+Where it differs from the published code: lists are the teacher's best of three retrievers' fused
+candidates, where each published list is the top 20 of one retriever, in the teacher's order; the
+consistency filter goes by the fused rank, there by that retriever's own; the reranker answers from
+its 28th layer, there from its 25th; and the step that is kept has the highest dev nDCG@10, on
+people's dev queries where the collection has some, there the lowest loss on synthetic dev queries
+(--config.train.select_by=loss --config.prep.human_dev_split=).
 """
 
 from ml_collections import ConfigDict

@@ -176,6 +176,23 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+      UserError: the file is missing, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return value
+
+
+def read_object_if_any(path: Path) -> dict[str, Any]:
+    """Read a JSON object as `read_object` does; {} where there is no file."""
+    return read_object(path) if path.is_file() else {}
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file atomically, with keys in their order and an indent of two spaces."""
     with atomic_write(path) as file:

@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import read_json
+from ldx.common.files import read_json, read_object, read_object_if_any
 from ldx.models.pooling import POOLINGS
 
 POOLING_KEYS = {
@@ -66,7 +66,7 @@ def read_st_folder(folder: Path) -> Declared:
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UserError(f"{path}: has the modules {', '.join(names)}; {SUPPORTED}")
     transformer, pooling = folders[:2]
-    settings = _read_optional(transformer / "sentence_bert_config.json")
+    settings = read_object_if_any(transformer / "sentence_bert_config.json")
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise UserError(
@@ -80,7 +80,7 @@ def read_st_folder(folder: Path) -> Declared:
                 "not supported"
             )
     query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
-    own = _read_optional(folder / EXPORT_NAME)
+    own = read_object_if_any(folder / EXPORT_NAME)
     return Declared(
         transformer,
         poolings=_poolings(pooling / "config.json"),
@@ -131,8 +131,8 @@ def read_towers(folder: Path) -> DeclaredTowers | None:
     path = folder / "modules.json"
     if not path.is_file() or _modules(path)[0] != ["Router"]:
         return None
-    declared = _read_optional(folder / EXPORT_NAME)
-    config = _read_optional(folder / "router_config.json")
+    declared = read_object_if_any(folder / EXPORT_NAME)
+    config = read_object_if_any(folder / "router_config.json")
     choices = [(normalize, has_map) for normalize in (True, False) for has_map in (True, False)]
     known = [choice for choice in choices if router_config(*choice) == config]
     if "towers" not in declared or not known:
@@ -152,7 +152,7 @@ def read_towers(folder: Path) -> DeclaredTowers | None:
 
 def is_query_tower(folder: Path) -> bool:
     """Whether a folder is the tower of queries of an export of two towers."""
-    return _read_optional(folder / EXPORT_NAME).get("tower") == "query"
+    return read_object_if_any(folder / EXPORT_NAME).get("tower") == "query"
 
 
 def declared_pooling(declared: Declared) -> str:
@@ -186,7 +186,7 @@ def _modules(path: Path) -> tuple[list[str], list[Path]]:
 
 
 def _poolings(path: Path) -> tuple[str, ...]:
-    config = _read_dict(path)
+    config = read_object(path)
     if config.get("include_prompt") is False:
         raise UserError(f"{path}: include_prompt=false is not supported")
     if "pooling_mode" in config:
@@ -202,7 +202,7 @@ def _prompts(path: Path) -> tuple[str, str]:
     prompt for passages where the folder has no "document", though its own list goes on with
     "passage" and "corpus"; ldx goes by that list.
     """
-    config = _read_optional(path)
+    config = read_object_if_any(path)
     if config.get("truncate_dim") is not None:
         raise UserError(
             f"{path}: truncate_dim is {config['truncate_dim']!r}, which is not supported; ldx "
@@ -215,16 +215,5 @@ def _prompts(path: Path) -> tuple[str, str]:
 
 
 def _tokenizer_max_length(folder: Path) -> int | None:
-    length = _read_optional(folder / "tokenizer_config.json").get("model_max_length")
+    length = read_object_if_any(folder / "tokenizer_config.json").get("model_max_length")
     return int(length) if isinstance(length, int | float) else None
-
-
-def _read_dict(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return value
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return _read_dict(path) if path.is_file() else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldx.common.errors import UserError, listing
-from ldx.common.files import read_json
+from ldx.common.files import read_object, read_object_if_any
 
 CONFIG = "tokenizer_config.json"
 OF_BERT = (
@@ -28,8 +28,8 @@ def as_declared(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: a file is no JSON object, or asks for what ldx does not do.
     """
-    content = _read(folder / "tokenizer.json")
-    config = _read_optional(folder / CONFIG)
+    content = read_object(folder / "tokenizer.json")
+    config = read_object_if_any(folder / CONFIG)
     problems = list(_problems(folder, content, config))
     if problems:
         raise UserError(
@@ -125,7 +125,7 @@ def _problems(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any
 def _named_tokens(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The tokens that other files than tokenizer.json name: file, key and content."""
     specials = {CONFIG: config}
-    specials["special_tokens_map.json"] = _read_optional(folder / "special_tokens_map.json")
+    specials["special_tokens_map.json"] = read_object_if_any(folder / "special_tokens_map.json")
     for file, values in specials.items():
         for key in SPECIAL:
             if name := _name(values.get(key)):
@@ -137,7 +137,7 @@ def _named_tokens(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str
     for number, token in (decoder if isinstance(decoder, dict) else {}).items():
         if name := _name(token):
             yield CONFIG, f"added_tokens_decoder.{number}", name
-    for name in _read_optional(folder / "added_tokens.json"):
+    for name in read_object_if_any(folder / "added_tokens.json"):
         yield "added_tokens.json", "a token", name
 
 
@@ -146,14 +146,3 @@ def _name(token: Any) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return value
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return _read(path) if path.is_file() else {}
