@@ -125,14 +125,16 @@ def _end(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def _run_stages(interpreters: Mapping[str, str], arguments: Sequence[str], workdir: Path) -> None:
-    """Run every stage with those of these flags that it has.
+def _run_stages(
+    interpreters: Mapping[str, str], arguments: Sequence[str], workdir: Path, lock: int
+) -> None:
+    """Run every stage with those of these flags that it has, in a workdir held by the lock.
 
     Asked to end, the stage that is under way is ended as well.
     """
     others = without_engine_flags(arguments)
     ended = _handling(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
-    with held(workdir, "data_prep.run") as lock, ended:
+    with ended:
         for name, python in interpreters.items():
             given = arguments if name in STAGES_ON_ENGINES else others
             _run_stage(python, name, given, workdir, lock)
@@ -164,9 +166,10 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
     check_packages(workspace)
     check_models(workspace)
     check_vllm(workspace)
-    config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
-    arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
-    _run_stages(interpreters, arguments, workspace.workdir)
+    with held(workspace.workdir, "ldx.prepare") as lock:
+        config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
+        arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
+        _run_stages(interpreters, arguments, workspace.workdir, lock)
     return workspace.records
 
 
@@ -188,7 +191,8 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS["dry-run"].value:
         return
     try:
-        _run_stages(interpreters, sys.argv[1:], workspace.workdir)
+        with held(workspace.workdir, "data_prep.run") as lock:
+            _run_stages(interpreters, sys.argv[1:], workspace.workdir, lock)
     except StageStopped as stop:
         # A stage that ended in order said "stopped" itself.
         message = "" if stop.exit_code > 128 else "stopped\n"

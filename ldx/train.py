@@ -42,6 +42,7 @@ from ldx.training.other_runs import check_others
 from ldx.training.parts import Parts, check_cut, make_parts, open_sources
 from ldx.training.settings import (
     CONFIG_NAME,
+    JUDGMENTS,
     SECTIONS,
     Settings,
     TrainedTowers,
@@ -167,8 +168,11 @@ def _read(config: dict[str, Any], workdir: Path) -> _Inputs:
         unit_norm=student.config.normalize, embedding_size=student.embedding_size
     )
     guide = load_guide(config["guide"], objective)
-    check_others(settings, student.fingerprint)
     fingerprints = {"model": student.fingerprint} | _record_fingerprints(manifests)
+    fingerprints |= {
+        f"{JUDGMENTS} of {name}" if name else JUDGMENTS: each.dataset.fingerprint
+        for name, each in judged.items()
+    }
     if guide:
         fingerprints["guide"] = guide.fingerprint
     return _Inputs(
@@ -189,6 +193,8 @@ def _check(inputs: _Inputs, workdir: Path) -> Progress | None:
     )
     if progress:
         check_same_run(workdir, inputs.settings.whole, inputs.fingerprints)
+    if progress is None or not progress.finished:
+        check_others(inputs.settings, inputs.fingerprints["model"])
     workdir.mkdir(parents=True, exist_ok=True)
     return progress
 

@@ -38,6 +38,7 @@ def find_cuts(model: Mapping[str, Any], texts: Mapping[str, Texts]) -> list[Cut]
         lengths = np.array([len(ids) for ids in encoded], np.int64)
         key = f"{kind}_max_length"
         limit, special = getattr(config, key), num_special(tokenizer)
+        what = what if len(encoded) == len(of_kind) else f"sampled {what}"
         cuts.append(Cut.of(what, f"model.{key}", limit, special, lengths))
     for cut in cuts:
         if cut.is_much:

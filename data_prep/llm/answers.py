@@ -26,9 +26,9 @@ _REFUSAL = re.compile(
     r"|infelizmente,? (?:eu|n[aã]o|o|a)|purtroppo,? (?:non|il|la)|het spijt (?:me|mij)"
     r"|helaas (?:kan|is|heb) |przepraszam,|niestety,? (?:nie|ja)|je mi líto,|omlouvám se,"
     r"|извините,|к сожалению,? |простите,|вибачте,|на жаль,? |üzgünüm,|maalesef,? |xin lỗi,"
-    r"|آسف|عذر[اً]|متأسفم|क्षमा करें|माफ़ ?कर|maaf,|很?抱歉|很?遗憾|对不起[，,]"
-    r"|無法提供|无法(?:提供|生成)"
-    r"|作为一个?(?:AI|人工智能)|申し訳|恐れ入りますが|すみませんが|죄송|유감스럽게도|ขออภัย"
+    r"|آسف،|عذر[اً]،|متأسفم،|क्षमा करें|माफ़ ?करें|maaf,|很?抱歉[，,]|很?遗憾[，,]|对不起[，,]"
+    r"|(?:我)?(?:無法|无法|不能)(?:提供|生成).{0,12}(?:查询|问题|內容|内容|回答)"
+    r"|作为一个?(?:AI|人工智能)|申し訳|恐れ入りますが|すみませんが|죄송(?:하|합)|유감스럽게도|ขออภัย"
     # "i can't write to a usb stick" is a search query; a model writes a capital I, and names what
     # it does not write.
     r"|(?-i:I (?:cannot|can not|can['’]t|could not|couldn['’]t|will not|won['’]t|do not|don['’]t"
@@ -38,11 +38,13 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _THINKS = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
-_OPEN, _CLOSE = r"(?:<|◁|\[)", r"(?:>|▷|\])"
 _REASONING = re.compile(
-    rf"{_OPEN}({_THINKS}){_CLOSE}.*?(?:{_OPEN}/\1{_CLOSE}|\Z)", re.DOTALL | re.IGNORECASE
+    rf"[<◁]({_THINKS})[>▷].*?(?:[<◁]/\1[>▷]|\Z)"
+    # Square brackets are marks of a text too, so these count where they are closed, or come first.
+    r"|\[THINK\].*?\[/THINK\]|\A\s*\[THINK\].*",
+    re.DOTALL | re.IGNORECASE,
 )
-_REASONING_END = re.compile(rf"{_OPEN}/{_THINKS}{_CLOSE}", re.IGNORECASE)
+_REASONING_END = re.compile(rf"[<◁]/{_THINKS}[>▷]|\[/THINK\]", re.IGNORECASE)
 # gpt-oss thinks in a channel of its own. Its tokens may be gone: "analysisThe user ...
 # assistantfinalhow to sort".
 _CHANNELS = re.compile(
@@ -56,10 +58,19 @@ _BOX = re.compile(
     r"|<\|begin_of_box\|>(?P<box>.*?)(?:<\|end_of_box\|>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
+_AFTER_A_BOX = re.compile(r"[\s$.]*")
 _SPECIAL_TOKEN = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
     r"|\[/?INST\]|<br ?/?>"
 )
+
+
+def unboxed(answer: str) -> str:
+    """What stands in the box that an answer ends with; the answer where it ends otherwise."""
+    boxes = list(_BOX.finditer(answer))
+    if not boxes or not _AFTER_A_BOX.fullmatch(answer, boxes[-1].end()):
+        return answer
+    return next(inner for inner in boxes[-1].groups() if inner is not None)
 
 
 def visible(answer: str) -> str:
@@ -67,8 +78,6 @@ def visible(answer: str) -> str:
     text = _CHANNELS.sub("\n", answer)
     # Some chat templates open the reasoning themselves, and the answer only closes it.
     text = _REASONING_END.split(_REASONING.sub("\n", text))[-1]
-    if boxes := list(_BOX.finditer(text)):
-        text = next(inner for inner in boxes[-1].groups() if inner is not None)
     text = _SPECIAL_TOKEN.sub("\n", text)
     # Joiners belong to words in Persian, Hindi and other languages; other format characters (Cf),
     # such as direction marks, do not. Lone surrogates and U+FFFD are left where the end of the

@@ -76,7 +76,7 @@ class OpenAiLlm:
         self._lock = threading.Lock()
         self._started: _Started | None = None
         self._stop: Callable[[], object] = lambda: None
-        self._has_answered = False
+        self._has_answered = self._lists_models = False
         self._is_closed = False
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
@@ -132,14 +132,19 @@ class OpenAiLlm:
                 return await self._ask_once(client, request)
             except _OddAnswer as odd:
                 words = self._clean(str(odd))
-            if not self._has_answered and retry == RETRIES_OF_A_STRANGER:
+            if not self._is_known and retry == RETRIES_OF_A_STRANGER:
                 break
-        if self._has_answered:
+        if self._is_known:
             return Answer("", "", f"not an answer of OpenAI's chat completions: {words}")
         raise UserError(  # the page of another kind of server
             f"{self._config.base_url}: not an answer of OpenAI's chat completions: {words}. Is "
             "config.prep.llm.base_url right?"
         )
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether the server has answered, or listed its models: it is of the right kind."""
+        return self._has_answered or self._lists_models
 
     async def _ask_once(self, client: Any, request: Request) -> Answer:
         import openai
@@ -181,7 +186,8 @@ class OpenAiLlm:
         import openai
 
         try:
-            await _get_models(client)
+            models = await _get_models(client)
+            self._lists_models = isinstance(models, dict) and "data" in models
         except openai.NotFoundError:
             if base_url := await self._address_with_models(client):
                 raise UserError(
@@ -277,7 +283,9 @@ def _read(completion: Any) -> Answer:
     message = getattr(choice, "message", None)
     if choice is None or message is None:
         raise _OddAnswer(str(completion))
-    content = message.content
+    content = getattr(message, "content", message)
+    if content is message:
+        raise _OddAnswer(str(completion))
     if isinstance(content, list):  # parts, of which those of other types hold no answer
         texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
         content = "".join(text for text in texts if isinstance(text, str))

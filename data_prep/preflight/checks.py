@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.collection import BEIR
@@ -30,7 +31,7 @@ from ldx.common.cli import how_to_install
 from ldx.common.errors import UserError
 from ldx.common.sections import check_keys
 from ldx.eval.beir import QUERIES_LINE, find_qrels, qrels_files
-from ldx.eval.passages import hub_name
+from ldx.eval.passages import corpus_files, hub_name
 from ldx.eval.rows import find_json_lines
 from ldx.models.locate import check_model_path, is_on_hub
 from ldx.models.section import text_settings
@@ -180,8 +181,9 @@ def check_packages(workspace: Workspace) -> None:
         needed += [(stage, "openai", where) for stage in _stages_that_ask(prep)]
     if hub_name(prep.collection):
         needed.append(("corpus", "datasets", f"config.prep.collection={prep.collection!r}"))
-    if prep.collection.endswith(".parquet") or (root.is_dir() and any(root.glob("*.parquet"))):
-        needed.append(("corpus", "pyarrow", f"{root}: a corpus in Parquet"))
+    corpus = root if prep.collection == BEIR else Path(prep.collection)
+    if corpus.exists() and any(path.suffix == ".parquet" for path in corpus_files(corpus)):
+        needed.append(("corpus", "pyarrow", f"{corpus}: a corpus in Parquet"))
     for stage, package, why in needed:
         is_here = stage in stages_of(prep) and stage not in prep.python
         is_done = (workspace.prep / f"{stage}.json").exists()

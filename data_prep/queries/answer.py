@@ -10,7 +10,7 @@ import json
 import re
 
 from data_prep.llm import answers
-from data_prep.llm.answers import is_refusal, visible
+from data_prep.llm.answers import is_refusal, unboxed, visible
 from data_prep.llm.words import copies, has_words, num_words, split_words
 from data_prep.queries.prompt import AnswerRules, Prompt
 
@@ -44,7 +44,7 @@ def clean(answer: str, prompt: Prompt, passage: str, finish_reason: str) -> tupl
     """
     if finish_reason == "content_filter":
         return "", QueryFault.REFUSED
-    text, was_cut = visible(answer), False
+    text, was_cut = visible(unboxed(answer)), False
     if finish_reason in ("length", "abort"):
         text, was_cut = _whole_lines(text)
     query = _unwrapped(text, prompt)

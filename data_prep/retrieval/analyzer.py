@@ -23,8 +23,8 @@ _BLOCKS = (*range(0x300, 0x1100), *range(0x1700, 0x2100), *range(0xA800, 0xAC00)
 _MARKS = "".join(chr(code) for code in _BLOCKS if unicodedata.category(chr(code))[0] == "M")
 _UNSPACED = rf"{TWO_A_WORD}{FOUR_A_WORD}"
 # Two letters or more; or a letter that stands for a word by itself, where letters can.
-WORD = rf"[\w{_MARKS}]{{2,}}|[{_UNSPACED}]"
-_RUN = re.compile(rf"[{_UNSPACED}]+")
+WORD = rf"[\w{_MARKS}]{{2,}}|(?![^\w{_MARKS}])[{_UNSPACED}]"
+_RUN = re.compile(rf"(?:(?![^\w{_MARKS}])[{_UNSPACED}])+")
 PAIRS_VERSION = "pairs1"
 """This is changed when texts of such scripts give other terms than before."""
 _TURKISH = str.maketrans({"I": "ı", "İ": "i"})

@@ -84,29 +84,37 @@ def held(folder: str | Path, command: str, *, wait: bool = False) -> Iterator[in
         yield -1
         return
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock_file(folder, is_new) as file:
-        _lock(file, folder, wait)
-        file.seek(0)
-        file.truncate()
-        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        file.write(f"{command}, process {os.getpid()} on {socket.gethostname()}, since {now}\n")
-        file.flush()
-        yield file.fileno()
-
-
-@contextlib.contextmanager
-def _lock_file(folder: Path, is_new: bool) -> Iterator[IO[str]]:
-    """The open lock file; where a command fails at once, it leaves no new folder behind."""
-    path = folder / LOCK_NAME
-    try:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / LOCK_NAME
         with open(path, "a+", encoding="utf-8") as file:
-            yield file
-    except BaseException:
-        if is_new and list(folder.iterdir()) == [path]:
-            path.unlink()
-            folder.rmdir()
-        raise
+            _lock(file, folder, wait)
+            if not _is_at(file, path):
+                continue  # a command that failed took the file away while this one waited
+            file.seek(0)
+            file.truncate()
+            now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            host = socket.gethostname()
+            file.write(f"{command}, process {os.getpid()} on {host}, since {now}\n")
+            file.flush()
+            try:
+                yield file.fileno()
+            except BaseException:
+                if is_new and list(folder.iterdir()) == [
+                    path
+                ]:  # it fails at once, and leaves nothing
+                    path.unlink()
+                    folder.rmdir()
+                raise
+        return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one at its path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: IO[str], folder: Path, wait: bool) -> None:

@@ -1,6 +1,7 @@
 """Text files read line by line, gzip or plain, with the bad lines collected."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,12 +87,16 @@ def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
     for sign, words in _SIGNS.items():
         if data.startswith(sign):
             return f"not UTF-8: {words}"
-    byte = data[error.start : error.start + 1]
-    letter = byte.decode("cp1252", "replace")
     where = f"{error.reason} at byte {error.start + 1}"
-    if letter.isalpha() or letter in "\u2018\u2019\u201c\u201d\u2013\u2014\u20ac\u00b0\u00a0":
-        return (
-            f"not UTF-8 ({where}); in Latin-1 or Windows-1252 this byte is {letter!r}: convert the "
-            "file by iconv -f WINDOWS-1252 -t UTF-8"
-        )
-    return f"not UTF-8 ({where})"
+    if error.reason == "unexpected end of data":
+        return f"not UTF-8 ({where}): a letter is cut in two; fetch or copy the file again"
+    # In a Western text letters with accents stand alone between plain ones; where bytes over 127
+    # stand together, or some are UTF-8 all the same, another encoding is not for us to guess.
+    letter = data[error.start : error.start + 1].decode("cp1252", "replace")
+    is_western = letter.isalpha() and not re.search(rb"[\x80-\xff]{2}", data)
+    if not is_western:
+        return f"not UTF-8 ({where}); convert the file from its encoding to UTF-8"
+    return (
+        f"not UTF-8 ({where}); in Latin-1 or Windows-1252 this byte is {letter!r}: if that is the "
+        "encoding, convert the file by iconv -f WINDOWS-1252 -t UTF-8"
+    )

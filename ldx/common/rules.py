@@ -7,6 +7,7 @@ and language models are checked where they are described.
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ RULES: Mapping[str, Rule] = {
     "logging.tensorboard": FLAG,
     "logging.wandb_project": TEXT,
     "prep.collection": TEXT,
-    "prep.packages": TEXTS_OR_NONE,
+    "prep.packages": dataclasses.replace(TEXTS_OR_NONE, words=()),
     "prep.language": TEXT,
     "prep.max_passages": whole(1, None),
     "prep.max_rejects": number(least=0, under=1),
@@ -184,7 +185,7 @@ RULES: Mapping[str, Rule] = {
     "prep.max_attempts": whole(1),
     "prep.document_prompt": TEXT,
     "prep.index": one_of(*IndexKind),
-    "prep.candidate_depth": whole(2, "auto", None),
+    "prep.candidate_depth": whole(2, "auto"),
     "prep.range_min": whole(0),
     "prep.range_max": whole(1, None),
     "prep.sampling_strategy": one_of("top", "spread"),
@@ -210,24 +211,28 @@ ELSEWHERE = (
 """Sections whose keys are checked where they are described, and those with names of the user's."""
 
 
-_PATHS = ("path", "root", "records", "log", "average_with")
+_PLACES = re.compile(
+    r"(model|guide)\.path|data\.(root|records)|data\.sources\.[^.]+\.(root|records)|prep\.log"
+    r"|prep\.(retrievers|teachers)\.[^.]+\.path|train\.average_with"
+)
 
 
 def names_a_place(key: str) -> bool:
-    """Whether the values of a dotted key are paths, which say where something is and not what."""
-    return key.rpartition(".")[2] in _PATHS
+    """Whether the value of a dotted key is a path (or several), which says where something is."""
+    return _PLACES.fullmatch(key) is not None
 
 
-def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_absolute_paths(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A config whose paths to what is there, files or folders, are absolute."""
     plain = dict(config)
-    for key, value in config.items():
+    for name, value in config.items():
+        key = prefix + name
         if isinstance(value, Mapping):
-            plain[key] = with_absolute_paths(value)
+            plain[name] = with_absolute_paths(value, f"{key}.")
         elif names_a_place(key) and isinstance(value, list | tuple):
-            plain[key] = [_absolute(each) for each in value]
+            plain[name] = [_absolute(each) for each in value]
         elif names_a_place(key):
-            plain[key] = _absolute(value)
+            plain[name] = _absolute(value)
     return plain
 
 

@@ -87,6 +87,12 @@ class Dataset:
     queries: dict[str, str]
     qrels: Qrels
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash that differs where a passage, a query or a judgment differs."""
+        judged = json.dumps([self.queries, self.qrels], sort_keys=True)
+        return fingerprint(corpus_fingerprint(self.corpus), judged)
+
 
 def read_corpus(location: str | Path, *, max_bad: float = 0.0) -> Corpus:
     """Read a corpus into memory.

@@ -118,37 +118,33 @@ def table_rows(path: Path, reject: Reject) -> Iterator[Row]:
     """The rows of a .csv or .tsv file, gzip where its name ends in .gz, of `PASSAGE_FIELDS`.
 
     The first line names the columns. A .tsv file of two columns may do without: these are the id
-    and the text, and quotation marks stand for themselves (MS MARCO's collection.tsv).
+    and the text (MS MARCO's collection.tsv). In .tsv files a line is a row, and quotation marks
+    stand for themselves unless they are around a whole cell.
 
     Raises:
       UserError: there is no column of ids or of texts, or the file is damaged.
     """
     csv.field_size_limit(2**31 - 1)
-    separator = "\t" if ".tsv" in path.suffixes else ","
+    is_tsv = ".tsv" in path.suffixes
+    columns: list[str] = []
     number = 0
     try:
         with _open_text(path) as file:
-            first = file.readline()
-            names = next(csv.reader([first], delimiter=separator), [])
-            columns = [name.strip().casefold() for name in names]
-            is_plain = separator == "\t" and len(names) == 2 and not _is_heading(columns)
-            if is_plain:
-                columns = ["_id", "text"]
-                file.seek(0)
-            else:
-                _column_names(columns, str(path))
-            if is_plain:
-                reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
-            else:
-                reader = csv.reader(file, delimiter=separator, strict=True)
-            for cells in reader:
-                number = reader.line_num + (not is_plain)
+            reader = csv.reader(file, strict=True)
+            for cells in map(_tsv_cells, file) if is_tsv else reader:
+                number = number + 1 if is_tsv else reader.line_num
                 where = f"{path}:{number}"
-                if not cells:
+                if not any(cells):
                     continue
+                if not columns:
+                    columns = [name.strip().casefold() for name in cells]
+                    if not is_tsv or len(columns) != 2 or _is_heading(columns):
+                        _column_names(columns, str(path))
+                        continue
+                    columns = ["_id", "text"]
                 if len(cells) != len(columns):
                     detail = f"{len(cells)} column(s), wanted {len(columns)}"
-                    excerpt = separator.join(cells)[:EXCERPT_CHARS]
+                    excerpt = "\t".join(cells)[:EXCERPT_CHARS]
                     reject(BadRow(where, Flaw.UNREADABLE, detail, excerpt))
                     continue
                 yield Row(where, dict(zip(columns, cells, strict=True)), "")
@@ -159,6 +155,15 @@ def table_rows(path: Path, reject: Reject) -> Iterator[Row]:
         raise UserError(f"{path}, after line {number}: {error}; mend the file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _tsv_cells(line: str) -> list[str]:
+    """The cells of a line; one that is quoted as a whole is without its quotation marks."""
+    cells = line.rstrip("\r\n").split("\t")
+    return [
+        cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+        for cell in cells
+    ]
 
 
 def _is_heading(columns: Sequence[str]) -> bool:

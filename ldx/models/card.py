@@ -266,10 +266,12 @@ _HIDDEN = ("base_url", "api_key_env", "python", "wandb_project")
 def _public(value: Any, key: str = "") -> Any:
     """A value as other people may see it: no server, and of a path the last name alone."""
     if isinstance(value, Mapping):
-        return {k: _public(v, str(k)) for k, v in value.items() if k not in _HIDDEN}
+        prefix = f"{key}." if key else ""
+        return {k: _public(v, f"{prefix}{k}") for k, v in value.items() if k not in _HIDDEN}
     if isinstance(value, list | tuple):
         return [_public(each) for each in value]
-    if isinstance(value, str) and (names_a_place(key) or _PLACE.match(value)):
+    is_place = isinstance(value, str) and not re.search(r"\s", value) and _PLACE.match(value)
+    if isinstance(value, str) and (names_a_place(key) or is_place):
         is_public = value.startswith(("package:", "split:")) or "@" in value or not value
         return value if is_public and not _PLACE.match(value) else re.split(r"[/\\]", value)[-1]
     return value

@@ -6,6 +6,7 @@ What ldx does not do is refused when a model is loaded, because embeddings would
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ OF_BERT = (
     *("DistilBertTokenizer", "DistilBertTokenizerFast"),
 )
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
-SPECIAL = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+SPECIAL = {
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
+"""The special tokens by the keys that name them, with what BERT calls them."""
 
 
 def as_declared(folder: Path) -> dict[str, Any]:
@@ -55,7 +63,7 @@ def _added_tokens(
             added.add(name)
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
             tokens.append({"id": vocabulary[name], "content": name, **flags, "special": True})
-    return sorted(tokens, key=lambda token: token["id"])
+    return tokens
 
 
 def _vocabulary(content: Mapping[str, Any]) -> Mapping[str, int]:
@@ -66,7 +74,7 @@ def _vocabulary(content: Mapping[str, Any]) -> Mapping[str, int]:
 
 def _of_bert(config: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a BERT tokenizer that transformers makes anew."""
-    names = {key: _name(config.get(key)) or f"[{key[:3].upper()}]" for key in SPECIAL}
+    names = {key: _name(config.get(key)) or default for key, default in SPECIAL.items()}
     cls, sep = names["cls_token"], names["sep_token"]
     vocabulary = model.get("vocab", {})
     parts = [{"SpecialToken": {"id": cls, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -114,11 +122,11 @@ def _problems(folder: Path, content: Mapping[str, Any], config: Mapping[str, Any
     tokens = content.get("added_tokens") or []
     known = {token.get("content") for token in tokens if isinstance(token, dict)}
     known |= _vocabulary(content).keys()
-    around = json.dumps(content.get("post_processor"), ensure_ascii=False)
+    around = set(re.findall(r'"([^"]*)"', json.dumps(content.get("post_processor"))))
     for file, key, name in _named_tokens(folder, config):
         if name not in known:
             yield f"{file}: {key} is {name!r}, which tokenizer.json does not have"
-        elif key in ("cls_token", "sep_token") and f'"{name}"' not in around:
+        elif key in ("cls_token", "sep_token") and name not in (SPECIAL[key], *around):
             yield f"{file}: {key} is {name!r}, which tokenizer.json does not put around a text"
 
 

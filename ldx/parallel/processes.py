@@ -190,11 +190,11 @@ def hold_together(folder: Path, command: str) -> Iterator[None]:
       UserError: another run holds it; every process raises it.
     """
     with contextlib.ExitStack() as stack:
-        refusal: UserError | None = None
+        refusal: Exception | None = None
         if is_primary():
             try:
                 stack.enter_context(held(folder, command))
-            except UserError as error:
+            except Exception as error:  # the others wait to hear of it
                 refusal = error
         if from_primary({"is refused": refusal is not None})["is refused"]:
             raise refusal or UserError(f"{folder} is in use; process 0 says by whom")

@@ -260,6 +260,9 @@ def _runs(work: _Work, name: str, source: JudgedCollection) -> dict[str, Run]:
         runs[system] = read_run(path)
     baselines = [] if name else sorted((work.workdir / "baselines").glob("*.trec"), reverse=True)
     for path in baselines:
+        if not path.stat().st_size:
+            logging.warning("%s found nothing for any query; it is left out", path.stem)
+            continue
         run = read_run(path)
         if not run.keys() & dataset.qrels.keys():
             logging.warning("%s has no query of %s; it is left out", path, dataset.split)

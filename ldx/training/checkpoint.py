@@ -47,6 +47,8 @@ class Progress:
     highest_ndcg: float = -1.0  # of any step; another one where the best has the lowest loss
     lowest_losses: dict[str, float] = dataclasses.field(default_factory=dict)
     num_bad_evaluations: int = 0
+    # The last evaluated steps, whose checkpoints are kept, however often a run is stopped between.
+    last_evaluated: list[int] = dataclasses.field(default_factory=list)
     stop_reason: str = ""
     metrics_bytes: int = 0
     # Chosen after the last step: what is kept of it (`ldx.training.variants`). None: not yet.
@@ -154,7 +156,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             write_json(self._workdir / PROGRESS_NAME, dataclasses.asdict(progress))
         steps = sorted(self._manager.all_steps())
-        for step in set(steps) - {progress.best_step, *steps[-NUM_LAST:]}:
+        kept = {progress.best_step, *steps[-NUM_LAST:], *progress.last_evaluated}
+        for step in set(steps) - kept:
             self._manager.delete(step)
 
     def _check_room(self, state: TrainState) -> None:
@@ -185,11 +188,6 @@ class Checkpoints:
         )
         step = jax.device_put(jax.numpy.full_like(state.step, progress.step), state.step.sharding)
         return TrainState(step, params, opt_state)
-
-    @property
-    def steps(self) -> list[int]:
-        """The steps that are on disk, ascending."""
-        return sorted(self._manager.all_steps())
 
     @quiet_orbax()
     def restore_step(self, params: Params, step: int) -> Params:

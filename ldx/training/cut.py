@@ -40,7 +40,7 @@ def report_cut(
         lengths = [len(ids) for ids in student.tokenizer.encode([prompt + text for text in texts])]
         cuts[name] = [
             _cut(student, "passages", source.passages.lengths),
-            _cut(student, "training queries", source.queries.lengths),
+            _cut(student, "queries of the lists", source.queries.lengths),
             *([_cut(student, "test queries", np.array(lengths))] if texts else []),
         ]
     write_json(

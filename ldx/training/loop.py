@@ -19,7 +19,7 @@ from ldx.models.towers import split_passage_map
 from ldx.parallel import processes
 from ldx.parallel.mesh import put, replicated
 from ldx.step.result import StepResult
-from ldx.training.checkpoint import Checkpoints, Progress, best_params
+from ldx.training.checkpoint import NUM_LAST, Checkpoints, Progress, best_params
 from ldx.training.dev_set import evaluate_sources
 from ldx.training.dev_values import DevValues, read_dev_values, write_dev_values
 from ldx.training.metrics_writer import MetricsWriter
@@ -216,7 +216,7 @@ class TrainingLoop:
             trained = self.checkpoints.restore_step(like, progress.best_step)
         for alpha in train.alphas:
             yield alpha_name(alpha), interpolate(base, trained, alpha)
-        steps = [step for step in self.checkpoints.steps if step > 0]
+        steps = sorted({progress.best_step, *progress.last_evaluated} - {0})
         if train.tries_checkpoints and len(steps) > 1:
             yield CHECKPOINTS, average([self.checkpoints.restore_step(like, n) for n in steps])
         if train.average_with:
@@ -270,6 +270,7 @@ class TrainingLoop:
         ]
         progress.num_bad_evaluations = 0 if improved else progress.num_bad_evaluations + 1
         progress.evaluated_step = progress.step
+        progress.last_evaluated = [*progress.last_evaluated, progress.step][-NUM_LAST:]
         if progress.num_bad_evaluations >= train.patience:
             measure = "loss" if train.stop_on == Criterion.LOSS else METRIC
             progress.stop_reason = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from ldx.common.errors import UserError
 from ldx.common.files import read_json
 from ldx.training.checkpoint import read_progress
-from ldx.training.settings import CONFIG_NAME, FINGERPRINTS_NAME, Settings
+from ldx.training.settings import CONFIG_NAME, FINGERPRINTS_NAME, Settings, TrainedTowers
 
 
 def check_others(settings: Settings, model: str) -> None:
@@ -26,9 +26,9 @@ def check_others(settings: Settings, model: str) -> None:
         if read_json(folder / FINGERPRINTS_NAME).get("model") != model:
             raise UserError(f"{where}: a run of another base model, prompt or maximum length")
         train = read_json(folder / CONFIG_NAME)["train"]
-        for key in ("towers", "passage_map"):
-            if train[key] != getattr(settings.train, key):
+        for key, before_it_was_there in (("towers", TrainedTowers.BOTH), ("passage_map", "")):
+            value, own = train.get(key, before_it_was_there), getattr(settings.train, key)
+            if value != own:
                 raise UserError(
-                    f"{where}: its train.{key} is {train[key]!r}, that of this run is "
-                    f"{getattr(settings.train, key)!r}"
+                    f"{where}: its train.{key} is {value!r}, that of this run is {own!r}"
                 )

@@ -19,6 +19,8 @@ from ldx.records.schema import check_template
 from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, auto_warmup_steps
 
 CONFIG_NAME = "config.json"
+JUDGMENTS = "judgments"
+"""What the names of fingerprints of judged collections begin with."""
 FINGERPRINTS_NAME = "fingerprints.json"
 MAY_DIFFER = (
     "checkpoint.",
@@ -250,8 +252,11 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
         key: f"config.{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
         for key in others
     }
-    problems = [change for key, change in changes.items() if not names_a_place(key)]
-    for name, value in read_json(workdir / FINGERPRINTS_NAME).items():
+    known = read_json(workdir / FINGERPRINTS_NAME)
+    problems = [change for key, change in changes.items() if not _may_move(key, known)]
+    for name, value in known.items():
+        if name.startswith(JUDGMENTS) and name not in fingerprints:
+            continue  # a run that has begun goes on without them
         is_told = any(problem.startswith(f"config.{name}.") for problem in problems)
         if fingerprints.get(name) != value and not is_told:
             change = changes.get(f"{name}.path", f"the {name}: changed since the run began")
@@ -263,6 +268,13 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
         )
     for change in changes.values():
         logging.info("%s; the run goes on", change)
+
+
+def _may_move(key: str, fingerprints: Mapping[str, str]) -> bool:
+    """Whether a path may be another one, as a fingerprint tells what it leads to."""
+    if key.endswith(".root"):  # older runs have no fingerprint of judgments
+        return any(name.startswith(JUDGMENTS) for name in fingerprints)
+    return names_a_place(key) and key != "train.average_with"
 
 
 def save_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:

@@ -234,7 +234,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, module, flag, others, path):
     [
         ("data_prep.run", "workdir", ["--config=configs/demo.py"]),
         ("ldx.train", "workdir", ["--config=configs/demo.py"]),
-        ("ldx.train", "config.data.root", ["--config=configs/scifact.py", "--workdir=WORK"]),
+        ("data_prep.run", "config.data.root", ["--config=configs/mine.py", "--workdir=WORK"]),
         ("ldx.evaluate", "model", ["--dataset=absent", "--output=out"]),
         ("ldx.search", "corpus", ["--model=absent", "query"]),
     ],
@@ -253,6 +253,7 @@ def test_paths_that_cannot_be(tmp_path, module, flag, others, kind):
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 2, result.stderr
     assert "error: " in result.stderr
+    assert str(path) in result.stderr
     assert "Traceback" not in result.stderr
     assert not (Path(__file__).parents[2] / "gs:").exists()
 

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -35,6 +37,28 @@ def test_a_folder_is_held_until_all_that_work_in_it_are_dead(tmp_path, how):
     os.kill(left, signal.SIGKILL)
     with held(run, "data_prep.run", wait=True):  # until the system has noticed
         assert (run / ".lock").read_text().startswith("data_prep.run, process")
+
+
+def test_a_folder_that_failed_is_taken_by_who_waited(tmp_path):
+    """What fails at once removes the new folder, with the file that another one waits for."""
+    taken = []
+
+    def wait():
+        with held(tmp_path / "run", "ldx.study", wait=True):
+            taken.append((tmp_path / "run" / ".lock").read_text())
+
+    waiting = threading.Thread(target=wait)
+
+    def fail():
+        with held(tmp_path / "run", "ldx.train"):
+            waiting.start()
+            time.sleep(0.2)
+            raise UserError("a mistake")
+
+    with pytest.raises(UserError, match="a mistake"):
+        fail()
+    waiting.join(10)
+    assert taken[0].startswith("ldx.study, process")
 
 
 def test_what_a_holder_starts_may_work_in_the_folder(tmp_path, monkeypatch):

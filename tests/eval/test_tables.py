@@ -17,6 +17,9 @@ def corpus_of(path: Path) -> list[tuple[str, str, str]]:
     return list(zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True))
 
 
+QUOTED = [("1", "", '"Hello" he said'), ("2", "", '"first'), ("3", "", 'second"')]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -35,6 +38,7 @@ def corpus_of(path: Path) -> list[tuple[str, str, str]]:
         ),
         ("c.csv", "\ufeffPID,Passage\n7,text\n", [("7", "", "text")]),
         ("c.csv", "text,_id\r\na text,5\r\n", [("5", "", "a text")]),
+        ("c.tsv", 'id\ttext\n1\t"Hello" he said\n2\t"first\n3\tsecond"\n', QUOTED),
     ],
 )
 @pytest.mark.parametrize("is_gzip", [False, True])
@@ -82,7 +86,9 @@ LATIN = "caf\u00e9".encode("latin-1")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"_id": "a", "text": "' + LATIN + b'"}', "'\u00e9': convert the file by iconv"),
+        (b'{"_id": "a", "text": "' + LATIN + b'"}', "'\u00e9': if that is the encoding"),
+        ('{"_id": "a", "text": "\u00e9t\u00e9"}'.encode()[:-3], "a letter is cut in two"),
+        ('{"_id": "a", "text": "\u4f60\u597d"}'.encode("gb18030"), "convert the file from its"),
         ('{"_id": "a"}'.encode("utf-16"), "the file is UTF-16; convert it by iconv"),
         (gzip.compress(b'{"_id": "a", "text": "x"}', mtime=2**31 + 200), "must end in .gz"),
         (b"PK\x03\x04\xff\xff", "a ZIP archive"),

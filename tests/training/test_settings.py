@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_other_paths_to_the_same(tmp_path, monkeypatch):
     config["model"]["path"] = "here"
     config["data"] |= {"root": "here", "sources": {"a": {"records": "here", "root": "here"}}}
     config["prep"] |= {"log": "here", "teachers": {"t": {"kind": "run_file", "path": "here"}}}
-    found = {"model": "m", "lists of a": "l"}
+    found = {"model": "m", "lists of a": "l", "judgments of a": "j"}
     save_run(tmp_path, resolve(config, 100).whole, found)
     saved = read_json(tmp_path / "config.json")
     for section in (saved["model"], saved["prep"]["teachers"]["t"]):
@@ -120,8 +120,14 @@ def test_a_run_goes_on_with_other_paths_to_the_same(tmp_path, monkeypatch):
     check_same_run(tmp_path, resolve(moved, 100).whole, found)
     with pytest.raises(UserError, match=r"config\.model\.path: the run has '.*here', now '.*moved"):
         check_same_run(tmp_path, resolve(moved, 100).whole, found | {"model": "other"})
-    with pytest.raises(UserError, match="the lists of a: changed since the run began"):
-        check_same_run(tmp_path, resolve(moved, 100).whole, found | {"lists of a": "other"})
+    for name in ("lists of a", "judgments of a"):
+        with pytest.raises(UserError, match=f"the {name}: changed since the run began"):
+            check_same_run(tmp_path, resolve(moved, 100).whole, found | {name: "other"})
+    gone = {name: value for name, value in found.items() if name != "judgments of a"}
+    check_same_run(tmp_path, resolve(moved, 100).whole, gone)  # they are for the report alone
+    config["data"]["query_type_weights"] = {"log": 0.5}
+    with pytest.raises(UserError, match=r"query_type_weights\.log"):
+        check_same_run(tmp_path, resolve(config, 100).whole, found)
 
 
 def test_a_run_that_is_older_than_a_key_goes_on_where_the_key_has_its_default(tmp_path):

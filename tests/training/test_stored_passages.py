@@ -148,6 +148,9 @@ def test_what_is_kept_is_what_everything_speaks_of(
     shutil.copytree(finished, workdir)
     progress = json.loads((workdir / "progress.json").read_text())
     (workdir / "progress.json").write_text(json.dumps(progress | {"variant": None}))
+    started_with = json.loads((workdir / "config.json").read_text())
+    started_with["train"]["average_with"] = [str(other_seed)]
+    (workdir / "config.json").write_text(json.dumps(started_with))
     for name in ("report.txt", "results.json", "alpha.json"):
         (workdir / name).unlink()
     shutil.rmtree(workdir / "report")

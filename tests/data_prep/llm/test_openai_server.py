@@ -230,6 +230,7 @@ ODD = {
     "choices empty": (200, completion("")[1] | {"choices": []}),
     "choices of another kind": (200, completion("")[1] | {"choices": "none"}),
     "message null": with_message(None),
+    "message a text": with_message("fine"),
     "no message": (200, completion("")[1] | {"choices": [{"index": 0}]}),
     "content a number": completion(7),
     "content an object": completion({"text": "x"}),
@@ -259,6 +260,24 @@ def test_an_odd_answer_is_one_failed_request(server, make, waits, odd):
     assert sent == {"good": 2, "once": 2, "always": 3}
 
 
+def test_a_filtered_prompt_that_comes_first_ends_nothing(server, make, waits):
+    """The others are still under way when it has failed for good."""
+    slow = threading.Event()
+
+    def answer(body, attempt):
+        if body["messages"][-1]["content"] == "filtered":
+            if attempt == 3:
+                slow.set()
+            return ODD["choices empty"]
+        slow.wait(10)
+        return completion("fine")
+
+    server.answer = answer
+    answers = make(max_retries=2).generate([request(text) for text in ("filtered", "a", "b")])
+    assert [a.text for a in answers] == ["", "fine", "fine"]
+    assert answers[0].error
+
+
 def test_parts_of_text_are_joined(server, make):
     parts = [
         {"type": "text", "text": "how to "},
@@ -271,6 +290,7 @@ def test_parts_of_text_are_joined(server, make):
 
 def test_another_kind_of_server(server, make, waits):
     server.answer = lambda body, attempt: (200, "<html>Welcome to nginx</html>")
+    server.models = lambda: (200, "<html>Welcome to nginx</html>")
     with pytest.raises(UserError, match="not an answer of OpenAI's chat completions"):
         make().generate([request("x")])
 

@@ -160,12 +160,14 @@ def test_vllm_is_missed_before_anything_is_asked(workspace, monkeypatch, teacher
         ("score", "transformers", {"teachers": {"x": {"kind": "yes_no", "model": "a/b@c"}}}),
         ("generate_queries", "openai", {"queries": "llm", "llm.backend": "openai"}),
         ("corpus", "datasets", {"collection": "BeIR/scifact@main"}),
-        ("corpus", "pyarrow", {"collection": "corpus.parquet"}),
+        ("corpus", "pyarrow", {"collection": "HERE/corpus.parquet"}),
     ],
 )
-def test_packages_are_missed_at_once(workspace, monkeypatch, stage, package, values):
+def test_packages_are_missed_at_once(workspace, monkeypatch, tmp_path, stage, package, values):
     config, find = workspace.config, importlib.util.find_spec
+    (tmp_path / "corpus.parquet").touch()
     for key, value in values.items():
+        value = value.replace("HERE", str(tmp_path)) if isinstance(value, str) else value
         config.update_from_flattened_dict({f"prep.{key}": value})
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *_: None if name == package else find(name)

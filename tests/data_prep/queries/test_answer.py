@@ -99,6 +99,8 @@ WHOLE = [
     ("question", f"analysisThe user wants a question.assistantfinal{Q}", Q),
     ("question", f"The answer is\n$$\\boxed{{\\text{{{Q}}}}}$$", Q),
     ("question", f"<answer>{Q}</answer>", Q),
+    ("question", "what does [reflection] do in java", "what does [reflection] do in java"),
+    ("question", "how to read a [THINK] tag", "how to read a [THINK] tag"),
     ("question", f"<|begin_of_box|>{Q}<|end_of_box|>", Q),
     ("question", f"Frage: {Q}", Q),
     ("question", f"**Pregunta:** {Q}", Q),
