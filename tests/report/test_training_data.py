@@ -121,7 +121,7 @@ def test_what_is_shared_with_the_test_is_told(finished):
     text = Page(finished / "report" / "index.html").text
     assert "What the model's maximum lengths cut off" in text
     of_kinds = {cut["what"]: cut for cut in json.loads((finished / "cut.json").read_text())[""]}
-    assert list(of_kinds) == ["passages", "training queries", "test queries"]
+    assert list(of_kinds) == ["passages", "queries of the lists", "test queries"]
     assert (of_kinds["passages"]["num_texts"], of_kinds["test queries"]["num_texts"]) == (40, 20)
     assert "What training lists and test share" in text
     names = (
