@@ -35,7 +35,8 @@ from data_prep.preflight.checks import (
 from ldx.common import cli
 from ldx.common.configs import Config, plain_config
 from ldx.common.errors import UserError
-from ldx.common.files import INHERITED, folder_path, held
+from ldx.common.files import folder_path
+from ldx.common.locks import INHERITED, hold_folder
 
 SECTIONS = ("seed", "model", "data", "train", "eval", "prep")
 """What the stages read of a config."""
@@ -166,7 +167,7 @@ def prepare(config: Config, workdir: str | Path, *, stage_flags: Sequence[str] =
     check_packages(workspace)
     check_models(workspace)
     check_vllm(workspace)
-    with held(workspace.workdir, "ldx.prepare") as lock:
+    with hold_folder(workspace.workdir, "ldx.prepare") as lock:
         config_flag = f"--config={save_config(workspace.config, workspace.prep)}"
         arguments = [config_flag, f"--workdir={workspace.workdir}", *stage_flags]
         _run_stages(interpreters, arguments, workspace.workdir, lock)
@@ -191,7 +192,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS["dry-run"].value:
         return
     try:
-        with held(workspace.workdir, "data_prep.run") as lock:
+        with hold_folder(workspace.workdir, "data_prep.run") as lock:
             _run_stages(interpreters, sys.argv[1:], workspace.workdir, lock)
     except StageStopped as stop:
         # A stage that ended in order said "stopped" itself.

@@ -16,11 +16,11 @@ from absl import flags, logging
 
 from ldx.common import cli
 from ldx.common.callable_module import make_callable
+from ldx.common.config_paths import is_path_key
 from ldx.common.configs import Config, changes_from_base, plain_config
 from ldx.common.errors import UserError
 from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted, StopRequest
-from ldx.common.rules import names_a_place
 from ldx.common.sections import build, flatten_config
 from ldx.common.tensorboard import import_without_torch
 from ldx.data.sources import Source, SourceConfig, lists_of_epoch, source_configs
@@ -188,9 +188,9 @@ def _check(inputs: _Inputs, workdir: Path) -> Progress | None:
     """
     progress = read_progress(workdir)
     seen = dataclasses.asdict(progress) if progress else None
-    processes.check_same(
-        "config, records and progress", [inputs.settings.whole, inputs.fingerprints, seen]
-    )
+    # Only the process that makes the report needs the judged collections.
+    shared = {k: v for k, v in inputs.fingerprints.items() if not k.startswith(JUDGMENTS)}
+    processes.check_same("config, records and progress", [inputs.settings.whole, shared, seen])
     if progress:
         check_same_run(workdir, inputs.settings.whole, inputs.fingerprints)
     if progress is None or not progress.finished:
@@ -269,7 +269,7 @@ def _with_settings_of_records(
     others = [
         f"{key}={value!r}"
         for key, value in flatten_config(settings).items()
-        if own.get(key) != value and not names_a_place(key)
+        if own.get(key) != value and not is_path_key(f"prep.{key}")
     ]
     if others:
         logging.info("config.prep is that of the records: %s", ", ".join(others))

@@ -153,6 +153,37 @@ def test_killed_runs_end_as_if_they_had_not_been(config, finished, tmp_path):
         np.testing.assert_array_equal(ours, undisturbed)
 
 
+def test_a_run_speaks_of_the_settings_that_its_records_were_made_by(finished, caplog):
+    """So the command need not repeat the flags of the preparation."""
+    manifest = Manifest.read(
+        Path(json.loads((finished / "config.json").read_text())["data"]["records"])
+    )
+    made_by = {"queries": "log", "log": "/there/queries.txt", "packages": ["numpy"]}
+    config = {"prep": {"queries": "extractive", "log": "", "packages": ("numpy",)}}
+    with_settings = dataclasses.replace(manifest, settings=made_by)
+    with caplog.at_level("INFO"):
+        found = ldx.train._with_settings_of_records(config, {"": with_settings})
+    assert found["prep"] == made_by
+    assert "config.prep is that of the records: queries='log'" in caplog.text
+    assert "queries.txt" not in caplog.text
+    assert ldx.train._with_settings_of_records(config, {"": manifest}) == config
+    several = {"a": with_settings, "b": with_settings}
+    assert ldx.train._with_settings_of_records(config, several) == config
+
+
+def test_only_the_process_that_reports_needs_the_judged_collection(config, finished, monkeypatch):
+    """What processes compare is without judgments, which the folder of a run keeps."""
+    compared = []
+    monkeypatch.setattr(
+        "ldx.parallel.processes.check_same", lambda _, value: compared.append(value)
+    )
+    assert train_here(config, finished).returncode == 0
+    fingerprints = json.loads((finished / "fingerprints.json").read_text())
+    assert "judgments" in fingerprints
+    [(_, shared, _)] = compared
+    assert shared == {k: v for k, v in fingerprints.items() if k != "judgments"}
+
+
 def test_going_on_with_other_settings_is_refused_by_name(config, finished):
     result = train_here(config, finished, "--config.optim.b1=0.5", "--config.seed=3")
     assert result.returncode == 2

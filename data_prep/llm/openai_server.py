@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from data_prep.llm.base import Answer, Request
 from data_prep.pipeline.llm_settings import LlmConfig
 from ldx.common.errors import UserError
+from ldx.common.extras import how_to_install
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = "none"  # the key that is sent where the server asks for none
@@ -68,7 +69,7 @@ class OpenAiLlm:
         """
         if importlib.util.find_spec("openai") is None:
             raise UserError(
-                "config.prep.llm.backend='openai' needs a package: pip install openai, or '.[prep]'"
+                f"config.prep.llm.backend='openai' needs a package: {how_to_install('openai')}"
             )
         self._config = config
         self._key = _key_from_environment(config)

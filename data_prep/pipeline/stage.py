@@ -12,7 +12,8 @@ from data_prep.engines.flags import define_engine_flags, engine_from_flags
 from data_prep.pipeline.workspace import Workspace, config_fingerprint, open_workspace
 from ldx.common import cli
 from ldx.common.errors import UserError
-from ldx.common.files import fingerprint, held, read_json, write_json
+from ldx.common.files import fingerprint, read_json, write_json
+from ldx.common.locks import hold_folder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stage:
         """Run the stage as a command, with the workspace that the flags name."""
         cli.refuse_arguments(argv)
         workspace = workspace_from_flags()
-        with held(workspace.workdir, f"data_prep.{self.name}"):
+        with hold_folder(workspace.workdir, f"data_prep.{self.name}"):
             self.run(workspace)
 
     def run(self, workspace: Workspace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.collection import BEIR
+from data_prep.corpora.collection import API_DOCS, BEIR
 from data_prep.documents.prompt import load_document_prompt
 from data_prep.lists.entry_rules import EntryRule, SyntheticRule, entry_rules
 from data_prep.llm.vllm_engine import NEEDS_VLLM, NO_VLLM
@@ -27,8 +27,8 @@ from data_prep.queries.prompt import load_prompts
 from data_prep.retrieval.retrievers import RetrieverKind, workspace_retrievers
 from data_prep.teachers import TEACHER_CLASSES
 from data_prep.teachers.hybrid import hybrid_columns
-from ldx.common.cli import how_to_install
 from ldx.common.errors import UserError
+from ldx.common.extras import how_to_install
 from ldx.common.sections import check_keys
 from ldx.eval.beir import QUERIES_LINE, find_qrels, qrels_files
 from ldx.eval.passages import corpus_files, hub_name
@@ -182,7 +182,11 @@ def check_packages(workspace: Workspace) -> None:
     if hub_name(prep.collection):
         needed.append(("corpus", "datasets", f"config.prep.collection={prep.collection!r}"))
     corpus = root if prep.collection == BEIR else Path(prep.collection)
-    if corpus.exists() and any(path.suffix == ".parquet" for path in corpus_files(corpus)):
+    if (
+        prep.collection != API_DOCS
+        and corpus.exists()
+        and any(path.suffix == ".parquet" for path in corpus_files(corpus))
+    ):
         needed.append(("corpus", "pyarrow", f"{corpus}: a corpus in Parquet"))
     for stage, package, why in needed:
         is_here = stage in stages_of(prep) and stage not in prep.python

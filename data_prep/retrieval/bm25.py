@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 
 from data_prep.retrieval.analyzer import Analyzer
-from ldx.common.files import atomic_write, locked, read_json, write_json
+from ldx.common.files import atomic_write, read_json, write_json
+from ldx.common.locks import locked
 from ldx.common.progress import progress_bar
 from ldx.data.tokens import Texts
 

@@ -24,6 +24,7 @@ from ldx.common.configs import (
     importable_configs,
 )
 from ldx.common.errors import UserError
+from ldx.common.extras import EXTRAS, how_to_install
 from ldx.common.files import folder_path
 from ldx.common.interrupt import Interrupted
 
@@ -33,11 +34,6 @@ PATH_ERRORS = (
     *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EIO),
 )
 """What a path may be to blame for: of another kind, out of bounds, on a broken file system."""
-EXTRAS = {
-    **dict.fromkeys(("torch", "transformers", "pyarrow", "datasets", "openai", "httpx2"), "prep"),
-    **{name: name for name in ("vllm", "ray", "rax", "scann", "wandb")},
-}
-"""The extra of ldx that each package that not everybody needs comes with."""
 NO_SPACE = "No space left on device"
 
 OUT_OF_MEMORY = """out of memory: {error}
@@ -47,11 +43,6 @@ Lower one of these and run the same command again:
   --config.train.activation_bytes    kept of the first pass (0: nothing)
   --config.model.passage_max_length  tokens of a passage
   --config.data.batch_size           lists in a step"""
-
-
-def how_to_install(package: str) -> str:
-    """The command that installs a package of an extra."""
-    return f"pip install {package}, or '.[{EXTRAS[package]}]' in ldx's folder"
 
 
 class _OrNone(flags.ArgumentParser):

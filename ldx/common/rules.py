@@ -7,9 +7,7 @@ and language models are checked where they are described.
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ldx.common.errors import UserError
@@ -209,36 +207,6 @@ ELSEWHERE = (
     *("prep.retrievers", "prep.teachers", "prep.graded", "prep.llm", "prep.python"),
 )
 """Sections whose keys are checked where they are described, and those with names of the user's."""
-
-
-_PLACES = re.compile(
-    r"(model|guide)\.path|data\.(root|records)|data\.sources\.[^.]+\.(root|records)|prep\.log"
-    r"|prep\.(retrievers|teachers)\.[^.]+\.path|train\.average_with"
-)
-
-
-def names_a_place(key: str) -> bool:
-    """Whether the value of a dotted key is a path (or several), which says where something is."""
-    return _PLACES.fullmatch(key) is not None
-
-
-def with_absolute_paths(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config whose paths to what is there, files or folders, are absolute."""
-    plain = dict(config)
-    for name, value in config.items():
-        key = prefix + name
-        if isinstance(value, Mapping):
-            plain[name] = with_absolute_paths(value, f"{key}.")
-        elif names_a_place(key) and isinstance(value, list | tuple):
-            plain[name] = [_absolute(each) for each in value]
-        elif names_a_place(key):
-            plain[name] = _absolute(value)
-    return plain
-
-
-def _absolute(path: Any) -> Any:
-    is_there = isinstance(path, str) and path and Path(path).exists()
-    return str(Path(path).absolute()) if is_there else path
 
 
 def check_values(config: Mapping[str, Any]) -> None:

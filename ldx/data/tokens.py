@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, fingerprint, locked, read_json, write_json
+from ldx.common.files import atomic_write, fingerprint, read_json, write_json
+from ldx.common.locks import locked
 from ldx.common.progress import progress_bar
 
 CHUNK_TEXTS = 8192

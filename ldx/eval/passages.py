@@ -140,10 +140,9 @@ def corpus_files(location: str | Path) -> list[Path]:
     if path.is_dir():
         if json_lines := find_json_lines(path, "corpus"):
             return [json_lines]
-        if tables := [
-            path / f"corpus{end}" for end in _TABLES if (path / f"corpus{end}").is_file()
-        ]:
-            return tables[:1]
+        tables = [path / f"corpus{end}" for end in _TABLES]
+        if table := next((each for each in tables if each.is_file()), None):
+            return [table]
         files = [p for p in sorted(path.glob("*.parquet")) if p.name[0] not in "._"]
         if not files:
             others = ", ".join(f"corpus{end}" for end in _TABLES)

@@ -129,7 +129,8 @@ def table_rows(path: Path, reject: Reject) -> Iterator[Row]:
     columns: list[str] = []
     number = 0
     try:
-        with _open_text(path) as file:
+        # A lone carriage return is a part of a text, and csv has rules of its own.
+        with _open_text(path, newline="\n" if is_tsv else "") as file:
             reader = csv.reader(file, strict=True)
             for cells in map(_tsv_cells, file) if is_tsv else reader:
                 number = number + 1 if is_tsv else reader.line_num
@@ -171,10 +172,10 @@ def _is_heading(columns: Sequence[str]) -> bool:
     return any(name in columns for name in (*PASSAGE_FIELDS["_id"], *PASSAGE_FIELDS["text"]))
 
 
-def _open_text(path: Path) -> IO[str]:
+def _open_text(path: Path, newline: str) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+    return open(path, encoding="utf-8-sig", newline=newline)
 
 
 def parquet_rows(path: Path, reject: Reject) -> Iterator[Row]:

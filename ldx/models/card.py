@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldx.common.rules import names_a_place
+from ldx.common.config_paths import is_path_key
 from ldx.models.st_folder import PASSAGE_TOWER, QUERY_TOWER
 from ldx.models.student import Student
 from ldx.models.towers import MAP_NAME
@@ -24,16 +24,15 @@ def model_card(student: Student, facts: Mapping[str, Any]) -> str:
       student: the model.
       facts: what the card says, all optional. `base`: the path of the base model; `collection`:
         what it was trained for; `num_lists`: the number of training lists; `losses`: settings by
-        loss; `step`: the step of the parameters; `parameters`: what
-        they are, where not those of the step;
-        `config`: the whole experiment; `provenance`: how the lists of each collection were made, by
-        the manifest of its records; `results`: metrics by system, base and trained among them;
-        `passage_template`: how title and text became passages; `verdict`: the verdict by dev
-        queries; `output`: the folder, as the examples name it; `prompts`: how to
-        take the prompts of a source, where sources differ; `has_two_towers`: whether only
-        queries are embedded by trained parameters, and `has_passage_map`: whether the embeddings of
-        passages are mapped; `passage_model` and `passage_fingerprint`: what embeds passages, and
-        the digest of all that makes an index.
+        loss; `step`: the step of the parameters; `parameters`: what they are, where not those of
+        the step; `config`: the whole experiment; `provenance`: how the lists of each collection
+        were made, by the manifest of its records; `results`: metrics by system, base and trained
+        among them; `passage_template`: how title and text became passages; `verdict`: the verdict
+        by dev queries; `output`: the folder, as the examples name it; `prompts`: how to take the
+        prompts of a source, where sources differ; `has_two_towers`: whether only queries are
+        embedded by trained parameters, and `has_passage_map`: whether the embeddings of passages
+        are mapped; `passage_model` and `passage_fingerprint`: what embeds passages, and the digest
+        of all that makes an index.
     """
     base = base_name(str(facts.get("base", student.folder)))
     facts = {**facts, "collection": _plain(facts.get("collection", "one corpus"))}
@@ -271,7 +270,7 @@ def _public(value: Any, key: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [_public(each) for each in value]
     is_place = isinstance(value, str) and not re.search(r"\s", value) and _PLACE.match(value)
-    if isinstance(value, str) and (names_a_place(key) or is_place):
+    if isinstance(value, str) and (is_path_key(key) or is_place):
         is_public = value.startswith(("package:", "split:")) or "@" in value or not value
         return value if is_public and not _PLACE.match(value) else re.split(r"[/\\]", value)[-1]
     return value

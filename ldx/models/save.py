@@ -28,6 +28,7 @@ from ldx.models.st_folder import (
     PASSAGE_TOWER,
     POOLING_KEYS,
     QUERY_TOWER,
+    ST_CONFIG_NAME,
     read_st_folder,
     router_config,
     tower_modules,
@@ -37,7 +38,6 @@ from ldx.models.towers import Towers, save_passage_map
 from ldx.models.weights import WEIGHTS_NAME, load_unused, save_weights
 
 TOKENIZER_FILES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json")
-ST_CONFIG_NAME = "config_sentence_transformers.json"
 TASKS = {"query": ("query",), "passage": ("passage", "document")}
 """The names of a prompt in sentence-transformers."""
 

@@ -18,6 +18,7 @@ POOLING_KEYS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+ST_CONFIG_NAME = "config_sentence_transformers.json"
 EXPORT_NAME = "ldx_export.json"  # what ldx adds to folders it writes
 QUERY_TOWER = "query_encoder"
 """The folder of the queries' tower in an export of two towers, and a model folder by itself."""
@@ -79,7 +80,7 @@ def read_st_folder(folder: Path) -> Declared:
                 f"{transformer}/sentence_bert_config.json: {key} has {', '.join(others)}, which is "
                 "not supported"
             )
-    query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
+    query_prompt, passage_prompt = _prompts(folder / ST_CONFIG_NAME)
     own = read_object_if_any(folder / EXPORT_NAME)
     return Declared(
         transformer,
@@ -143,7 +144,7 @@ def read_towers(folder: Path) -> DeclaredTowers | None:
     normalize, has_map = known[0]
     modules = tower_modules(PASSAGE_TOWER, normalize, has_map)
     maps = [folder / path for path, name in modules.items() if name == "Dense"]
-    query_prompt, passage_prompt = _prompts(folder / "config_sentence_transformers.json")
+    query_prompt, passage_prompt = _prompts(folder / ST_CONFIG_NAME)
     settings = {"query_prompt": query_prompt, "passage_prompt": passage_prompt}
     settings |= {key: declared[key] for key in ("query_max_length", "passage_max_length")}
     passage_map = maps[0] if maps else None

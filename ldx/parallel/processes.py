@@ -27,8 +27,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from ldx.common.errors import UserError
-from ldx.common.files import held
 from ldx.common.interrupt import Interrupted
+from ldx.common.locks import hold_folder
 from ldx.common.quiet import quiet_orbax
 from ldx.parallel.mesh import put_local_rows
 
@@ -184,7 +184,7 @@ def from_primary(values: Mapping[str, float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def hold_together(folder: Path, command: str) -> Iterator[None]:
-    """Hold a run's folder for all processes of this run, as `ldx.common.files.held` does.
+    """Hold a run's folder for all processes of this run, as `ldx.common.locks.hold_folder` does.
 
     Raises:
       UserError: another run holds it; every process raises it.
@@ -193,11 +193,11 @@ def hold_together(folder: Path, command: str) -> Iterator[None]:
         refusal: Exception | None = None
         if is_primary():
             try:
-                stack.enter_context(held(folder, command))
-            except Exception as error:  # the others wait to hear of it
+                stack.enter_context(hold_folder(folder, command))
+            except Exception as error:  # raised below, once the others have heard of it
                 refusal = error
         if from_primary({"is refused": refusal is not None})["is refused"]:
-            raise refusal or UserError(f"{folder} is in use; process 0 says by whom")
+            raise refusal or UserError(f"process 0 could not hold {folder}; it says why")
         yield
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import fingerprint, locked, read_json, write_json
+from ldx.common.files import fingerprint, read_json, write_json
+from ldx.common.locks import locked
 from ldx.common.types import Params
 from ldx.data.tokens import Texts
 from ldx.retrieval.encoder import Encoder, Kind

@@ -19,8 +19,9 @@ from typing import Any
 from absl import logging
 
 from ldx.common.errors import UserError
-from ldx.common.files import atomic_write, fingerprint, folder_path, held, write_json
+from ldx.common.files import atomic_write, fingerprint, folder_path, write_json
 from ldx.common.interrupt import StopRequest
+from ldx.common.locks import hold_folder
 from ldx.common.sections import flatten_config
 from ldx.eval.beir import Qrels
 from ldx.report.common import REPORT_FOLDER
@@ -105,7 +106,7 @@ def run_study(
     roots = {root: find_root(root, study.roots) for root in _roots_of(cells)}
     workdir = folder_path("workdir", workdir).absolute()
     stop = StopRequest()
-    with held(workdir, "ldx.study", wait=True) as lock, stop:
+    with hold_folder(workdir, "ldx.study", wait=True) as lock, stop:
         planned = _plan(study, cells, roots, workdir, stop)
         write_json(workdir / "config.json", config)
         _log_left_over(workdir, planned)

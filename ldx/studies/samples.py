@@ -11,7 +11,8 @@ import numpy as np
 from absl import logging
 
 from ldx.common.errors import UserError, listing
-from ldx.common.files import fingerprint, locked
+from ldx.common.files import fingerprint
+from ldx.common.locks import locked
 from ldx.common.sections import build
 from ldx.eval.beir import (
     Corpus,

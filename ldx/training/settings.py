@@ -9,10 +9,11 @@ from typing import Any
 
 from absl import logging
 
+from ldx.common.config_paths import is_path_key, with_absolute_paths
 from ldx.common.configs import base_settings
 from ldx.common.errors import UserError, listing
 from ldx.common.files import read_json, write_json
-from ldx.common.rules import check_values, names_a_place, with_absolute_paths
+from ldx.common.rules import check_values
 from ldx.common.sections import build, check_keys, flatten_config
 from ldx.data.pipeline import num_batches
 from ldx.records.schema import check_template
@@ -274,7 +275,7 @@ def _may_move(key: str, fingerprints: Mapping[str, str]) -> bool:
     """Whether a path may be another one, as a fingerprint tells what it leads to."""
     if key.endswith(".root"):  # older runs have no fingerprint of judgments
         return any(name.startswith(JUDGMENTS) for name in fingerprints)
-    return names_a_place(key) and key != "train.average_with"
+    return is_path_key(key) and key != "train.average_with"
 
 
 def save_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str, str]) -> None:

@@ -37,6 +37,7 @@ QUOTED = [("1", "", '"Hello" he said'), ("2", "", '"first'), ("3", "", 'second"'
             [("x", "T, t", "two\n\nlines")],
         ),
         ("c.csv", "\ufeffPID,Passage\n7,text\n", [("7", "", "text")]),
+        ("c.tsv", "id\ttext\r\n1\tone\rtext\r\n", [("1", "", "one\rtext")]),
         ("c.csv", "text,_id\r\na text,5\r\n", [("5", "", "a text")]),
         ("c.tsv", 'id\ttext\n1\t"Hello" he said\n2\t"first\n3\tsecond"\n', QUOTED),
     ],
