@@ -170,8 +170,10 @@ def _read(config: dict[str, Any], workdir: Path) -> _Inputs:
     guide = load_guide(config["guide"], objective)
     fingerprints = {"model": student.fingerprint} | _record_fingerprints(manifests)
     fingerprints |= {
-        f"{JUDGMENTS} of {name}" if name else JUDGMENTS: each.dataset.fingerprint
-        for name, each in judged.items()
+        f"{JUDGMENTS} of {name}" if name else JUDGMENTS: (
+            judged[name].dataset.fingerprint if name in judged else ""
+        )
+        for name in sources
     }
     if guide:
         fingerprints["guide"] = guide.fingerprint

@@ -21,7 +21,7 @@ from ldx.step.optim import OptimConfig, auto_batch_size, auto_learning_rate, aut
 
 CONFIG_NAME = "config.json"
 JUDGMENTS = "judgments"
-"""What the names of fingerprints of judged collections begin with."""
+"""What the names of fingerprints of judged collections begin with; "" is of one without any."""
 FINGERPRINTS_NAME = "fingerprints.json"
 MAY_DIFFER = (
     "checkpoint.",
@@ -256,8 +256,8 @@ def check_same_run(workdir: Path, whole: dict[str, Any], fingerprints: dict[str,
     known = read_json(workdir / FINGERPRINTS_NAME)
     problems = [change for key, change in changes.items() if not _may_move(key, known)]
     for name, value in known.items():
-        if name.startswith(JUDGMENTS) and name not in fingerprints:
-            continue  # a run that has begun goes on without them
+        if name.startswith(JUDGMENTS) and not (value and fingerprints.get(name)):
+            continue  # they are for the report: a run goes on without them, or with its first ones
         is_told = any(problem.startswith(f"config.{name}.") for problem in problems)
         if fingerprints.get(name) != value and not is_told:
             change = changes.get(f"{name}.path", f"the {name}: changed since the run began")

@@ -123,8 +123,10 @@ def test_a_run_goes_on_with_other_paths_to_the_same(tmp_path, monkeypatch):
     for name in ("lists of a", "judgments of a"):
         with pytest.raises(UserError, match=f"the {name}: changed since the run began"):
             check_same_run(tmp_path, resolve(moved, 100).whole, found | {name: "other"})
-    gone = {name: value for name, value in found.items() if name != "judgments of a"}
+    gone = found | {"judgments of a": ""}
     check_same_run(tmp_path, resolve(moved, 100).whole, gone)  # they are for the report alone
+    save_run(tmp_path, resolve(config, 100).whole, gone)
+    check_same_run(tmp_path, resolve(moved, 100).whole, found)  # the first judgments
     config["data"]["query_type_weights"] = {"log": 0.5}
     with pytest.raises(UserError, match=r"query_type_weights\.log"):
         check_same_run(tmp_path, resolve(config, 100).whole, found)
